@@ -1,0 +1,1 @@
+"""NVIDIA pytorch-quantization as a quantcore backend."""

@@ -1,0 +1,92 @@
+"""The float graph as a torch module, with places for the toolkit's quantizers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pytorch_quantization.nn import TensorQuantizer
+from torch import Tensor
+
+from quantcore.ir import FloatModel
+from quantcore.nodes import GraphRunner, Node, Tap
+from quantcore.qdq.placement import Site
+from quantcore_pytorch_quantization.operators import FUNCTIONS, WEIGHTED, Call
+
+
+class Network(torch.nn.Module):
+    """Layers with weights are the toolkit's quantized modules, under the layers' own names.
+
+    Activation quantizers stand at the tensor rather than in each consumer, so that a tensor that
+    several layers read is observed and quantized once.
+
+    Attributes:
+        layers: The module of each layer with weights, by layer name.
+        device: Where the network computes.
+    """
+
+    def __init__(self, model: FloatModel, device: torch.device) -> None:
+        super().__init__()
+        self.layers: dict[str, Any] = {}
+        self.device = device
+        self._taps: dict[str, Tap[Tensor]] = {}
+        self._runner: GraphRunner[Tensor] = GraphRunner(model, self._build)
+
+    def _build(self, node: Node) -> Call:
+        if node.op in WEIGHTED and 1 in node.constants and 0 not in node.constants:
+            module, call = WEIGHTED[node.op](node)
+            self.layers[node.name] = module.to(self.device).eval()
+            _place(self, node.name, module)
+            return call
+        if node.op not in FUNCTIONS:
+            raise node.refused(f"the torch backend knows no {node.op}")
+        return FUNCTIONS[node.op](node, self.device)
+
+    def tap(self, site: Site, function: Callable[[Tensor], Tensor]) -> None:
+        """Puts a quantizer at an activation, for the site's consumers."""
+        if isinstance(function, torch.nn.Module):
+            _place(self, f"activation_quantizers.{site.tensor}", function)
+        self._taps[site.tensor] = Tap(function, frozenset(site.consumers))
+
+    def quantize_weight(self, site: Site, quantizer: TensorQuantizer) -> None:
+        """Puts a quantizer at the weight of the site's layers."""
+        for name in site.consumers:
+            self.layers[name]._weight_quantizer = quantizer
+
+    def clear(self) -> None:
+        """Takes all quantizers out: the network is the float one again."""
+        self._taps.clear()
+        for layer in self.layers.values():
+            layer._weight_quantizer = TensorQuantizer(disabled=True)
+        if hasattr(self, "activation_quantizers"):
+            del self.activation_quantizers
+
+    @contextlib.contextmanager
+    def unquantized(self) -> Iterator[None]:
+        """The float network for a while, whatever quantizers are in place."""
+        taps, quantizers = self._taps, [x._weight_quantizer for x in self.layers.values()]
+        self._taps = {}
+        for layer in self.layers.values():
+            layer._weight_quantizer = TensorQuantizer(disabled=True)
+        try:
+            yield
+        finally:
+            self._taps = taps
+            for layer, quantizer in zip(self.layers.values(), quantizers, strict=True):
+                layer._weight_quantizer = quantizer
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Heads for a batch, B x 3 x H x W, through the quantizers in place."""
+        return self._runner.run(images, self._taps)
+
+
+def _place(root: torch.nn.Module, path: str, module: torch.nn.Module) -> None:
+    """Registers a module under a dotted path, making the containers in between."""
+    *parents, leaf = path.split(".")
+    for name in parents:
+        if name not in root._modules:
+            root.add_module(name, torch.nn.Module())
+        root = root._modules[name]  # type: ignore[assignment]
+    root.add_module(leaf, module)

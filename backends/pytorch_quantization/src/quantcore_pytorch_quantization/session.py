@@ -1,0 +1,191 @@
+"""A float model opened in torch, observed and simulated by the toolkit's TensorQuantizers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from absl import logging as absl_logging
+from pytorch_quantization import calib
+from pytorch_quantization.nn import TensorQuantizer
+from pytorch_quantization.tensor_quant import QuantDescriptor
+from torch import Tensor
+
+from quantcore.backend import BackendSession, Capabilities, symmetric_range
+from quantcore.errors import BackendError, CapabilityError, RangeError
+from quantcore.ir import Array, FloatModel
+from quantcore.qdq.placement import Site
+from quantcore.table import TensorRange
+from quantcore_pytorch_quantization.network import Network
+
+
+class Session(BackendSession):
+    """See BackendSession.
+
+    Attributes:
+        network: The materialised network; reachable so that it can be trained with its
+            quantizers in place.
+    """
+
+    def __init__(
+        self, name: str, model: FloatModel, capabilities: Capabilities, device: str
+    ) -> None:
+        super().__init__(name, model, capabilities)
+        with _quiet():
+            self.network = Network(model, _device(name, device))
+
+    def _forward(self, batch: Array) -> Sequence[Array]:
+        with self.network.unquantized():
+            return self._run(batch)
+
+    def _simulate(self, batch: Array) -> Sequence[Array]:
+        return self._run(batch)
+
+    def _run(self, batch: Array) -> list[Array]:
+        with torch.inference_mode(), _quiet():
+            heads = self.network(torch.tensor(batch, device=self.network.device))
+            return [head.cpu().numpy() for head in heads]
+
+    def _observe(
+        self, sites: Sequence[Site], batches: Iterable[Array]
+    ) -> Mapping[str, TensorRange]:
+        self.network.clear()
+        with _quiet(), torch.inference_mode():
+            quantizers = {site.tensor: self._observer(site) for site in sites}
+            for batch in batches:
+                self._run(batch)
+            self.network.clear()
+            search = self.progress.track(sites, f"{self.name}: searching thresholds")
+            return {site.tensor: _range_of(site, quantizers[site.tensor]) for site in search}
+
+    def _observer(self, site: Site) -> TensorQuantizer:
+        """A quantizer that calibrates and passes its tensor on unchanged."""
+        quantizer = TensorQuantizer(_descriptor(site), if_quant=False, if_calib=True)
+        bins = int(site.policy.parameter("bins", 0))
+        if bins:
+            quantizer._calibrator = calib.HistogramCalibrator(8, None, False, num_bins=bins)
+        if site.role == "activation":
+            self.network.tap(site, _named(site, quantizer))
+        else:
+            # Weights do not change from batch to batch; left in the network, the quantizer would
+            # observe them again with each.
+            quantizer(self.network.layers[site.consumers[0]].weight)
+        return quantizer
+
+    def _apply(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> None:
+        self.network.clear()
+        with _quiet():
+            for site in sites:
+                quantizer = TensorQuantizer(_descriptor(site))
+                amax = ranges[site.tensor].amax_array.astype(np.float32)
+                if site.role == "activation":
+                    self.network.tap(site, quantizer)
+                else:
+                    layer = self.network.layers[site.consumers[0]]
+                    if site.axis is not None:
+                        shape = [1] * layer.weight.dim()
+                        shape[_weight_axis(layer)] = -1
+                        amax = amax.reshape(shape)
+                    self.network.quantize_weight(site, quantizer)
+                quantizer.amax = amax
+                quantizer.to(self.network.device)
+
+
+def _descriptor(site: Site) -> QuantDescriptor:
+    """The toolkit's descriptor for a site; its weights are always O x I, or I x O transposed."""
+    method = "max" if site.policy.observer == "max" else "histogram"
+    axis = None if site.axis is None else (site.axis,)
+    return QuantDescriptor(num_bits=site.policy.bits, axis=axis, calib_method=method)
+
+
+def _weight_axis(layer: Any) -> int:
+    """Axis of the output channels in the torch module's weight."""
+    return 1 if getattr(layer, "transposed", False) else 0
+
+
+def _named(site: Site, quantizer: TensorQuantizer) -> Callable[[Tensor], Tensor]:
+    """The quantizer, with an error that names what it was watching."""
+
+    def watch(x: Tensor) -> Tensor:
+        try:
+            watched: Tensor = quantizer(x)
+            return watched
+        except Exception as error:  # whatever the toolkit raises on data it cannot bin
+            layers = ", ".join(site.consumers)
+            where = f"activation {site.tensor!r} of layer {layers}"
+            if not torch.isfinite(x).all():
+                raise RangeError(f"{where}: NaN or infinite; check the weights") from None
+            raise BackendError(
+                f"{where}: the toolkit cannot observe it with {site.policy.observer!r}: {error}; "
+                "give the layer observer max"
+            ) from None
+
+    return watch
+
+
+def _range_of(site: Site, quantizer: TensorQuantizer) -> TensorRange:
+    """What the toolkit's calibrator makes of what it saw."""
+    observer = site.policy.observer
+    try:
+        if observer == "max":
+            amax = quantizer._calibrator.compute_amax()
+        elif observer == "percentile":
+            percentile = site.policy.parameter("percentile", 99.99)
+            amax = quantizer._calibrator.compute_amax("percentile", percentile=percentile)
+        else:
+            with _cuda_optional():
+                amax = quantizer._calibrator.compute_amax(
+                    observer,
+                    stride=int(site.policy.parameter("stride", 1)),
+                    start_bin=int(site.policy.parameter("start_bin", 128)),
+                )
+    except Exception as error:
+        raise BackendError(
+            f"{site.role} {site.tensor!r} of layer {', '.join(site.consumers)}: the toolkit finds "
+            f"no {observer!r} threshold: {error}; give the layer observer max"
+        ) from None
+    if amax is None:
+        raise BackendError(f"{site.role} {site.tensor!r}: the toolkit saw no data")
+    return symmetric_range(site, amax.detach().cpu().numpy())
+
+
+@contextlib.contextmanager
+def _cuda_optional() -> Iterator[None]:
+    """Lets the toolkit's mse search run without a GPU.
+
+    calib/histogram.py:265-266 of 2.1.3 calls `.cuda()` on its counts whether there is a device or
+    not; without one, the method is the identity while the search runs.
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    original = torch.Tensor.cuda
+    torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.cuda = original  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the toolkit's log lines (one for every quantizer) from the user's terminal."""
+    before = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    try:
+        yield
+    finally:
+        absl_logging.set_verbosity(before)
+
+
+def _device(backend: str, wanted: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if wanted == "auto":
+        return torch.device("cuda" if available else "cpu")
+    if wanted not in ("cpu", "cuda") or (wanted == "cuda" and not available):
+        has = "cpu, cuda" if available else "cpu"
+        raise CapabilityError(f"backend {backend!r} has no device {wanted!r} here; it has: {has}")
+    return torch.device(wanted)

@@ -1,0 +1,296 @@
+"""The backend contract: a plugin opens a float model in its framework and calibrates it.
+
+A backend never places a Q/DQ node. It is given the sites to observe, computed by the core before
+any image is read, and hands back a range for each.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import ClassVar
+
+import numpy as np
+
+from quantcore.errors import BackendError, CapabilityError, RangeError
+from quantcore.ir import Array, FloatModel
+from quantcore.policy import TensorPolicy
+from quantcore.progress import Progress, Silent
+from quantcore.qdq.placement import Plan, Site
+from quantcore.table import TensorRange
+
+API_VERSION = 1
+
+Observers = Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can honour of a policy; asking for more is refused before any image is read.
+
+    Attributes:
+        activation_observers: Native observer -> the parameters of it that are honoured.
+        weight_observers: Likewise for weights.
+        bits: Code widths.
+        affine: Whether asymmetric ranges can be asked for.
+        activation_granularities: Of `per_tensor`, `per_channel`.
+        weight_granularities: Likewise.
+        implementations: Of `native`, `portable`.
+        simulate: Whether the framework has a fake-quant forward of its own.
+        qat: Whether the session can train with its quantizers in place.
+        devices: Of `cpu`, `cuda`.
+    """
+
+    activation_observers: Observers
+    weight_observers: Observers
+    bits: frozenset[int] = frozenset({8})
+    affine: bool = False
+    activation_granularities: frozenset[str] = frozenset({"per_tensor"})
+    weight_granularities: frozenset[str] = frozenset({"per_tensor", "per_channel"})
+    implementations: frozenset[str] = frozenset({"native"})
+    simulate: bool = False
+    qat: bool = False
+    devices: tuple[str, ...] = field(default=("cpu",))
+
+    def missing(self, site: Site) -> str | None:
+        """What the site asks for and the backend has not, in words; None where all is there."""
+        policy: TensorPolicy = site.policy
+        weight = site.role == "weight"
+        observers = self.weight_observers if weight else self.activation_observers
+        granularities = self.weight_granularities if weight else self.activation_granularities
+        if policy.observer not in observers:
+            return f"observer {policy.observer!r}; it has {_listing(observers)}"
+        for name, _ in policy.parameters:
+            if name not in observers[policy.observer]:
+                takes = _listing(observers[policy.observer])
+                return f"parameter {name!r} of observer {policy.observer!r}; it takes {takes}"
+        if policy.bits not in self.bits:
+            return f"{policy.bits} bits; it has {_listing(map(str, sorted(self.bits)))}"
+        if not policy.symmetric and not self.affine:
+            return "affine ranges; it has symmetric ones"
+        if policy.granularity not in granularities:
+            return f"granularity {policy.granularity!r}; it has {_listing(granularities)}"
+        return None
+
+
+class BackendSession(ABC):
+    """One float model, materialised in one framework; a context manager.
+
+    The public methods check the contract around the author's underscored ones.
+
+    Attributes:
+        model: The float model.
+        progress: Where long work reports.
+    """
+
+    def __init__(self, name: str, model: FloatModel, capabilities: Capabilities) -> None:
+        self.name = name
+        self.model = model
+        self.capabilities = capabilities
+        self.progress: Progress = Silent()
+        self._applied = False
+
+    def forward(self, batch: Array) -> dict[str, Array]:
+        """The materialised float network on one batch (B x 3 x H x W): heads by tensor name."""
+        return self._named(self._forward(batch), batch)
+
+    def calibrate(self, plan: Plan, batches: Iterable[Array]) -> dict[str, TensorRange]:
+        """Watches the images and returns a range for every site of the plan.
+
+        Args:
+            plan: What to observe; from `quantcore.qdq.placement.plan`.
+            batches: Network inputs, B x 3 x H x W; read once, in order.
+
+        Raises:
+            CapabilityError: The plan asks for what the backend has not; no image was read.
+            RangeError: A range is NaN, infinite or not positive; names tensor and layers.
+            BackendError: The framework failed.
+        """
+        self.check(plan)
+        watched = self.progress.track(batches, f"{self.name}: calibrating")
+        ranges = dict(self._observe(plan.sites, watched))
+        wanted = {site.tensor for site in plan.sites}
+        if wanted != ranges.keys():
+            missing = ", ".join(sorted(wanted - ranges.keys())) or "none"
+            extra = ", ".join(sorted(ranges.keys() - wanted)) or "none"
+            raise BackendError(
+                f"backend {self.name!r} broke its contract: sites without a range: {missing}; "
+                f"ranges without a site: {extra}"
+            )
+        for site in plan.sites:
+            check_range(site, ranges[site.tensor], self.model)
+        return {site.tensor: ranges[site.tensor] for site in plan.sites}
+
+    def check(self, plan: Plan) -> None:
+        """Refuses a plan that asks for what the backend has not.
+
+        Raises:
+            CapabilityError: Naming the backend, the layer, and what it has instead.
+        """
+        if plan.implementation not in self.capabilities.implementations:
+            raise CapabilityError(
+                f"backend {self.name!r} has no {plan.implementation} observers; it has "
+                f"{_listing(self.capabilities.implementations)} ones (`implementation:`)"
+            )
+        for site in plan.sites:
+            missing = self.capabilities.missing(site)
+            if missing:
+                raise CapabilityError(
+                    f"backend {self.name!r} has no {missing} "
+                    f"({site.role} {site.tensor!r} of layer {site.consumers[0]!r})"
+                )
+
+    def apply(self, plan: Plan, ranges: Mapping[str, TensorRange]) -> None:
+        """Loads ranges, from this framework or another, for `simulate`.
+
+        Raises:
+            CapabilityError: The framework has no fake-quant forward.
+            RangeError: A site has no range.
+        """
+        if not self.capabilities.simulate:
+            raise CapabilityError(f"backend {self.name!r} has no fake-quant forward to simulate")
+        for site in plan.sites:
+            if site.tensor not in ranges:
+                raise RangeError(f"tensor {site.tensor!r} of layer {site.consumers[0]!r}: no range")
+        self._apply(plan.sites, ranges)
+        self._applied = True
+
+    def simulate(self, batch: Array) -> dict[str, Array]:
+        """The framework's own fake-quant forward, with the ranges last applied."""
+        if not self._applied:
+            raise BackendError(f"backend {self.name!r}: apply a table before simulating")
+        return self._named(self._simulate(batch), batch)
+
+    def _named(self, heads: Sequence[Array], batch: Array) -> dict[str, Array]:
+        names = self.model.output_names
+        if len(heads) != len(names) or any(len(h) != len(batch) for h in heads):
+            raise BackendError(
+                f"backend {self.name!r} broke its contract: {len(heads)} heads for outputs "
+                f"{', '.join(names)}"
+            )
+        return {n: np.asarray(h, dtype=np.float32) for n, h in zip(names, heads, strict=True)}
+
+    @abstractmethod
+    def _forward(self, batch: Array) -> Sequence[Array]:
+        """The float network; heads in the graph's order."""
+
+    @abstractmethod
+    def _observe(
+        self, sites: Sequence[Site], batches: Iterable[Array]
+    ) -> Mapping[str, TensorRange]:
+        """A range for every site, after one pass over the batches with the float network."""
+
+    def _apply(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> None:
+        """Loads the ranges into the framework's quantizers; needed with capability `simulate`."""
+        raise BackendError(f"backend {self.name!r} declares simulate without an _apply")
+
+    def _simulate(self, batch: Array) -> Sequence[Array]:
+        """The framework's fake-quant forward; needed with capability `simulate`."""
+        raise BackendError(f"backend {self.name!r} declares simulate without a _simulate")
+
+    def close(self) -> None:  # noqa: B027 - nothing to free is a sound default
+        """Frees the materialised network; safe to call twice."""
+
+    def __enter__(self) -> BackendSession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class BackendPlugin(ABC):
+    """One entry point of group `quantcore.backends`; made with the entry point's name."""
+
+    api_version: ClassVar[int] = API_VERSION
+    capabilities: ClassVar[Capabilities]
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def versions(self) -> Mapping[str, str]:
+        """Version of the framework, by distribution name."""
+
+    @abstractmethod
+    def open(self, model: FloatModel, device: str = "auto") -> BackendSession:
+        """Materialises the model in the framework, with its float weights.
+
+        Args:
+            model: The float model; left untouched.
+            device: `cpu`, `cuda`, or `auto` for the fastest there is.
+
+        Raises:
+            BackendError: A node that the backend cannot materialise; names it.
+            CapabilityError: The device is not among the backend's, or not there.
+        """
+
+
+def symmetric_range(site: Site, amax: object) -> TensorRange:
+    """The range [-amax, amax] of a site, for backends whose framework yields amax.
+
+    Args:
+        site: What was observed.
+        amax: A number, or any array with one number for each channel of the site's axis.
+
+    Raises:
+        RangeError: NaN, infinite or negative; names tensor and layers.
+    """
+    values = np.asarray(amax, dtype=np.float64).reshape(-1)
+    try:
+        if site.axis is not None:
+            return TensorRange.symmetric(site.role, values, site.axis)
+        return TensorRange.symmetric(site.role, values.item())
+    except RangeError as error:
+        raise RangeError(
+            f"{site.role} {site.tensor!r} of layer {', '.join(site.consumers)}: {error}; check the "
+            "weights and the images"
+        ) from None
+
+
+def check_range(site: Site, found: TensorRange, model: FloatModel) -> None:
+    """Holds a range against its site.
+
+    Zero is allowed where it is proven: the max observer saw nothing else, or a weight channel is
+    constant zero. Such a tensor is coded with scale 1, which is exact.
+
+    Raises:
+        RangeError: Not positive without that proof, or shaped unlike the site.
+    """
+    where = f"{site.role} {site.tensor!r} of layer {', '.join(site.consumers)}"
+    if found.role != site.role or found.axis != site.axis:
+        raise RangeError(
+            f"{where}: wanted a {site.role} range with axis {site.axis}, got a {found.role} "
+            f"range with axis {found.axis}"
+        )
+    amax = np.atleast_1d(found.amax_array)
+    zero = amax <= 0
+    if site.role == "weight":
+        weight = model.initializers[site.tensor]
+        magnitude = np.abs(weight).astype(np.float64)
+        if site.axis is not None:
+            other = tuple(i for i in range(weight.ndim) if i != site.axis)
+            magnitude = magnitude.max(axis=other)
+        else:
+            magnitude = magnitude.max(keepdims=True).reshape(1)
+        if len(magnitude) != len(amax):
+            raise RangeError(f"{where}: {len(amax)} ranges for {len(magnitude)} channels")
+        zero &= magnitude > 0
+    elif site.policy.observer == "max":
+        zero[:] = False
+    if zero.any():
+        raise RangeError(
+            f"{where}: the range is not positive although the tensor is not constant zero "
+            f"(observer {site.policy.observer!r}); give the layer observer max or "
+            "`quantize: false`"
+        )
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

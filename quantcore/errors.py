@@ -1,0 +1,66 @@
+"""Every error that quantcore raises on purpose.
+
+A message names what was wrong, where (file, layer, image) and what to do about it, in one line.
+"""
+
+from __future__ import annotations
+
+
+class QuantcoreError(Exception):
+    """Root of all errors raised by quantcore; the command line prints it and exits with code 2."""
+
+
+class CheckpointError(QuantcoreError):
+    """A checkpoint file cannot be read, is unsafe, or holds another architecture."""
+
+
+class ModelError(QuantcoreError):
+    """A float graph breaks the rules that every later stage relies on."""
+
+
+class DataError(QuantcoreError):
+    """Images or annotations are missing, corrupt or inconsistent."""
+
+
+class PolicyError(QuantcoreError):
+    """A calibration policy is malformed or does not fit the model."""
+
+
+class RangeError(QuantcoreError):
+    """A calibrated range is NaN, infinite or not positive."""
+
+
+class TableError(QuantcoreError):
+    """A calibration table is malformed or belongs to another model."""
+
+
+class PluginError(QuantcoreError):
+    """A plugin is unknown, registered twice, or written for another API version."""
+
+
+class BackendUnavailable(PluginError):  # noqa: N818 - reads as the state it reports
+    """A plugin is registered, but the framework it drives is not installed."""
+
+
+class CapabilityError(QuantcoreError):
+    """A plugin is asked for something that it does not offer."""
+
+
+class BackendError(QuantcoreError):
+    """A framework failed while it materialised, calibrated or simulated a model."""
+
+
+class ParityError(BackendError):
+    """A materialised network disagrees with the float graph."""
+
+
+class EngineError(QuantcoreError):
+    """An engine could not build or run a graph."""
+
+
+class OutputError(QuantcoreError):
+    """A result cannot be written."""
+
+
+class UsageError(QuantcoreError):
+    """A command was given options that do not fit together."""

@@ -1,0 +1,216 @@
+"""The backend-neutral description of a float detector: its layers, its graph, its detections."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from quantcore.errors import ModelError
+
+Array = npt.NDArray[np.float32]
+
+#: Neutral op name of each ONNX operator that quantization has something to say about.
+NEUTRAL_OPS: Mapping[str, str] = {
+    "Conv": "conv2d",
+    "ConvTranspose": "conv_transpose2d",
+    "Gemm": "linear",
+    "MatMul": "linear",
+    "Add": "add",
+    "Mul": "mul",
+    "Concat": "concat",
+    "MaxPool": "max_pool",
+    "AveragePool": "avg_pool",
+    "GlobalAveragePool": "avg_pool",
+    "Resize": "resize",
+}
+
+#: Ops that carry a constant weight; without one the node is not a layer of this op.
+WEIGHTED_OPS = frozenset({"conv2d", "conv_transpose2d", "linear"})
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One quantizable layer, after the entries of Paddle's PTQRegistry.
+
+    Attributes:
+        name: Module path in the float model; the name of its node in the float ONNX graph.
+        op: Neutral op, one of the values of `NEUTRAL_OPS`.
+        inputs: Activation tensors that it reads, in the node's order.
+        weights: Constant tensors that are quantized as weights (never the bias).
+        outputs: Tensors that it writes.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a network input: letterbox, channel order, scaling.
+
+    Attributes:
+        size: (height, width) of the network input in pixels.
+        channels: `rgb` or `bgr`.
+        scale: Factor on the 0..255 pixel values.
+        placement: `center` (YOLOv5, YOLOv7) or `top_left` (YOLOX).
+        pad_value: Grey level of the letterbox border, 0..255.
+    """
+
+    size: tuple[int, int]
+    channels: str = "rgb"
+    scale: float = 1 / 255
+    placement: str = "center"
+    pad_value: int = 114
+
+    def __post_init__(self) -> None:
+        """Raises ModelError for an unknown channel order or placement, or an empty size."""
+        if self.channels not in ("rgb", "bgr"):
+            raise ModelError(f"preprocessing: channels must be rgb or bgr, not {self.channels!r}")
+        if self.placement not in ("center", "top_left"):
+            raise ModelError(
+                f"preprocessing: placement must be center or top_left, not {self.placement!r}"
+            )
+        if min(self.size) < 1:
+            raise ModelError(f"preprocessing: image size must be positive, not {self.size}")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How raw network outputs become boxes.
+
+    Attributes:
+        kind: `anchors` (YOLOv5 and YOLOv7 heads, each B x (A*(5+C)) x H x W, raw logits),
+            `grid` (YOLOX, B x N x (5+C), scores already sigmoid) or
+            `none` (B x N x (5+C), boxes already cx, cy, w, h in pixels of the network input).
+        strides: Pixels per cell, one for each head.
+        anchors: For each head its anchors (width, height) in pixels; only for `anchors`.
+    """
+
+    kind: str
+    strides: tuple[int, ...] = ()
+    anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ModelError for an unknown kind, or anchors that do not match the strides."""
+        if self.kind not in ("anchors", "grid", "none"):
+            raise ModelError(f"decoding: unknown kind {self.kind!r}; know anchors, grid, none")
+        if self.kind == "anchors" and len(self.anchors) != len(self.strides):
+            raise ModelError(
+                f"decoding: {len(self.anchors)} sets of anchors for {len(self.strides)} strides"
+            )
+
+
+@dataclass(frozen=True)
+class FloatModel:
+    """A float detector as one ONNX graph; the only thing that a backend is given.
+
+    The graph holds no batch-norm, every node has a unique name (the layer's module path), all
+    constants are initializers, and it ends in the raw heads: decoding is described, not drawn.
+
+    Attributes:
+        name: As the user called it (`yolov7-tiny`, `onnx`, ...).
+        proto: The float ONNX graph.
+        preprocessing: From image to network input.
+        decoding: From network outputs to boxes.
+        class_names: In class-index order.
+    """
+
+    name: str
+    proto: onnx.ModelProto
+    preprocessing: Preprocessing
+    decoding: Decoding
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Raises ModelError where the graph breaks one of the rules above."""
+        graph = self.proto.graph
+        if len(graph.input) != 1:
+            names = ", ".join(i.name for i in graph.input) or "none"
+            raise ModelError(f"{self.name}: the graph must have one input (images), has: {names}")
+        seen: set[str] = set()
+        for node in graph.node:
+            if not node.name or node.name in seen:
+                raise ModelError(
+                    f"{self.name}: {node.op_type} node {node.name!r} needs a unique name"
+                )
+            seen.add(node.name)
+            if node.op_type in ("BatchNormalization", "Constant"):
+                raise ModelError(
+                    f"{self.name}: fold {node.op_type} node {node.name!r} before quantizing"
+                )
+
+    @property
+    def input_name(self) -> str:
+        """Name of the image tensor, B x 3 x H x W."""
+        return str(self.proto.graph.input[0].name)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the raw heads."""
+        return tuple(o.name for o in self.proto.graph.output)
+
+    @property
+    def batch_size(self) -> int | None:
+        """The batch size that the graph insists on; None where it is dynamic."""
+        dim = self.proto.graph.input[0].type.tensor_type.shape.dim[0]
+        return int(dim.dim_value) if dim.HasField("dim_value") else None
+
+    @cached_property
+    def initializers(self) -> Mapping[str, npt.NDArray[np.generic]]:
+        """The constants of the graph by tensor name."""
+        return {i.name: numpy_helper.to_array(i) for i in self.proto.graph.initializer}
+
+    @cached_property
+    def layers(self) -> tuple[LayerInfo, ...]:
+        """The quantizable layers in graph order."""
+        constants = frozenset(i.name for i in self.proto.graph.initializer)
+        found = (_layer_of(node, constants) for node in self.proto.graph.node)
+        return tuple(layer for layer in found if layer is not None)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the graph and its constants; tables and Q/DQ graphs carry it."""
+        return hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _layer_of(node: onnx.NodeProto, constants: frozenset[str]) -> LayerInfo | None:
+    """The layer that a node stands for, or None where it is only glue."""
+    op = NEUTRAL_OPS.get(node.op_type)
+    if op is None:
+        return None
+    weights: tuple[str, ...] = ()
+    if op in WEIGHTED_OPS:
+        if len(node.input) < 2 or node.input[1] not in constants or node.input[0] in constants:
+            return None
+        inputs: tuple[str, ...] = (node.input[0],)
+        weights = (node.input[1],)
+    else:
+        # Sizes, scales and scalar operands are constants and nothing to quantize; what is left
+        # must still be the op's own operation on activations.
+        inputs = tuple(i for i in node.input if i and i not in constants)
+        if not inputs or (op in ("add", "mul") and len(inputs) < 2):
+            return None
+    return LayerInfo(node.name, op, inputs, weights, tuple(node.output))
+
+
+@dataclass(frozen=True)
+class QdqModel:
+    """A Q/DQ graph and what it was made from.
+
+    Attributes:
+        proto: The ONNX graph with QuantizeLinear and DequantizeLinear nodes.
+        manifest: Fingerprints, counts, policy and versions; JSON-serialisable.
+    """
+
+    proto: onnx.ModelProto
+    manifest: Mapping[str, object]

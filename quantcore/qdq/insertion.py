@@ -1,0 +1,149 @@
+"""Writing a calibration table into the float graph as QuantizeLinear/DequantizeLinear pairs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+import quantcore
+from quantcore.errors import ModelError, RangeError, TableError
+from quantcore.ir import FloatModel, QdqModel
+from quantcore.qdq.placement import Plan, Site
+from quantcore.qdq.scales import quantize, symmetric_scale
+from quantcore.table import CalibrationTable, TensorRange
+
+
+def insert(model: FloatModel, plan: Plan, table: CalibrationTable) -> QdqModel:
+    """The Q/DQ graph of a float model.
+
+    One pair for each quantized activation, shared by its consumers; weights as INT8 initializers
+    with a DequantizeLinear; biases stay float. The float model is left untouched, and the same
+    ranges give the same bytes whichever backend found them.
+
+    Args:
+        model: The float model.
+        plan: Which tensors, for which consumers.
+        table: A range for each of them.
+
+    Raises:
+        TableError: The table belongs to another graph, or lacks a tensor of the plan.
+        RangeError: A range has no scale.
+        ModelError: The result fails the ONNX checker.
+    """
+    _check_table(model, plan, table)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    writer = _Writer(proto.graph, model)
+    for site in plan.sites:
+        try:
+            writer.write(site, table.tensors[site.tensor])
+        except RangeError as error:
+            raise RangeError(
+                f"{site.role} {site.tensor!r} of {site.consumers[0]}: {error}"
+            ) from None
+    writer.finish()
+    # Nothing about the backend goes into the graph: equal ranges must give equal bytes.
+    props = {"quantcore": quantcore.__version__, "float_fingerprint": model.fingerprint}
+    helper.set_model_props(proto, props)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{model.name}: the Q/DQ graph is invalid: {error}") from None
+    return QdqModel(proto, _manifest(model, plan, table))
+
+
+def _check_table(model: FloatModel, plan: Plan, table: CalibrationTable) -> None:
+    if table.provenance.fingerprint != model.fingerprint:
+        raise TableError(
+            f"the table was calibrated on another graph ({table.provenance.model}, "
+            f"{table.provenance.fingerprint[:12]}) than this one ({model.name}, "
+            f"{model.fingerprint[:12]}); use the same weights and image size, or calibrate again"
+        )
+    for site in plan.sites:
+        if site.tensor not in table.tensors:
+            raise TableError(
+                f"the table has no range for {site.role} {site.tensor!r} of layer "
+                f"{site.consumers[0]!r}; calibrate with the policy that quantizes it"
+            )
+
+
+class _Writer:
+    """Adds pairs to a graph, then puts the nodes in order."""
+
+    def __init__(self, graph: onnx.GraphProto, model: FloatModel) -> None:
+        self._graph = graph
+        self._model = model
+        self._nodes = {node.name: node for node in graph.node}
+        self._after: dict[str, list[onnx.NodeProto]] = {}
+        self._first: list[onnx.NodeProto] = []
+
+    def write(self, site: Site, found: TensorRange) -> None:
+        """Quantizes one tensor for the site's consumers."""
+        scale = symmetric_scale(found, site.policy.bits)
+        names = [f"{site.tensor}.scale", f"{site.tensor}.zero_point"]
+        self._constant(names[0], scale)
+        self._constant(names[1], np.zeros(scale.shape, dtype=np.int8))
+        code, value = f"{site.tensor}.quantized", f"{site.tensor}.dequantized"
+        dequantize = helper.make_node(
+            "DequantizeLinear", [code, *names], [value], name=f"{site.tensor}.dequantize"
+        )
+        if site.axis is not None:
+            dequantize.attribute.append(helper.make_attribute("axis", site.axis))
+        if site.role == "weight":
+            weight = self._model.initializers[site.tensor]
+            self._constant(code, quantize(weight, scale, site.axis, site.policy.bits))
+            self._first.append(dequantize)
+        else:
+            quant = helper.make_node(
+                "QuantizeLinear",
+                [site.tensor, *names],
+                [code],
+                name=f"{site.tensor}.quantize",
+            )
+            self._after[site.tensor] = [quant, dequantize]
+        for consumer in site.consumers:
+            inputs = self._nodes[consumer].input
+            inputs[:] = [value if i == site.tensor else i for i in inputs]
+
+    def finish(self) -> None:
+        """Sorts the new nodes in behind what they read and drops float weights nobody reads."""
+        ordered = list(self._first) + self._after.pop(self._model.input_name, [])
+        for node in self._graph.node:
+            ordered.append(node)
+            for output in node.output:
+                ordered.extend(self._after.pop(output, []))
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+        del self._graph.node[:]
+        self._graph.node.extend(copies)
+        read = {name for node in copies for name in node.input}
+        kept = [i for i in self._graph.initializer if i.name in read]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(kept)
+
+    def _constant(self, name: str, values: npt.NDArray[np.generic]) -> None:
+        self._graph.initializer.append(numpy_helper.from_array(values, name))
+
+
+def _manifest(model: FloatModel, plan: Plan, table: CalibrationTable) -> Mapping[str, object]:
+    """What the Q/DQ graph was made from."""
+    return {
+        "model": model.name,
+        "float_fingerprint": model.fingerprint,
+        "table_sha256": hashlib.sha256(table.to_json().encode()).hexdigest(),
+        "backend": table.provenance.backend,
+        "activations": sum(site.role == "activation" for site in plan.sites),
+        "weights": sum(site.role == "weight" for site in plan.sites),
+        "quantcore": quantcore.__version__,
+    }
+
+
+def count_pairs(proto: onnx.ModelProto) -> dict[str, int]:
+    """Q/DQ pairs of a graph: `activations` and `weights`."""
+    activations = sum(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+    dequantized = sum(node.op_type == "DequantizeLinear" for node in proto.graph.node)
+    return {"activations": activations, "weights": dequantized - activations}
