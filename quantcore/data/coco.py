@@ -1,0 +1,260 @@
+"""COCO-format detection data: images, categories and boxes, checked before anything is run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantcore.errors import DataError
+
+_Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image of the annotation file.
+
+    Attributes:
+        id: As in the annotation file.
+        path: The image file.
+        width: Pixels, as the annotation file says.
+        height: Likewise.
+    """
+
+    id: int
+    path: Path
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Category:
+    """One category of the annotation file."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One ground-truth box.
+
+    Attributes:
+        image_id: The image it is in.
+        category_id: What it shows.
+        bbox: x, y, width, height in pixels of the original image.
+        area: Of the object's mask in square pixels, of its box where the file has no area.
+        iscrowd: Whether it stands for a group.
+    """
+
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    area: float
+    iscrowd: bool
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """One split of a data set in COCO's layout and annotation format.
+
+    Attributes:
+        source: The annotation file.
+        images: In the order of the annotation file.
+        categories: Likewise.
+        annotations: Likewise.
+    """
+
+    source: Path
+    images: tuple[CocoImage, ...]
+    categories: tuple[Category, ...]
+    annotations: tuple[Annotation, ...]
+
+    @classmethod
+    def open(cls, root: Path, split: str) -> CocoDataset:
+        """Reads `root/annotations/instances_<split>.json`; images lie in `root/<split>/`.
+
+        Args:
+            root: Folder of the data set.
+            split: `train2017`, `val2017`, or another that follows the same layout.
+
+        Raises:
+            DataError: Something is missing or inconsistent; names the file and the entry.
+        """
+        source = root / "annotations" / f"instances_{split}.json"
+        folder = root / split
+        for path, what in ((root, "data set"), (folder, "image")):
+            if not path.is_dir():
+                raise DataError(f"{path}: no such {what} folder; COCO's layout is {_layout(split)}")
+        data = _read_json(source)
+        images = tuple(_image(source, r, folder) for r in _records(source, data, "images"))
+        categories = tuple(_category(source, r) for r in _records(source, data, "categories"))
+        if not images or not categories:
+            what = "categories" if images else "images"
+            raise DataError(f"{source}: split {split!r} has no {what}; choose another split")
+        _check_unique(source, "image id", [image.id for image in images])
+        _check_unique(source, "category id", [category.id for category in categories])
+        _check_unique(source, "category name", [category.name for category in categories])
+        annotations = tuple(_annotation(source, r) for r in _records(source, data, "annotations"))
+        _check_references(source, images, categories, annotations)
+        return cls(source, images, categories, annotations)
+
+    def select(self, count: int | None = None, seed: int = 0) -> tuple[CocoImage, ...]:
+        """All images, or a sample of them, in the order of the annotation file.
+
+        Args:
+            count: How many; None, or as many as there are or more, takes all.
+            seed: The same seed gives the same sample.
+
+        Raises:
+            DataError: `count` is not positive, or the file of a selected image is missing.
+        """
+        if count is not None and count < 1:
+            raise DataError(f"{self.source}: cannot select {count} images; ask for 1 or more")
+        chosen = self.images
+        if count is not None and count < len(self.images):
+            picks = np.random.default_rng(seed).choice(len(self.images), count, replace=False)
+            chosen = tuple(self.images[i] for i in np.sort(picks))
+        missing = [image.path for image in chosen if not image.path.is_file()]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise DataError(
+                f"{missing[0]}{more}: image file missing, but listed in {self.source}; "
+                "download the images again"
+            )
+        return chosen
+
+    def check_classes(self, class_names: Sequence[str]) -> tuple[int, ...]:
+        """Maps a model's class indices to category ids.
+
+        Classes are matched by name where model and data set have the same names. Otherwise
+        (generic names, another spelling) class i is the i-th category by id, which is the order
+        that detectors are trained in: COCO's 80 categories have ids up to 90.
+
+        Args:
+            class_names: The model's, in class-index order.
+
+        Returns:
+            The category id of each class index.
+
+        Raises:
+            DataError: The model and the data set have different numbers of classes.
+        """
+        if len(class_names) != len(self.categories):
+            raise DataError(
+                f"the model knows {len(class_names)} classes, {self.source} has "
+                f"{len(self.categories)} categories; use the data set that the model was trained on"
+            )
+        by_name = {category.name: category.id for category in self.categories}
+        if set(class_names) == by_name.keys():
+            return tuple(by_name[name] for name in class_names)
+        return tuple(sorted(by_name.values()))
+
+
+def _layout(split: str) -> str:
+    return f"ROOT/annotations/instances_{split}.json and ROOT/{split}/"
+
+
+def _read_json(source: Path) -> _Record:
+    def slim(record: dict[str, Any]) -> dict[str, Any]:
+        # Outlines are most of the file and several GB once parsed (train2017); boxes are enough.
+        record.pop("segmentation", None)
+        return record
+
+    try:
+        data = json.loads(source.read_bytes(), object_hook=slim)
+    except FileNotFoundError:
+        raise DataError(f"{source}: no such annotation file; download the annotations") from None
+    except OSError as error:
+        raise DataError(f"{source}: cannot read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source}: not JSON ({error}); download the annotations again") from None
+    if not isinstance(data, dict):
+        raise DataError(f"{source}: not a COCO annotation file: the top level is not an object")
+    return data
+
+
+def _records(source: Path, data: _Record, key: str) -> list[_Record]:
+    records = data.get(key)
+    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+        raise DataError(f"{source}: not a COCO annotation file: {key!r} is not a list of objects")
+    return records
+
+
+def _field(source: Path, record: _Record, what: str, key: str, kind: type) -> Any:
+    """A value of a record, or a DataError that shows which record lacks it."""
+    value = record.get(key)
+    # JSON's true is an int to Python, and an id to nobody.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        known = record.get("id", "without id")
+        problem = f"{key!r} is {value!r}, needs {kind.__name__}" if key in record else f"no {key!r}"
+        raise DataError(f"{source}: {what} {known}: {problem}; correct the annotation file")
+    return value
+
+
+def _image(source: Path, record: _Record, folder: Path) -> CocoImage:
+    name = _field(source, record, "image", "file_name", str)
+    identity, width, height = (
+        int(_field(source, record, "image", key, int)) for key in ("id", "width", "height")
+    )
+    if width < 1 or height < 1 or not name:
+        raise DataError(f"{source}: image {identity} ({name!r}): {width} x {height} pixels is none")
+    return CocoImage(identity, folder / name, width, height)
+
+
+def _category(source: Path, record: _Record) -> Category:
+    return Category(
+        _field(source, record, "category", "id", int),
+        _field(source, record, "category", "name", str),
+    )
+
+
+def _annotation(source: Path, record: _Record) -> Annotation:
+    image_id = _field(source, record, "annotation", "image_id", int)
+    category_id = _field(source, record, "annotation", "category_id", int)
+    try:
+        x, y, width, height = map(float, _field(source, record, "annotation", "bbox", list))
+        area = float(record.get("area", width * height))
+    except (TypeError, ValueError):
+        x = y = width = height = area = math.nan
+    if not all(map(math.isfinite, (x, y, width, height, area))):
+        raise DataError(
+            f"{source}: annotation {record.get('id')} of image {image_id}: bbox must be four "
+            f"numbers and area one, not {record.get('bbox')!r} and {record.get('area')!r}"
+        )
+    box = (x, y, width, height)
+    return Annotation(image_id, category_id, box, area, bool(record.get("iscrowd", 0)))
+
+
+def _check_unique(source: Path, what: str, values: Sequence[object]) -> None:
+    seen: set[object] = set()
+    for value in values:
+        if value in seen:
+            raise DataError(f"{source}: {what} {value!r} is there twice; make it unique")
+        seen.add(value)
+
+
+def _check_references(
+    source: Path,
+    images: Sequence[CocoImage],
+    categories: Sequence[Category],
+    annotations: Sequence[Annotation],
+) -> None:
+    image_ids = {image.id for image in images}
+    category_ids = {category.id for category in categories}
+    for annotation in annotations:
+        for what, value, known in (
+            ("image", annotation.image_id, image_ids),
+            ("category", annotation.category_id, category_ids),
+        ):
+            if value not in known:
+                raise DataError(
+                    f"{source}: an annotation names {what} id {value}, which the file does not "
+                    "list; correct the annotation file"
+                )

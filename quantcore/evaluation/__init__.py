@@ -1,0 +1,1 @@
+"""Detections and their score: decoding, NMS, the COCO metric, latency."""

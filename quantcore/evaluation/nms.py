@@ -1,0 +1,88 @@
+"""Non-maximum suppression as YOLOv5 and YOLOv7 do it when they validate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+
+from quantcore.ir import Array
+
+#: Only so many best-scored boxes of an image compete.
+MAX_CANDIDATES = 30_000
+
+#: Pixels; a broken network's boxes beyond would spoil the arithmetic for the sound ones.
+_FAR = 1e6
+
+
+def nms(
+    decoded: Array | Iterable[Array],
+    conf_threshold: float = 0.001,
+    iou_threshold: float = 0.65,
+    max_detections: int = 300,
+) -> list[Array]:
+    """Keeps the best boxes of each image.
+
+    A box counts once for every class whose score (objectness times class score) is over the
+    threshold; boxes suppress others of their own class only. Boxes without an area, and numbers
+    that are no pixels (NaN, a million), are dropped. Equal scores keep the predictions' order.
+
+    Args:
+        decoded: B x N x (5+C), or n x (5+C) for each image: center x, center y, width, height in
+            network pixels, objectness, class scores.
+        conf_threshold: Scores must be greater.
+        iou_threshold: Boxes that overlap a better one by more are suppressed.
+        max_detections: At most so many for an image.
+
+    Returns:
+        For each image n x 6, best first: x1, y1, x2, y2 in network pixels, score, class index.
+    """
+    return [
+        _suppress(_candidates(r, conf_threshold), iou_threshold, max_detections) for r in decoded
+    ]
+
+
+def _candidates(rows: Array, conf_threshold: float) -> Array:
+    """Every (box, class) over the threshold, n x 6 as `nms` returns it, best first."""
+    extent = rows[:, 2:4]
+    sound = (
+        (rows[:, 4] > conf_threshold) & (np.abs(rows[:, :4]) < _FAR).all(1) & (extent > 0).all(1)
+    )
+    rows = rows[sound]
+    scores = rows[:, 5:] * rows[:, 4:5]
+    box, label = np.nonzero(scores > conf_threshold)
+    score = scores[box, label]
+    best = np.argsort(-score, kind="stable")[:MAX_CANDIDATES]
+    box, label = box[best], label[best]
+    half = rows[box, 2:4] / 2
+    corners = rows[box, :2] - half, rows[box, :2] + half
+    return np.column_stack((*corners, score[best], label)).astype(np.float32, copy=False)
+
+
+def _suppress(candidates: Array, iou_threshold: float, max_detections: int) -> Array:
+    """Greedy suppression by class of candidates that come best first."""
+    # What survives among the first n does not depend on the rest. Trying growing prefixes ends
+    # early in crowds, where OpenCV's cost is the square of the number of survivors.
+    prefix = 2 * max_detections
+    while True:
+        head = candidates[:prefix]
+        kept = head[_survivors(head, iou_threshold)][:max_detections]
+        if len(kept) == max_detections or prefix >= len(candidates):
+            return kept
+        prefix *= 2
+
+
+def _survivors(
+    candidates: Array, iou_threshold: float
+) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    if not len(candidates):
+        return np.empty(0, np.intp)
+    # OpenCV keeps classes apart by shifting their boxes by the largest coordinate: exact enough
+    # in float64, and right only where no coordinate is negative.
+    boxes = candidates[:, :4].astype(np.float64)
+    boxes -= boxes.min()
+    boxes[:, 2:] -= boxes[:, :2]
+    scores, labels = candidates[:, 4].copy(), candidates[:, 5].astype(np.int32)
+    kept = cv2.dnn.NMSBoxesBatched(boxes, scores, labels, 0.0, iou_threshold)  # type: ignore[arg-type]
+    return np.sort(np.asarray(kept, np.intp).ravel())
