@@ -1,0 +1,5 @@
+"""Model plugin for float ONNX detectors that already exist."""
+
+from quantcore_onnx.plugin import OnnxPlugin
+
+__all__ = ["OnnxPlugin"]

@@ -1,0 +1,123 @@
+"""Opens an ONNX file and checks that it is a float detector's graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from quantcore.errors import CheckpointError
+
+_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+_QUANTIZED_PREFIXES = ("QLinear", "ConvInteger", "MatMulInteger")
+_CONTROL_FLOW = ("If", "Loop", "Scan")
+
+#: Below this QuantizeLinear has no axis, so weights could not be quantized per channel.
+LOWEST_OPSET = 13
+TARGET_OPSET = 17
+#: The IR version that came with opset 17.
+IR_VERSION = 8
+
+
+def read_graph(path: Path) -> onnx.ModelProto:
+    """Reads a float ONNX model with one image input, at opset 13 or later.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, quantized already, or its input is not
+            one batch of FP32 images with three channels.
+    """
+    model = _parse(path)
+    _drop_constant_inputs(model)
+    _check_input(model, path)
+    return _raise_opset(model, path)
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        reason = "is a directory" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {reason}; give an ONNX file")
+    try:
+        model = onnx.load(str(path))
+    except Exception as error:  # protobuf's own classes derive from Exception alone
+        raise CheckpointError(f"{path}: not a readable ONNX file ({one_line(error)})") from None
+    if not model.graph.node:
+        raise CheckpointError(f"{path}: holds no graph; give an ONNX file")
+    _check_nodes(model, path)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise invalid(error, path) from None
+    return model
+
+
+def _check_nodes(model: onnx.ModelProto, path: Path) -> None:
+    for node in model.graph.node:
+        op = node.op_type
+        if op in _QUANTIZED or op.startswith(_QUANTIZED_PREFIXES):
+            raise CheckpointError(
+                f"{path}: is quantized already (node {node.name or op} is a {op}); give the float "
+                "model that it was made from"
+            )
+        if op in _CONTROL_FLOW or node.domain not in ("", "ai.onnx"):
+            where = f" of {node.domain}" if node.domain else ""
+            raise CheckpointError(
+                f"{path}: node {node.name or op} is a {op}{where}, which is not supported; "
+                "export without NMS and control flow"
+            )
+
+
+def _drop_constant_inputs(model: onnx.ModelProto) -> None:
+    """Old files list their weights among the inputs."""
+    constants = {i.name for i in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, IR_VERSION)
+
+
+def _check_input(model: onnx.ModelProto, path: Path) -> None:
+    inputs = model.graph.input
+    if len(inputs) != 1:
+        raise CheckpointError(f"{path}: needs one input, the images; has {len(inputs)}")
+    kind = inputs[0].type.tensor_type
+    channels = kind.shape.dim[1].dim_value if len(kind.shape.dim) == 4 else None
+    if channels not in (0, 3) or kind.elem_type != TensorProto.FLOAT:
+        raise CheckpointError(
+            f"{path}: input {inputs[0].name} must be FP32 images, batch x 3 x height x width; "
+            "export it so"
+        )
+    batch = kind.shape.dim[0].dim_value
+    if batch > 1:
+        raise CheckpointError(
+            f"{path}: its batch size is fixed at {batch}; export it with a dynamic batch, or 1"
+        )
+
+
+def _raise_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Leaves newer opsets alone: a conversion that is not needed can only do harm."""
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset >= LOWEST_OPSET:
+        return model
+    try:
+        converted = onnx.version_converter.convert_version(model, TARGET_OPSET)
+    except Exception as error:  # the converter raises RuntimeError and others of its own
+        raise CheckpointError(
+            f"{path}: cannot be raised from opset {opset} to {TARGET_OPSET} ({one_line(error)}); "
+            f"export it with opset {LOWEST_OPSET} or later"
+        ) from None
+    converted.ir_version = max(converted.ir_version, IR_VERSION)
+    return converted
+
+
+def invalid(error: Exception, path: Path) -> CheckpointError:
+    """The error for a graph that onnx itself refuses."""
+    return CheckpointError(f"{path}: not a valid ONNX graph ({one_line(error)})")
+
+
+def one_line(error: Exception) -> str:
+    """An error's text without line breaks, and not too long."""
+    return " ".join(str(error).split())[:300]

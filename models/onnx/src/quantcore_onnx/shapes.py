@@ -1,0 +1,152 @@
+"""Fixes height and width of a graph, and frees its batch size where that provably works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from quantcore.engine import EngineOptions
+from quantcore.engines.onnxruntime import OnnxRuntimeEngine
+from quantcore.errors import CheckpointError, EngineError, UsageError
+from quantcore.ir import Array
+from quantcore_onnx.reading import invalid
+
+#: Side of the network input where neither the file nor the person says, in pixels.
+DEFAULT_IMAGE_SIZE = 640
+
+#: Largest difference between a batch of two and two batches of one, relative to the output.
+_TOLERANCE = 1e-4
+
+
+def fix_input(model: onnx.ModelProto, image_size: int | None, path: Path) -> tuple[int, int]:
+    """Gives the image input a batch of 1 and a fixed size, in place.
+
+    Args:
+        model: The model.
+        image_size: Side in pixels that the person asked for, or None.
+        path: The file, for error messages.
+
+    Returns:
+        (height, width) in pixels.
+
+    Raises:
+        UsageError: The file is fixed at another size, or the size is not positive.
+    """
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    wanted = DEFAULT_IMAGE_SIZE if image_size is None else image_size
+    if wanted < 1:
+        raise UsageError(f"image size must be positive, not {wanted}")
+    size = []
+    for dim in dims[2:]:
+        if image_size is not None and dim.dim_value not in (0, image_size):
+            raise UsageError(
+                f"{path}: its input is fixed at {dims[2].dim_value} x {dims[3].dim_value}; leave "
+                f"image size {image_size} away, or export the model at that size"
+            )
+        dim.dim_value = dim.dim_value or wanted
+        size.append(int(dim.dim_value))
+    dims[0].dim_value, dims[1].dim_value = 1, 3
+    return size[0], size[1]
+
+
+def infer_shapes(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model with all shapes inferred anew.
+
+    Raises:
+        CheckpointError: The graph is not valid.
+    """
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise invalid(error, path) from None
+    return inferred
+
+
+def check(model: onnx.ModelProto, path: Path) -> None:
+    """Raises CheckpointError where the graph is not valid, or a shape is still unknown."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+        raise invalid(error, path) from None
+
+
+def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors whose shape is fixed."""
+    graph = model.graph
+    shapes = {}
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        kind = info.type.tensor_type
+        if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
+            shapes[info.name] = tuple(int(d.dim_value) for d in kind.shape.dim)
+    return shapes
+
+
+def free_batch(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """A copy with a dynamic batch dimension, or the model itself where that does not work.
+
+    Args:
+        model: With a batch of 1 and all shapes inferred.
+        path: The file, for error messages.
+    """
+    shapes = shapes_of(model)
+    if any(shapes.get(o.name, (0,))[0] != 1 for o in model.graph.output):
+        return model
+    freed = onnx.ModelProto()
+    freed.CopyFrom(model)
+    _free_reshapes(freed.graph, shapes)
+    freed.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    try:
+        freed = infer_shapes(freed, path)
+        check(freed, path)
+    except CheckpointError:
+        return model
+    for output in freed.graph.output:
+        dims = output.type.tensor_type.shape.dim
+        if not dims or dims[0].HasField("dim_value"):
+            return model
+        for dim, length in zip(dims, shapes[output.name], strict=True):
+            dim.dim_value = length
+        dims[0].dim_param = "batch"
+    return freed if _same_results(model, freed, shapes[model.graph.input[0].name]) else model
+
+
+def _free_reshapes(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Lets Reshape keep the first dimension where its constant target says 1 for the batch."""
+    targets = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    for index, node in enumerate(graph.node):
+        if node.op_type != "Reshape" or any(a.name == "allowzero" and a.i for a in node.attribute):
+            continue
+        target, shape = targets.get(node.input[1]), shapes.get(node.input[0])
+        if target is not None and target.size and target[0] == 1 and shape and shape[0] == 1:
+            name = f"{node.input[1]}.batch.{index}"
+            patched = np.concatenate([[0], target[1:]]).astype(np.int64)
+            graph.initializer.append(numpy_helper.from_array(patched, name))
+            node.input[1] = name
+
+
+def _same_results(one: onnx.ModelProto, many: onnx.ModelProto, shape: tuple[int, ...]) -> bool:
+    """Whether a batch of two different images gives what the images give alone."""
+    images = np.random.default_rng(0).random((2, *shape[1:]), dtype=np.float32)
+    try:
+        alone = [_run(one, image[None]) for image in images]
+        together = _run(many, images)
+    except EngineError:
+        return False
+    for i, output in enumerate(together):
+        wanted = np.concatenate([a[i] for a in alone])
+        if wanted.shape != output.shape:
+            return False
+        if np.abs(wanted - output).max() > _TOLERANCE * max(float(np.abs(wanted).max()), 1e-6):
+            return False
+    return True
+
+
+def _run(model: onnx.ModelProto, images: Array) -> list[Array]:
+    with OnnxRuntimeEngine("onnxruntime").build(model, EngineOptions()) as engine:
+        return list(engine.infer(images).values())

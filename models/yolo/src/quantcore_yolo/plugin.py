@@ -1,0 +1,39 @@
+"""The model plugin behind every name that this distribution registers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quantcore.errors import UsageError
+from quantcore.ir import FloatModel
+from quantcore.model import ModelOptions, ModelPlugin
+from quantcore_yolo.architecture import build_model
+from quantcore_yolo.checkpoint import read_checkpoint
+from quantcore_yolo.families import FAMILIES
+
+
+class YoloPlugin(ModelPlugin):
+    """YOLOv5 and YOLOv7 from official checkpoints, of any width and number of classes."""
+
+    def __init__(self, name: str) -> None:
+        """Raises UsageError for a name that is none of the registered ones."""
+        if name not in FAMILIES:
+            raise UsageError(f"unknown model {name!r}; known are {', '.join(FAMILIES)}")
+        super().__init__(name)
+
+    def load(self, weights: Path, options: ModelOptions) -> FloatModel:
+        """Reads a `.pt` or `.safetensors` checkpoint; nothing in it is executed.
+
+        Args:
+            weights: The checkpoint.
+            options: `image_size` in pixels, a multiple of the coarsest stride; no `preset`.
+
+        Raises:
+            CheckpointError: Not readable, unsafe, or another architecture.
+            UsageError: A preset, or an image size that does not fit.
+        """
+        if options.preset is not None:
+            raise UsageError(
+                f"{self.name} carries its own pre-processing; a preset is for model onnx only"
+            )
+        return build_model(read_checkpoint(Path(weights)), self.name, options.image_size)
