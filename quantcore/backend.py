@@ -108,7 +108,7 @@ class BackendSession(ABC):
             RangeError: A range is NaN, infinite or not positive; names tensor and layers.
             BackendError: The framework failed.
         """
-        self.check(plan)
+        check_capabilities(self.name, self.capabilities, plan)
         watched = self.progress.track(batches, f"{self.name}: calibrating")
         ranges = dict(self._observe(plan.sites, watched))
         wanted = {site.tensor for site in plan.sites}
@@ -122,25 +122,6 @@ class BackendSession(ABC):
         for site in plan.sites:
             check_range(site, ranges[site.tensor], self.model)
         return {site.tensor: ranges[site.tensor] for site in plan.sites}
-
-    def check(self, plan: Plan) -> None:
-        """Refuses a plan that asks for what the backend has not.
-
-        Raises:
-            CapabilityError: Naming the backend, the layer, and what it has instead.
-        """
-        if plan.implementation not in self.capabilities.implementations:
-            raise CapabilityError(
-                f"backend {self.name!r} has no {plan.implementation} observers; it has "
-                f"{_listing(self.capabilities.implementations)} ones (`implementation:`)"
-            )
-        for site in plan.sites:
-            missing = self.capabilities.missing(site)
-            if missing:
-                raise CapabilityError(
-                    f"backend {self.name!r} has no {missing} "
-                    f"({site.role} {site.tensor!r} of layer {site.consumers[0]!r})"
-                )
 
     def apply(self, plan: Plan, ranges: Mapping[str, TensorRange]) -> None:
         """Loads ranges, from this framework or another, for `simulate`.
@@ -157,11 +138,24 @@ class BackendSession(ABC):
         self._apply(plan.sites, ranges)
         self._applied = True
 
-    def simulate(self, batch: Array) -> dict[str, Array]:
-        """The framework's own fake-quant forward, with the ranges last applied."""
+    def simulate(self, batch: Array, forced: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """The framework's own fake-quant forward, with the ranges last applied.
+
+        Args:
+            batch: B x 3 x H x W.
+            forced: Values that replace activations of the plan as they appear, before they are
+                quantized. Later layers then start from the same numbers as another
+                implementation's, so that each layer can be compared by itself.
+
+        Returns:
+            The heads by name and, beside them, what the framework had computed for each forced
+            tensor before it was replaced.
+        """
         if not self._applied:
             raise BackendError(f"backend {self.name!r}: apply a table before simulating")
-        return self._named(self._simulate(batch), batch)
+        computed: dict[str, Array] = {}
+        heads = self._simulate(batch, forced or {}, computed)
+        return {**computed, **self._named(heads, batch)}
 
     def _named(self, heads: Sequence[Array], batch: Array) -> dict[str, Array]:
         names = self.model.output_names
@@ -186,8 +180,13 @@ class BackendSession(ABC):
         """Loads the ranges into the framework's quantizers; needed with capability `simulate`."""
         raise BackendError(f"backend {self.name!r} declares simulate without an _apply")
 
-    def _simulate(self, batch: Array) -> Sequence[Array]:
-        """The framework's fake-quant forward; needed with capability `simulate`."""
+    def _simulate(
+        self, batch: Array, forced: Mapping[str, Array], computed: dict[str, Array]
+    ) -> Sequence[Array]:
+        """The framework's fake-quant forward; needed with capability `simulate`.
+
+        Fills `computed` with the framework's own values of the forced tensors.
+        """
         raise BackendError(f"backend {self.name!r} declares simulate without a _simulate")
 
     def close(self) -> None:  # noqa: B027 - nothing to free is a sound default
@@ -230,6 +229,26 @@ class BackendPlugin(ABC):
             BackendError: A node that the backend cannot materialise; names it.
             CapabilityError: The device is not among the backend's, or not there.
         """
+
+
+def check_capabilities(backend: str, capabilities: Capabilities, plan: Plan) -> None:
+    """Refuses a plan that asks for what a backend has not.
+
+    Raises:
+        CapabilityError: Naming the backend, the layer, and what it has instead.
+    """
+    if plan.implementation not in capabilities.implementations:
+        raise CapabilityError(
+            f"backend {backend!r} has no {plan.implementation} observers; it has "
+            f"{_listing(capabilities.implementations)} ones (`implementation:`)"
+        )
+    for site in plan.sites:
+        missing = capabilities.missing(site)
+        if missing:
+            raise CapabilityError(
+                f"backend {backend!r} has no {missing} "
+                f"({site.role} {site.tensor!r} of layer {site.consumers[0]!r})"
+            )
 
 
 def symmetric_range(site: Site, amax: object) -> TensorRange:

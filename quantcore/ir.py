@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -148,6 +148,10 @@ class FloatModel:
                 raise ModelError(
                     f"{self.name}: fold {node.op_type} node {node.name!r} before quantizing"
                 )
+
+    def __reduce__(self) -> tuple[type[FloatModel], tuple[object, ...]]:
+        """Pickles what the model is, not what was cached of it."""
+        return FloatModel, tuple(getattr(self, field.name) for field in fields(self))
 
     @property
     def input_name(self) -> str:

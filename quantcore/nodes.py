@@ -141,17 +141,31 @@ class GraphRunner(Generic[T]):
             if name not in self._outputs:
                 self._dead[index].append(name)
 
-    def run(self, images: T, taps: Mapping[str, Tap[T]] | None = None) -> list[T]:
+    def run(
+        self,
+        images: T,
+        taps: Mapping[str, Tap[T]] | None = None,
+        replace: Mapping[str, Callable[[T], T]] | None = None,
+    ) -> list[T]:
         """The heads for a batch.
 
         Args:
             images: The network input, B x 3 x H x W.
-            taps: By tensor name.
+            taps: By tensor name; applied as the tensor appears.
+            replace: By tensor name; applied before the tap, and for every consumer.
         """
-        taps = taps or {}
+        taps, replace = taps or {}, replace or {}
         values: dict[str, T] = {}
         tapped: dict[str, T] = {}
-        self._put(self._input, images, values, tapped, taps)
+
+        def put(name: str, value: T) -> None:
+            if name in replace:
+                value = replace[name](value)
+            values[name] = value
+            if name in taps:
+                tapped[name] = taps[name].function(value)
+
+        put(self._input, images)
         for node, call, dead in zip(self._nodes, self._calls, self._dead, strict=True):
             arguments = [
                 tapped[name] if name in taps and node.name in taps[name].consumers else values[name]
@@ -160,19 +174,11 @@ class GraphRunner(Generic[T]):
             result = call(*arguments)
             results: Sequence[T] = (result,) if len(node.outputs) == 1 else result
             for name, value in zip(node.outputs, results, strict=True):
-                self._put(name, value, values, tapped, taps)
+                put(name, value)
             for name in dead:
                 del values[name]
                 tapped.pop(name, None)
         return [values[name] for name in self._outputs]
-
-    @staticmethod
-    def _put(
-        name: str, value: T, values: dict[str, T], tapped: dict[str, T], taps: Mapping[str, Tap[T]]
-    ) -> None:
-        values[name] = value
-        if name in taps:
-            tapped[name] = taps[name].function(value)
 
 
 def nodes(model: FloatModel) -> list[Node]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -77,9 +77,16 @@ class Network(torch.nn.Module):
             for layer, quantizer in zip(self.layers.values(), quantizers, strict=True):
                 layer._weight_quantizer = quantizer
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Heads for a batch, B x 3 x H x W, through the quantizers in place."""
-        return self._runner.run(images, self._taps)
+    def forward(
+        self, images: Tensor, replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None
+    ) -> list[Tensor]:
+        """Heads for a batch, B x 3 x H x W, through the quantizers in place.
+
+        Args:
+            images: The network input.
+            replace: Functions that exchange activations, by tensor name, before any quantizer.
+        """
+        return self._runner.run(images, self._taps, replace)
 
 
 def _place(root: torch.nn.Module, path: str, module: torch.nn.Module) -> None:

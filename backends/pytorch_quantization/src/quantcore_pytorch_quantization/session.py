@@ -41,12 +41,23 @@ class Session(BackendSession):
         with self.network.unquantized():
             return self._run(batch)
 
-    def _simulate(self, batch: Array) -> Sequence[Array]:
-        return self._run(batch)
+    def _simulate(
+        self, batch: Array, forced: Mapping[str, Array], computed: dict[str, Array]
+    ) -> Sequence[Array]:
+        def swap(name: str, values: Array) -> Callable[[Tensor], Tensor]:
+            def replace(x: Tensor) -> Tensor:
+                computed[name] = x.cpu().numpy()
+                return torch.tensor(values, device=self.network.device)
 
-    def _run(self, batch: Array) -> list[Array]:
+            return replace
+
+        return self._run(batch, {name: swap(name, values) for name, values in forced.items()})
+
+    def _run(
+        self, batch: Array, replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None
+    ) -> list[Array]:
         with torch.inference_mode(), _quiet():
-            heads = self.network(torch.tensor(batch, device=self.network.device))
+            heads = self.network(torch.tensor(batch, device=self.network.device), replace)
             return [head.cpu().numpy() for head in heads]
 
     def _observe(

@@ -1,0 +1,1 @@
+"""What the numbers say: audits, differences, sensitivity."""

@@ -1,0 +1,159 @@
+"""How well two forward passes agree: signal-to-noise, and the parity of a materialised network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from quantcore.backend import BackendSession
+from quantcore.engine import EngineOptions, EnginePlugin
+from quantcore.errors import ParityError
+from quantcore.ir import Array, FloatModel, QdqModel
+from quantcore.qdq.placement import Plan
+
+PARITY_LIMIT = 1e-4
+
+
+def sqnr_db(reference: Mapping[str, Array], other: Mapping[str, Array]) -> float:
+    """Signal-to-quantization-noise ratio over all heads together.
+
+    10 * log10(sum(reference**2) / sum((reference - other)**2)), sums in float64; infinite where
+    the two are equal.
+
+    Args:
+        reference: Heads by name.
+        other: The same heads.
+    """
+    signal = sum(float(np.square(a, dtype=np.float64).sum()) for a in reference.values())
+    noise = sum(
+        float(np.square(a.astype(np.float64) - other[name]).sum()) for name, a in reference.items()
+    )
+    if noise == 0:
+        return float("inf")
+    return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")
+
+
+def check_parity(session: BackendSession, engine: EnginePlugin) -> float:
+    """Holds a materialised network against the float graph, on seeded noise.
+
+    Args:
+        session: The materialised network.
+        engine: Runs the float graph.
+
+    Returns:
+        Largest difference over the largest magnitude of a head, the worst of the heads.
+
+    Raises:
+        ParityError: It exceeds 1e-4; names the head.
+    """
+    batch = noise(session.model)
+    with engine.build(session.model.proto, EngineOptions()) as built:
+        expected = built.infer(batch)
+    found = session.forward(batch)
+    worst = 0.0
+    for name, reference in expected.items():
+        error = float(np.abs(found[name] - reference).max() / max(np.abs(reference).max(), 1e-12))
+        if not error <= PARITY_LIMIT:
+            raise ParityError(
+                f"backend {session.name!r}: its network differs from the float graph by "
+                f"{error:.1e} relative at output {name!r} (limit {PARITY_LIMIT:.0e}); this is a "
+                "fault of the backend, please report it"
+            )
+        worst = max(worst, error)
+    return worst
+
+
+@dataclass(frozen=True)
+class Audit:
+    """How the shared Q/DQ graph agrees with what the framework itself simulates; all in dB SQNR.
+
+    Layer by layer, every layer of both starts from the same activations, so that a wrong scale,
+    rounding, weight or placement shows where it is. End to end, a last-bit difference between two
+    float32 convolutions flips a rounding here and there, the flips spread, and a deep network ends
+    far from itself: `floor_db` is how far the graph ends from itself when every activation scale
+    moves by one unit in the last place.
+
+    Attributes:
+        worst_db: Of the worst tensor, heads included, layer by layer.
+        worst_tensor: Its name.
+        heads_db: Of the raw heads, layer by layer.
+        end_to_end_db: Of the raw heads, end to end.
+        floor_db: Of the graph against itself, end to end.
+    """
+
+    worst_db: float
+    worst_tensor: str
+    heads_db: float
+    end_to_end_db: float
+    floor_db: float
+
+    def to_dict(self) -> dict[str, float | str | None]:
+        """JSON form; an infinite ratio (no difference at all) is None."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: None if v == float("inf") else v for k, v in values.items()}
+
+
+def audit(
+    session: BackendSession, qdq: QdqModel, plan: Plan, batch: Array, engine: EnginePlugin
+) -> Audit:
+    """Holds the shared Q/DQ graph against the framework's own simulation.
+
+    Args:
+        session: With the table applied.
+        qdq: The graph made from the same table.
+        plan: The sites of both.
+        batch: Real images, B x 3 x H x W.
+        engine: Runs the Q/DQ graph exactly, node by node.
+    """
+    heads = session.model.output_names
+    watched = [
+        site.tensor
+        for site in plan.sites
+        if site.role == "activation" and site.tensor != session.model.input_name
+    ]
+    with engine.build(_exposed(qdq.proto, watched), EngineOptions(exact=True)) as built:
+        shared = built.infer(batch)
+    with engine.build(_nudged(qdq.proto), EngineOptions(exact=True)) as built:
+        moved = built.infer(batch)
+    layered = session.simulate(batch, {name: shared[name] for name in watched})
+    free = session.simulate(batch)
+    by_tensor = {name: sqnr_db({name: shared[name]}, layered) for name in layered}
+    worst = min(by_tensor, key=by_tensor.__getitem__)
+    ends = {name: shared[name] for name in heads}
+    return Audit(
+        by_tensor[worst], worst, sqnr_db(ends, layered), sqnr_db(ends, free), sqnr_db(ends, moved)
+    )
+
+
+def _exposed(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """The graph with more of its tensors as outputs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    known = {output.name for output in copy.graph.output}
+    new = [onnx.helper.make_empty_tensor_value_info(t) for t in tensors if t not in known]
+    copy.graph.output.extend(new)
+    return copy
+
+
+def _nudged(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with every activation scale moved by one unit in the last place."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    scales = {node.input[1] for node in copy.graph.node if node.op_type == "QuantizeLinear"}
+    for constant in copy.graph.initializer:
+        if constant.name in scales:
+            moved = np.nextafter(numpy_helper.to_array(constant), np.float32(np.inf))
+            constant.CopyFrom(numpy_helper.from_array(np.asarray(moved), constant.name))
+    return copy
+
+
+def noise(model: FloatModel) -> Array:
+    """One seeded noise image in the model's input range, 1 x 3 x H x W."""
+    height, width = model.preprocessing.size
+    pixels = np.random.default_rng(0).random((1, 3, height, width), dtype=np.float32)
+    batch: Array = pixels * np.float32(255 * model.preprocessing.scale)
+    return batch

@@ -1,0 +1,204 @@
+"""The way of the data, stage by stage: model, calibration table, Q/DQ graph, evaluation."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+import quantcore
+from quantcore import registry
+from quantcore.analysis.agreement import Audit, audit, check_parity, noise
+from quantcore.backend import check_capabilities
+from quantcore.data.batches import Batches
+from quantcore.data.coco import CocoDataset
+from quantcore.engine import EngineOptions
+from quantcore.engines import REFERENCE_ENGINE
+from quantcore.errors import CheckpointError
+from quantcore.evaluation.evaluator import evaluate as run_evaluation
+from quantcore.evaluation.latency import measure
+from quantcore.files import write_whole
+from quantcore.ir import FloatModel, QdqModel
+from quantcore.model import ModelOptions
+from quantcore.policy import CalibrationPolicy
+from quantcore.progress import Progress, Silent
+from quantcore.qdq.insertion import insert
+from quantcore.qdq.placement import plan
+from quantcore.report.record import Evaluated
+from quantcore.table import CalibrationTable, Provenance
+from quantcore.worker import peak_rss_mb
+
+CALIBRATION_SPLIT = "train2017"
+EVALUATION_SPLIT = "val2017"
+AUDIT_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration and what it cost.
+
+    Attributes:
+        table: The ranges.
+        qdq: The shared graph made from them.
+        seconds: Wall time of the calibration alone, reading images included.
+        peak_rss_mb: Peak resident memory of the process up to its end.
+        parity: Relative difference of the materialised network from the float graph.
+        audit: The Q/DQ graph against the framework's own simulation, None where it has none.
+    """
+
+    table: CalibrationTable
+    qdq: QdqModel
+    seconds: float
+    peak_rss_mb: float
+    parity: float
+    audit: Audit | None
+
+
+@dataclass(frozen=True)
+class Data:
+    """A COCO-format folder and the splits to use.
+
+    Attributes:
+        root: Holds `annotations/` and the image folders.
+        calibration: Split to calibrate on.
+        evaluation: Split to evaluate on.
+    """
+
+    root: Path
+    calibration: str = CALIBRATION_SPLIT
+    evaluation: str = EVALUATION_SPLIT
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How graphs are evaluated.
+
+    Attributes:
+        engine: Engine name.
+        options: How it is built.
+        images: How many images of the split; None for all.
+        batch_size: Images per inference while accuracy is measured; latency is at batch 1.
+        warmup: Inferences before latency is measured.
+        runs: Inferences that are measured.
+    """
+
+    engine: str = REFERENCE_ENGINE
+    options: EngineOptions = field(default_factory=EngineOptions)
+    images: int | None = None
+    batch_size: int = 1
+    warmup: int = 5
+    runs: int = 50
+
+
+def load_model(name: str, weights: Path, options: ModelOptions | None = None) -> FloatModel:
+    """The float model of a checkpoint; raises PluginError, CheckpointError or UsageError."""
+    return registry.load_model(name).load(weights, options or ModelOptions())
+
+
+def calibrate(
+    model: FloatModel,
+    policy: CalibrationPolicy,
+    backend: str,
+    data: Data,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Calibrated:
+    """Calibrates a model with one backend and audits the result.
+
+    Everything that can be refused is refused before an image is read: rules, capabilities, files.
+
+    Raises:
+        QuantcoreError: See the classes of `quantcore.errors`.
+    """
+    progress = progress or Silent()
+    plugin = registry.load_backend(backend)
+    sites = plan(model, policy)
+    check_capabilities(backend, plugin.capabilities, sites)
+    images = CocoDataset.open(data.root, data.calibration).select(policy.images, policy.seed)
+    batches = Batches(images, model.preprocessing, model.batch_size or policy.batch_size)
+    engine = registry.load_engine(REFERENCE_ENGINE)
+    with plugin.open(model, device) as session:
+        session.progress = progress
+        parity = check_parity(session, engine)
+        began = time.perf_counter()
+        ranges = session.calibrate(sites, batches.inputs())
+        seconds, peak = time.perf_counter() - began, peak_rss_mb()
+        versions = {**plugin.versions(), "quantcore": quantcore.__version__}
+        ids = tuple(image.id for image in images)
+        provenance = Provenance(
+            model.name, model.fingerprint, backend, versions, policy.to_dict(), ids
+        )
+        table = CalibrationTable(ranges, provenance)
+        qdq = insert(model, sites, table)
+        audited = None
+        if plugin.capabilities.simulate:
+            session.apply(sites, ranges)
+            few = Batches(images, model.preprocessing, model.batch_size or AUDIT_IMAGES)
+            batch = next(iter(few.inputs()))
+            audited = audit(session, qdq, sites, batch, engine)
+    return Calibrated(table, qdq, seconds, peak, parity, audited)
+
+
+def quantize(
+    model: FloatModel, table: CalibrationTable, policy: CalibrationPolicy | None = None
+) -> QdqModel:
+    """The Q/DQ graph of a model and a table, from whichever framework the table came.
+
+    Args:
+        model: The float model.
+        table: Calibrated on the same graph.
+        policy: What to quantize; None for the policy that the table was made with.
+    """
+    policy = policy or CalibrationPolicy.from_dict(table.provenance.policy)
+    return insert(model, plan(model, policy), table)
+
+
+def evaluate(
+    model: FloatModel,
+    proto: onnx.ModelProto,
+    data: Data,
+    how: Evaluation,
+    progress: Progress | None = None,
+) -> Evaluated:
+    """Accuracy and speed of a graph of the model, float or Q/DQ, raw heads or decoded.
+
+    Raises:
+        DataError: The data set is unusable, or has another number of classes.
+        EngineError: The engine refuses the graph.
+    """
+    progress = progress or Silent()
+    dataset = CocoDataset.open(data.root, data.evaluation)
+    dataset.check_classes(model.class_names)
+    plugin = registry.load_engine(how.engine)
+    with plugin.build(proto, how.options) as engine:
+        batch_size = model.batch_size or how.batch_size
+        detection, _ = run_evaluation(
+            engine, model, dataset, images=how.images, batch_size=batch_size, progress=progress
+        )
+        latency = measure(engine, noise(model), warmup=how.warmup, runs=how.runs, progress=progress)
+    return Evaluated(detection, latency, how.engine, plugin.versions(), peak_rss_mb())
+
+
+def save_qdq(qdq: QdqModel, path: Path) -> None:
+    """Writes the graph, and its manifest beside it as `<name>.manifest.json`."""
+    write_whole(path, qdq.proto.SerializeToString())
+    manifest = json.dumps(dict(qdq.manifest), indent=1, sort_keys=True) + "\n"
+    write_whole(path.with_suffix(".manifest.json"), manifest)
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Reads an ONNX graph.
+
+    Raises:
+        CheckpointError: Not there, or not ONNX.
+    """
+    try:
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto)
+    except Exception as error:  # protobuf, the checker and the file system each have their own
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: not a readable ONNX graph: {reason}") from None
+    return proto

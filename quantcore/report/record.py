@@ -1,0 +1,139 @@
+"""What a comparison found: numbers with units, ready for JSON; they never render themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from quantcore.analysis.agreement import Audit
+from quantcore.results import DetectionResult, LatencyResult
+
+FORMAT = "quantcore.report/1"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One graph on one engine.
+
+    Attributes:
+        detection: Accuracy, and time per image outside the engine.
+        latency: Of the engine alone.
+        engine: Engine name.
+        versions: Of its library.
+        peak_rss_mb: Of the process that evaluated.
+    """
+
+    detection: DetectionResult
+    latency: LatencyResult
+    engine: str
+    versions: Mapping[str, str]
+    peak_rss_mb: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; the twelve COCO figures lie flat beside the rest."""
+        latency = self.latency.to_dict()
+        return {
+            "engine": self.engine,
+            **self.detection.to_dict(),
+            "latency_ms": {p: latency[f"{p}_ms"] for p in ("p50", "p90", "p99", "mean")},
+            "images_per_second": latency["images_per_second"],
+            "latency_batch_size": latency["batch_size"],
+            "evaluation_peak_rss_mb": self.peak_rss_mb,
+        }
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One column of a comparison: the float model, or what one backend made of it.
+
+    Attributes:
+        backend: Backend name, None for the float model.
+        evaluated: Accuracy and speed.
+        calibration_seconds: Wall time of the calibration; 0 for the float model.
+        peak_rss_mb: Of the process that calibrated (for the float model: that evaluated).
+        onnx_bytes: Size of the graph file.
+        artifacts: File names in the output folder, by kind.
+        versions: Of everything that took part.
+        policy: As applied, None for the float model.
+        pairs: Q/DQ pairs on activations and weights.
+        audit: The Q/DQ graph against the framework's own simulation.
+        parity: Relative difference of the framework's float network from the float graph.
+    """
+
+    backend: str | None
+    evaluated: Evaluated
+    calibration_seconds: float
+    peak_rss_mb: float
+    onnx_bytes: int
+    artifacts: Mapping[str, str]
+    versions: Mapping[str, str]
+    policy: Mapping[str, Any] | None = None
+    pairs: Mapping[str, int] = field(default_factory=dict)
+    audit: Audit | None = None
+    parity: float | None = None
+
+    @property
+    def name(self) -> str:
+        """How the variant is called in tables."""
+        return self.backend or "float"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "backend": self.backend,
+            **self.evaluated.to_dict(),
+            "calibration_seconds": self.calibration_seconds,
+            "peak_rss_mb": self.peak_rss_mb,
+            "sizes": {"onnx_bytes": self.onnx_bytes},
+            "qdq_pairs": dict(self.pairs),
+            "audit": self.audit.to_dict() if self.audit else None,
+            "parity": self.parity,
+            "artifacts": dict(self.artifacts),
+            "versions": dict(self.versions),
+            "policy": self.policy,
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A backend that did not make it, and why."""
+
+    backend: str
+    error: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A whole comparison.
+
+    Attributes:
+        model: Model name.
+        weights: File that was read.
+        data: Folder that was read.
+        float_model: The unquantized model.
+        variants: One for each backend that finished.
+        failures: The others.
+        host: Processor, cores, operating system, Python.
+    """
+
+    model: str
+    weights: str
+    data: str
+    float_model: Variant
+    variants: tuple[Variant, ...]
+    failures: tuple[Failure, ...] = ()
+    host: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, `report.json`."""
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "weights": self.weights,
+            "data": self.data,
+            "host": dict(self.host),
+            "float": self.float_model.to_dict(),
+            "variants": [variant.to_dict() for variant in self.variants],
+            "failures": [{"backend": f.backend, "error": f.error} for f in self.failures],
+        }
