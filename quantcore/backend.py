@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from quantcore.errors import BackendError, CapabilityError, RangeError
-from quantcore.ir import Array, FloatModel
+from quantcore.ir import Array, FloatModel, LayerInfo
 from quantcore.policy import TensorPolicy
 from quantcore.progress import Progress, Silent
 from quantcore.qdq.placement import Plan, Site
@@ -73,6 +73,23 @@ class Capabilities:
         if policy.granularity not in granularities:
             return f"granularity {policy.granularity!r}; it has {_listing(granularities)}"
         return None
+
+
+@dataclass(frozen=True)
+class FrameworkLayer:
+    """A layer as a framework calls it, argument names in the order of LayerInfo's tensors.
+
+    Attributes:
+        cls: The framework's class.
+        inputs: Its names of the inputs.
+        weights: Its names of the weights.
+        outputs: Its names of the outputs.
+    """
+
+    cls: str
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    outputs: tuple[str, ...]
 
 
 class BackendSession(ABC):
@@ -216,6 +233,10 @@ class BackendPlugin(ABC):
     @abstractmethod
     def versions(self) -> Mapping[str, str]:
         """Version of the framework, by distribution name."""
+
+    def framework_layer(self, layer: LayerInfo) -> FrameworkLayer | None:
+        """What the layer becomes in the framework; None where it is a plain function call."""
+        return None
 
     @abstractmethod
     def open(self, model: FloatModel, device: str = "auto") -> BackendSession:

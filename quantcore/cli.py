@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
+import onnx
 import typer
-from rich.console import Console
 
 import quantcore
 from quantcore import comparison, pipeline, registry
@@ -24,6 +24,8 @@ from quantcore.ir import FloatModel
 from quantcore.model import ModelOptions
 from quantcore.policy import CalibrationPolicy
 from quantcore.progress import for_console
+from quantcore.qdq.placement import plan
+from quantcore.report import layers as layer_report
 from quantcore.report import terminal
 from quantcore.report.record import RunRecord
 from quantcore.table import CalibrationTable
@@ -60,6 +62,10 @@ Images = Annotated[
 ]
 EvalImages = Annotated[
     int | None, typer.Option(help="Images to evaluate on; all by default.", min=1)
+]
+Decode = Annotated[
+    str,
+    typer.Option(help="graph: boxes are decoded in the graph; post: it ends in the raw heads."),
 ]
 Device = Annotated[str, typer.Option(help="Where the framework computes: auto, cpu or cuda.")]
 CalibrationSplit = Annotated[str, typer.Option(help="Split to calibrate on.")]
@@ -101,7 +107,9 @@ def list_plugins(
         data = {g.rpartition(".")[2]: [i.to_dict() for i in infos] for g, infos in found.items()}
         print(json.dumps(data, indent=1))
     else:
-        Console().print(terminal.plugins([info for infos in found.values() for info in infos]))
+        terminal.console().print(
+            terminal.plugins([info for infos in found.values() for info in infos])
+        )
 
 
 @app.command()
@@ -109,22 +117,37 @@ def export(
     model: Model,
     weights: Weights,
     out: Annotated[Path, typer.Option(help="ONNX file to write.")],
-    decode: Annotated[
-        str,
-        typer.Option(help="graph: boxes are decoded in the graph; post: it ends in the raw heads."),
-    ] = "post",
+    decode: Decode = "post",
     size: Size = None,
     preset: Preset = None,
 ) -> None:
     """Write the float ONNX graph of a checkpoint; node names are the layer names."""
-    if decode not in ("graph", "post"):
-        raise UsageError(f"--decode must be graph or post, not {decode!r}")
     loaded = _load(model, weights, size, preset)
-    proto = loaded.proto
-    if decode == "graph":
-        proto = append_decode(proto, loaded.decoding, loaded.preprocessing.size)
+    proto = _decoded(loaded.proto, loaded, decode)
     write_whole(out, proto.SerializeToString())
     print(f"{out}: {len(loaded.layers)} layers, {out.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def layers(
+    model: Model,
+    weights: Weights,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Also show a backend's names; repeat for several.")
+    ] = None,
+    policy: PolicyFile = None,
+    size: Size = None,
+    preset: Preset = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show every layer: its names, a framework's names for it, and whether it is quantized."""
+    loaded = _load(model, weights, size, preset)
+    plugins = [registry.load_backend(name) for name in _unique(backend or [])]
+    found = layer_report.rows(loaded, plan(loaded, _policy(policy, None)), plugins)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        terminal.console().print(layer_report.table(found, plugins))
 
 
 @app.command()
@@ -168,17 +191,13 @@ def quantize(
     policy: PolicyFile = None,
     size: Size = None,
     preset: Preset = None,
-    decode: Annotated[str, typer.Option(help="graph or post, as for export.")] = "post",
+    decode: Decode = "post",
 ) -> None:
     """Write the Q/DQ graph of a model and a calibration table."""
-    if decode not in ("graph", "post"):
-        raise UsageError(f"--decode must be graph or post, not {decode!r}")
     loaded = _load(model, weights, size, preset)
     chosen = CalibrationPolicy.load(policy) if policy else None
     qdq = pipeline.quantize(loaded, CalibrationTable.load(table), chosen)
-    if decode == "graph":
-        drawn = append_decode(qdq.proto, loaded.decoding, loaded.preprocessing.size)
-        qdq = replace(qdq, proto=drawn)
+    qdq = replace(qdq, proto=_decoded(qdq.proto, loaded, decode))
     pipeline.save_qdq(qdq, out)
     print(
         f"{out}: {qdq.manifest['activations']} activations and {qdq.manifest['weights']} weights "
@@ -191,8 +210,8 @@ def evaluate(
     model: Model,
     weights: Weights,
     data: DataRoot,
-    onnx: Annotated[
-        Path | None, typer.Option(help="Graph to evaluate; the float model by default.")
+    graph: Annotated[
+        Path | None, typer.Option("--onnx", help="Graph to evaluate; the float model by default.")
     ] = None,
     engine: Engine = REFERENCE_ENGINE,
     out: Annotated[Path | None, typer.Option(help="Result (JSON) to write.")] = None,
@@ -207,14 +226,14 @@ def evaluate(
     if out is not None:
         ensure_folder(out.parent)
     loaded = _load(model, weights, size, preset)
-    proto = pipeline.load_onnx(onnx) if onnx else loaded.proto
+    proto = pipeline.load_onnx(graph) if graph else loaded.proto
     how = pipeline.Evaluation(engine, EngineOptions(threads), images, batch_size)
     found = pipeline.evaluate(
         loaded, proto, pipeline.Data(data, evaluation=split), how, for_console()
     )
-    Console().print(terminal.evaluation(found))
+    terminal.console().print(terminal.evaluation(found))
     if out is not None:
-        result = {"model": model, "onnx": str(onnx) if onnx else None, **found.to_dict()}
+        result = {"model": model, "onnx": str(graph) if graph else None, **found.to_dict()}
         write_whole(out, json.dumps({**result, "versions": dict(found.versions)}, indent=1) + "\n")
         print(f"{out}: written")
 
@@ -299,6 +318,15 @@ def _load(model: str, weights: Path, size: int | None, preset: str | None) -> Fl
     return pipeline.load_model(model, weights, ModelOptions(size, preset))
 
 
+def _decoded(proto: onnx.ModelProto, model: FloatModel, decode: str) -> onnx.ModelProto:
+    """The graph, with the box decoding drawn into it where that is asked for."""
+    if decode == "graph":
+        return append_decode(proto, model.decoding, model.preprocessing.size)
+    if decode != "post":
+        raise UsageError(f"--decode must be graph or post, not {decode!r}")
+    return proto
+
+
 def _policy(path: Path | None, images: int | None) -> CalibrationPolicy:
     policy = CalibrationPolicy.load(path) if path else CalibrationPolicy()
     return policy if images is None else replace(policy, images=images)
@@ -310,7 +338,7 @@ def _unique(names: Iterable[str]) -> list[str]:
 
 def _show(record: RunRecord, out: Path) -> None:
     """Prints the comparison; a backend that failed makes the command fail, after the report."""
-    Console().print(terminal.comparison(record))
+    terminal.console().print(terminal.comparison(record))
     print(f"{out / 'report.json'} and {out / 'report.html'}: written")
     if record.failures:
         lines = "; ".join(f"{f.backend}: {f.error}" for f in record.failures)

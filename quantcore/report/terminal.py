@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.console import Console
 from rich.table import Table
 
 from quantcore.analysis.agreement import Audit
@@ -14,49 +15,47 @@ def figure(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def console() -> Console:
+    """Standard output; wide where it is not a terminal, so that logs keep their tables whole."""
+    found = Console()
+    return found if found.is_terminal else Console(width=160)
+
+
 def comparison(record: RunRecord) -> Table:
-    """The table that `compare` ends with."""
-    engine = record.float_model.evaluated.engine
-    table = Table(title=f"{record.model}: float and quantized, on {engine}", title_justify="left")
-    table.add_column("variant", no_wrap=True)
-    for column in (
-        "mAP",
-        "AP50",
-        "ΔmAP",
-        "p50 ms",
-        "p99 ms",
-        "calib. s",
-        "peak MB",
-        "ONNX MB",
-        "Q/DQ",
-        "audit dB",
-    ):
-        table.add_column(column, justify="right")
-    for variant in (record.float_model, *record.variants):
-        table.add_row(*_row(variant, record.float_model))
+    """The table that `compare` ends with: a column for each variant."""
+    baseline = record.float_model
+    table = Table(
+        title=f"{record.model}, float and quantized, on {baseline.evaluated.engine}",
+        title_justify="left",
+    )
+    table.add_column("")
+    columns = [_column(variant, baseline) for variant in (baseline, *record.variants)]
+    for variant in (baseline, *record.variants):
+        table.add_column(variant.name, justify="right", overflow="fold")
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
     return table
 
 
-def _row(variant: Variant, baseline: Variant) -> list[str]:
+def _column(variant: Variant, baseline: Variant) -> dict[str, str]:
     detection, latency = variant.evaluated.detection, variant.evaluated.latency
     base = baseline.evaluated.detection.map
     quantized = variant.backend is not None
-    delta = "-"
+    change = None
     if quantized and detection.map is not None and base is not None:
-        delta = f"{detection.map - base:+.3f}"
-    return [
-        variant.name,
-        figure(detection.map),
-        figure(detection.map50),
-        delta,
-        figure(latency.p50_ms, 1),
-        figure(latency.p99_ms, 1),
-        figure(variant.calibration_seconds if quantized else None, 1),
-        figure(variant.peak_rss_mb, 0),
-        figure(variant.onnx_bytes / 1e6, 2),
-        str(sum(variant.pairs.values())) if quantized else "-",
-        figure(variant.audit.worst_db, 1) if variant.audit else "-",
-    ]
+        change = detection.map - base
+    return {
+        "mAP": figure(detection.map),
+        "mAP against float": "-" if change is None else f"{change:+.3f}",
+        "AP50": figure(detection.map50),
+        "latency p50, ms": figure(latency.p50_ms, 1),
+        "latency p99, ms": figure(latency.p99_ms, 1),
+        "calibration, s": figure(variant.calibration_seconds if quantized else None, 1),
+        "peak memory, MB": figure(variant.peak_rss_mb, 0),
+        "ONNX file, MB": figure(variant.onnx_bytes / 1e6, 2),
+        "Q/DQ pairs": str(sum(variant.pairs.values())) if quantized else "-",
+        "audit, worst layer, dB": figure(variant.audit.worst_db, 1) if variant.audit else "-",
+    }
 
 
 def evaluation(found: Evaluated) -> Table:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from quantcore.backend import BackendPlugin, BackendSession, Capabilities
-from quantcore.ir import FloatModel
+from quantcore.backend import BackendPlugin, BackendSession, Capabilities, FrameworkLayer
+from quantcore.ir import FloatModel, LayerInfo
 from quantcore.registry import versions_of
 
+#: Neutral op -> the toolkit's class; all of them call their tensors alike.
+_CLASSES = {
+    "conv2d": "QuantConv2d",
+    "conv_transpose2d": "QuantConvTranspose2d",
+    "linear": "QuantLinear",
+}
 _SEARCH = frozenset({"bins", "start_bin", "stride"})
 
 
@@ -30,6 +36,13 @@ class PytorchQuantizationBackend(BackendPlugin):
     def versions(self) -> Mapping[str, str]:
         """See BackendPlugin."""
         return versions_of(("pytorch-quantization", "torch"))
+
+    def framework_layer(self, layer: LayerInfo) -> FrameworkLayer | None:
+        """See BackendPlugin."""
+        if layer.op not in _CLASSES:
+            return None
+        name = f"pytorch_quantization.nn.{_CLASSES[layer.op]}"
+        return FrameworkLayer(name, ("input",), ("weight",), ("output",))
 
     def open(self, model: FloatModel, device: str = "auto") -> BackendSession:
         """See BackendPlugin."""
