@@ -13,11 +13,10 @@ import cv2
 import numpy as np
 import torch
 from hotcoco import COCO, COCOeval
-from numpy.typing import NDArray
-from torch import Tensor
-
 from make_scenes import IMAGE_SIZE, ByteArray, FloatArray
 from network import Yolo, decode
+from numpy.typing import NDArray
+from torch import Tensor
 
 CONFIDENCE = 0.001
 NMS_IOU = 0.65

@@ -26,10 +26,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors.torch import load_file, save
-from torch import Tensor
-
 from evaluation import letterbox, score, to_input
 from loss import detection_loss
 from make_scenes import (
@@ -42,6 +38,9 @@ from make_scenes import (
     make_scene,
 )
 from network import BN_EPS, STRIDES, Yolo, build_table
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save
+from torch import Tensor
 
 DATA = Path(__file__).resolve().parents[2] / "quantcore" / "demo_data"
 WEIGHTS_NAME = "yolov7-tiny-digits.safetensors"
