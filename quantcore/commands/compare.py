@@ -1,0 +1,121 @@
+"""Comparisons: of one's own model, and of the demo that comes with quantcore."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantcore import comparison, pipeline, registry
+from quantcore.commands.options import (
+    CalibrationSplit,
+    DataRoot,
+    Device,
+    Engine,
+    EvalImages,
+    EvaluationSplit,
+    Images,
+    Model,
+    PolicyFile,
+    Preset,
+    Size,
+    Threads,
+    Weights,
+    load_model,
+    read_policy,
+    unique,
+)
+from quantcore.engine import EngineOptions
+from quantcore.engines import REFERENCE_ENGINE
+from quantcore.errors import BackendError, PluginError
+from quantcore.files import ensure_folder
+from quantcore.policy import CalibrationPolicy
+from quantcore.progress import for_console
+from quantcore.report import terminal
+from quantcore.report.record import RunRecord
+
+
+def compare(
+    model: Model,
+    weights: Weights,
+    data: DataRoot,
+    backend: Annotated[list[str], typer.Option(help="Backend plugin; repeat for several.")],
+    out: Annotated[Path, typer.Option(help="Folder for report and artifacts.")],
+    engine: Engine = REFERENCE_ENGINE,
+    policy: PolicyFile = None,
+    images: Images = None,
+    eval_images: EvalImages = None,
+    size: Size = None,
+    preset: Preset = None,
+    calibration_split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
+    evaluation_split: EvaluationSplit = pipeline.EVALUATION_SPLIT,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Quantize a model through several frameworks and compare accuracy and speed."""
+    chosen = read_policy(policy, images)
+    ensure_folder(out)
+    record = comparison.compare(
+        load_model(model, weights, size, preset),
+        weights,
+        chosen,
+        unique(backend),
+        pipeline.Data(data, calibration_split, evaluation_split),
+        out,
+        pipeline.Evaluation(engine, EngineOptions(threads), eval_images),
+        device,
+        for_console(),
+        print,
+    )
+    _show(record, out)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for report and artifacts.")] = Path(
+        "quantcore-demo"
+    ),
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Backend plugin; all that work by default.")
+    ] = None,
+) -> None:
+    """Run `compare` on a small detector and images that come with quantcore; needs no network."""
+    usable = [i.name for i in registry.installed(registry.BACKENDS) if i.unavailable is None]
+    chosen = unique(backend or usable)
+    if not chosen:
+        raise PluginError(
+            "no backend is installed; `quantcore list` shows them, requirements/demo.txt has one"
+        )
+    with resources.as_file(resources.files("quantcore") / "demo_data") as root:
+        about = json.loads((root / "demo.json").read_text(encoding="utf-8"))
+        weights = root / about["weights"]
+        ensure_folder(out)
+        record = comparison.compare(
+            load_model(about["model"], weights, None, None),
+            weights,
+            CalibrationPolicy(),
+            chosen,
+            pipeline.Data(root),
+            out,
+            pipeline.Evaluation(),
+            progress=for_console(),
+            say=print,
+        )
+        _show(record, out)
+        print(f"Open {out / 'report.html'}; the Q/DQ graphs and tables lie beside it.")
+        print(
+            "Next, your own model: quantcore compare yolov7 --weights yolov7.pt --data COCO_FOLDER "
+            + " ".join(f"--backend {name}" for name in chosen)
+            + " --out comparison"
+        )
+
+
+def _show(record: RunRecord, out: Path) -> None:
+    """Prints the comparison; a backend that failed makes the command fail, after the report."""
+    terminal.console().print(terminal.comparison(record))
+    print(f"{out / 'report.json'} and {out / 'report.html'}: written")
+    if record.failures:
+        lines = "; ".join(f"{f.backend}: {f.error}" for f in record.failures)
+        raise BackendError(f"not every backend finished: {lines}")

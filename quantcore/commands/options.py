@@ -1,0 +1,75 @@
+"""Options that several commands share, and what they turn into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import onnx
+import typer
+
+from quantcore import pipeline
+from quantcore.errors import UsageError
+from quantcore.evaluation.decode_graph import append_decode
+from quantcore.ir import FloatModel
+from quantcore.model import ModelOptions
+from quantcore.policy import CalibrationPolicy
+
+Model = Annotated[
+    str, typer.Argument(help="yolov7-tiny, yolov5n, onnx, ...: see `quantcore list`.")
+]
+Weights = Annotated[Path, typer.Option(help="Checkpoint (.pt, .safetensors) or ONNX file.")]
+DataRoot = Annotated[
+    Path, typer.Option("--data", help="COCO-format folder with annotations/ and the images.")
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="Pre- and post-processing of an `onnx` model: yolov5, yolov7 or yolox."),
+]
+Size = Annotated[
+    int | None, typer.Option(help="Side of the square network input in pixels.", min=1)
+]
+Backend = Annotated[str, typer.Option(help="Backend plugin: see `quantcore list`.")]
+Engine = Annotated[str, typer.Option(help="Engine plugin: see `quantcore list`.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]
+PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Calibration policy (YAML).")]
+Images = Annotated[
+    int | None, typer.Option(help="Images to calibrate on; overrides the policy.", min=1)
+]
+EvalImages = Annotated[
+    int | None, typer.Option(help="Images to evaluate on; all by default.", min=1)
+]
+Decode = Annotated[
+    str,
+    typer.Option(help="graph: boxes are decoded in the graph; post: it ends in the raw heads."),
+]
+Device = Annotated[str, typer.Option(help="Where the framework computes: auto, cpu or cuda.")]
+CalibrationSplit = Annotated[str, typer.Option(help="Split to calibrate on.")]
+EvaluationSplit = Annotated[str, typer.Option(help="Split to evaluate on.")]
+
+
+def load_model(model: str, weights: Path, size: int | None, preset: str | None) -> FloatModel:
+    """The float model that the shared options describe."""
+    return pipeline.load_model(model, weights, ModelOptions(size, preset))
+
+
+def decoded(proto: onnx.ModelProto, model: FloatModel, decode: str) -> onnx.ModelProto:
+    """The graph, with the box decoding drawn into it where that is asked for."""
+    if decode == "graph":
+        return append_decode(proto, model.decoding, model.preprocessing.size)
+    if decode != "post":
+        raise UsageError(f"--decode must be graph or post, not {decode!r}")
+    return proto
+
+
+def read_policy(path: Path | None, images: int | None) -> CalibrationPolicy:
+    """The policy of a file, or the default one; a number of images overrides it."""
+    policy = CalibrationPolicy.load(path) if path else CalibrationPolicy()
+    return policy if images is None else replace(policy, images=images)
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """The names in order, each once."""
+    return list(dict.fromkeys(names))

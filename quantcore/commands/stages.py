@@ -1,0 +1,163 @@
+"""The stages one by one: layers, export, calibrate, quantize, evaluate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantcore import pipeline, registry
+from quantcore.commands.options import (
+    Backend,
+    CalibrationSplit,
+    DataRoot,
+    Decode,
+    Device,
+    Engine,
+    EvalImages,
+    EvaluationSplit,
+    Images,
+    Model,
+    PolicyFile,
+    Preset,
+    Size,
+    Threads,
+    Weights,
+    decoded,
+    load_model,
+    read_policy,
+    unique,
+)
+from quantcore.engine import EngineOptions
+from quantcore.engines import REFERENCE_ENGINE
+from quantcore.files import ensure_folder, write_whole
+from quantcore.policy import CalibrationPolicy
+from quantcore.progress import for_console
+from quantcore.qdq.placement import plan
+from quantcore.report import layers as layer_report
+from quantcore.report import terminal
+from quantcore.table import CalibrationTable
+
+
+def export(
+    model: Model,
+    weights: Weights,
+    out: Annotated[Path, typer.Option(help="ONNX file to write.")],
+    decode: Decode = "post",
+    size: Size = None,
+    preset: Preset = None,
+) -> None:
+    """Write the float ONNX graph of a checkpoint; node names are the layer names."""
+    loaded = load_model(model, weights, size, preset)
+    proto = decoded(loaded.proto, loaded, decode)
+    write_whole(out, proto.SerializeToString())
+    print(f"{out}: {len(loaded.layers)} layers, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def layers(
+    model: Model,
+    weights: Weights,
+    backend: Annotated[
+        list[str] | None, typer.Option(help="Also show a backend's names; repeat for several.")
+    ] = None,
+    policy: PolicyFile = None,
+    size: Size = None,
+    preset: Preset = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show every layer: its names, a framework's names for it, and whether it is quantized."""
+    loaded = load_model(model, weights, size, preset)
+    plugins = [registry.load_backend(name) for name in unique(backend or [])]
+    found = layer_report.rows(loaded, plan(loaded, read_policy(policy, None)), plugins)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        terminal.console().print(layer_report.table(found, plugins))
+
+
+def calibrate(
+    model: Model,
+    weights: Weights,
+    data: DataRoot,
+    backend: Backend,
+    out: Annotated[Path, typer.Option(help="Calibration table (JSON) to write.")],
+    policy: PolicyFile = None,
+    images: Images = None,
+    size: Size = None,
+    preset: Preset = None,
+    split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
+    device: Device = "auto",
+) -> None:
+    """Find the ranges of a model's tensors with one framework."""
+    chosen = read_policy(policy, images)
+    ensure_folder(out.parent)
+    loaded = load_model(model, weights, size, preset)
+    found = pipeline.calibrate(
+        loaded, chosen, backend, pipeline.Data(data, calibration=split), device, for_console()
+    )
+    found.table.save(out)
+    print(f"float network: agrees with the ONNX graph to {found.parity:.1e} relative")
+    if found.audit is not None:
+        print(terminal.audit(found.audit, backend))
+    print(
+        f"{out}: {len(found.table.tensors)} tensors from "
+        f"{len(found.table.provenance.image_ids)} images in {found.seconds:.1f} s, "
+        f"peak memory {found.peak_rss_mb:.0f} MB"
+    )
+
+
+def quantize(
+    model: Model,
+    weights: Weights,
+    table: Annotated[Path, typer.Option(help="Calibration table, from any backend.")],
+    out: Annotated[Path, typer.Option(help="Q/DQ ONNX file to write.")],
+    policy: PolicyFile = None,
+    size: Size = None,
+    preset: Preset = None,
+    decode: Decode = "post",
+) -> None:
+    """Write the Q/DQ graph of a model and a calibration table."""
+    loaded = load_model(model, weights, size, preset)
+    chosen = CalibrationPolicy.load(policy) if policy else None
+    qdq = pipeline.quantize(loaded, CalibrationTable.load(table), chosen)
+    qdq = replace(qdq, proto=decoded(qdq.proto, loaded, decode))
+    pipeline.save_qdq(qdq, out)
+    print(
+        f"{out}: {qdq.manifest['activations']} activations and {qdq.manifest['weights']} weights "
+        f"quantized, {out.stat().st_size / 1e6:.1f} MB"
+    )
+
+
+def evaluate(
+    model: Model,
+    weights: Weights,
+    data: DataRoot,
+    graph: Annotated[
+        Path | None, typer.Option("--onnx", help="Graph to evaluate; the float model by default.")
+    ] = None,
+    engine: Engine = REFERENCE_ENGINE,
+    out: Annotated[Path | None, typer.Option(help="Result (JSON) to write.")] = None,
+    images: EvalImages = None,
+    size: Size = None,
+    preset: Preset = None,
+    split: EvaluationSplit = pipeline.EVALUATION_SPLIT,
+    threads: Threads = None,
+    batch_size: Annotated[int, typer.Option(help="Images per inference.", min=1)] = 1,
+) -> None:
+    """Measure accuracy (COCO figures) and speed of the float model, or of a graph made from it."""
+    if out is not None:
+        ensure_folder(out.parent)
+    loaded = load_model(model, weights, size, preset)
+    proto = pipeline.load_onnx(graph) if graph else loaded.proto
+    how = pipeline.Evaluation(engine, EngineOptions(threads), images, batch_size)
+    found = pipeline.evaluate(
+        loaded, proto, pipeline.Data(data, evaluation=split), how, for_console()
+    )
+    terminal.console().print(terminal.evaluation(found))
+    if out is not None:
+        result = {"model": model, "onnx": str(graph) if graph else None, **found.to_dict()}
+        write_whole(out, json.dumps({**result, "versions": dict(found.versions)}, indent=1) + "\n")
+        print(f"{out}: written")
