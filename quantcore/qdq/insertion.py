@@ -14,6 +14,7 @@ import quantcore
 from quantcore.errors import ModelError, RangeError, TableError
 from quantcore.ir import FloatModel, QdqModel
 from quantcore.qdq.placement import Plan, Site
+from quantcore.qdq.ranges import check_range
 from quantcore.qdq.scales import quantize, symmetric_scale
 from quantcore.table import CalibrationTable, TensorRange
 
@@ -70,6 +71,7 @@ def _check_table(model: FloatModel, plan: Plan, table: CalibrationTable) -> None
                 f"the table has no range for {site.role} {site.tensor!r} of layer "
                 f"{site.consumers[0]!r}; calibrate with the policy that quantizes it"
             )
+        check_range(site, table.tensors[site.tensor], model)
 
 
 class _Writer:
