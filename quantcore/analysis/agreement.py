@@ -115,7 +115,7 @@ def audit(
         for site in plan.sites
         if site.role == "activation" and site.tensor != session.model.input_name
     ]
-    with engine.build(_exposed(qdq.proto, watched), EngineOptions(exact=True)) as built:
+    with engine.build(exposed(qdq.proto, watched), EngineOptions(exact=True)) as built:
         shared = built.infer(batch)
     with engine.build(_nudged(qdq.proto), EngineOptions(exact=True)) as built:
         moved = built.infer(batch)
@@ -129,7 +129,7 @@ def audit(
     )
 
 
-def _exposed(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+def exposed(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
     """The graph with more of its tensors as outputs."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)

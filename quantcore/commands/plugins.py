@@ -1,4 +1,4 @@
-"""What is installed."""
+"""What is installed, and whether it keeps the contract."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from quantcore import registry
+from quantcore.progress import for_console
 from quantcore.report import terminal
+from quantcore.testing import kit
 
 
 def list_plugins(
@@ -24,3 +26,13 @@ def list_plugins(
         terminal.console().print(
             terminal.plugins([info for infos in found.values() for info in infos])
         )
+
+
+def check(name: Annotated[str, typer.Argument(help="Backend plugin.")]) -> None:
+    """Hold an installed backend to every promise of the contract; exit code 1 if it breaks one."""
+    outcomes = list(kit.run(name, for_console()))
+    terminal.console().print(terminal.conformance(outcomes))
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
+    print(f"{name}: {len(outcomes) - failed} of {len(outcomes)} promises kept or not declared")
+    if failed:
+        raise typer.Exit(1)

@@ -8,6 +8,7 @@ from rich.table import Table
 from quantcore.analysis.agreement import Audit
 from quantcore.registry import PluginInfo
 from quantcore.report.record import Evaluated, RunRecord, Variant
+from quantcore.testing.kit import Outcome
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -104,4 +105,14 @@ def plugins(found: list[PluginInfo]) -> Table:
             info.version,
             info.unavailable or "available",
         )
+    return table
+
+
+def conformance(outcomes: list[Outcome]) -> Table:
+    """What came of each check of a backend."""
+    table = Table()
+    for column in ("promise", "tier", "status", "detail"):
+        table.add_column(column, overflow="fold")
+    for outcome in outcomes:
+        table.add_row(outcome.check.name, outcome.check.tier, outcome.status, outcome.detail)
     return table

@@ -1,0 +1,79 @@
+"""All the checks, in the order they run.
+
+They know capabilities, not vendors: what a backend declares is held against it, what it does not
+declare is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quantcore.backend import BackendPlugin
+from quantcore.testing import declared, required
+from quantcore.testing.subject import Subject
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise.
+
+    Attributes:
+        name: As in the table that `quantcore backends check` prints.
+        run: Raises AssertionError where the promise is broken.
+        tier: `required`, or the capability that it belongs to.
+        applies: Whether the backend declares what the check needs.
+    """
+
+    name: str
+    run: Callable[[Subject], None]
+    tier: str = "required"
+    applies: Callable[[BackendPlugin], bool] = lambda plugin: True
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("entry point resolves, API version matches", required.resolves),
+    Check("listing imports nothing", required.listing_imports_nothing),
+    Check("missing framework is answered with a command", required.missing_framework_is_told),
+    Check("layers are described by name", required.layers_are_described),
+    Check("network agrees with the float graph", required.network_agrees),
+    Check("rules of the policy are honoured", required.rules_are_honoured),
+    Check("refuses before reading an image", required.refuses_before_reading),
+    Check("every declared observer works", required.every_observer_works),
+    Check("same inputs, same table", required.same_inputs_same_table),
+    Check("float model is left untouched", required.model_is_untouched),
+    Check("table round-trips and becomes a Q/DQ graph", required.table_becomes_a_graph),
+    Check("NaN is named", required.bad_numbers_are_named),
+    Check("memory is flat in the number of images", required.memory_is_flat),
+    Check("interruption leaves nothing behind", required.interruption_leaves_nothing),
+    Check(
+        "max is exact",
+        declared.max_is_exact,
+        "observer max",
+        lambda plugin: "max" in plugin.capabilities.activation_observers,
+    ),
+    Check(
+        "batch size does not change max",
+        declared.batches_do_not_matter,
+        "observer max",
+        lambda plugin: "max" in plugin.capabilities.activation_observers,
+    ),
+    Check(
+        "weight ranges follow their axis",
+        declared.weights_have_their_axis,
+        "weight observer max",
+        lambda plugin: "max" in plugin.capabilities.weight_observers,
+    ),
+    Check(
+        "simulation agrees with the Q/DQ graph",
+        declared.simulation_matches_graph,
+        "simulate",
+        lambda plugin: plugin.capabilities.simulate,
+    ),
+    Check(
+        "simulation leaves the float network alone",
+        declared.simulation_leaves_float_alone,
+        "simulate",
+        lambda plugin: plugin.capabilities.simulate,
+    ),
+)

@@ -1,0 +1,50 @@
+"""Running the checks: for a plugin's tests with pytest, and for the command line without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from quantcore.progress import Progress, Silent
+from quantcore.testing.checks import CHECKS, Check
+from quantcore.testing.subject import Subject
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one check.
+
+    Attributes:
+        check: The check.
+        status: `passed`, `failed` or `skipped`.
+        detail: Why, where it did not pass.
+    """
+
+    check: Check
+    status: str
+    detail: str = ""
+
+
+def run(name: str, progress: Progress | None = None) -> Iterator[Outcome]:
+    """Holds an installed backend to every promise, and goes on after a broken one.
+
+    Args:
+        name: Backend name.
+        progress: Where to report.
+
+    Raises:
+        PluginError: There is no such backend, or it cannot be loaded.
+    """
+    subject = Subject(name)
+    plugin = subject.plugin
+    for check in (progress or Silent()).track(CHECKS, f"checking {name}"):
+        if not check.applies(plugin):
+            yield Outcome(check, "skipped", f"does not declare {check.tier}")
+            continue
+        try:
+            check.run(subject)
+        except Exception as error:  # a broken backend may raise anything
+            detail = str(error) if isinstance(error, AssertionError) else repr(error)
+            yield Outcome(check, "failed", " ".join(detail.split())[:300])
+        else:
+            yield Outcome(check, "passed")

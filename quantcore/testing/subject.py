@@ -1,0 +1,100 @@
+"""The backend under test, and what several checks need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantcore import registry
+from quantcore.analysis.agreement import exposed
+from quantcore.backend import BackendPlugin
+from quantcore.engine import EngineOptions
+from quantcore.engines import REFERENCE_ENGINE
+from quantcore.ir import Array, FloatModel
+from quantcore.policy import CalibrationPolicy
+from quantcore.progress import Silent
+from quantcore.qdq.placement import Plan, plan
+from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.testing.models import Stream, small_detector
+from quantcore.worker import peak_rss_mb
+
+Ranges = dict[str, TensorRange]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A backend under test."""
+
+    name: str
+
+    @property
+    def plugin(self) -> BackendPlugin:
+        """A fresh plugin, loaded as the core loads it."""
+        return registry.load_backend(self.name)
+
+    def observers(self) -> list[str]:
+        """The native activation observers that it declares."""
+        return sorted(self.plugin.capabilities.activation_observers)
+
+    def first_observer(self) -> str:
+        """`max` where it has it: the one whose result is known beforehand."""
+        return "max" if "max" in self.observers() else self.observers()[0]
+
+    def policy(self, observer: str | None = None, **keys: object) -> CalibrationPolicy:
+        """A policy that the backend should accept."""
+        weights = self.plugin.capabilities.weight_granularities
+        granularity = "per_channel" if "per_channel" in weights else "per_tensor"
+        data = {
+            "activations": {"observer": observer or self.first_observer()},
+            "weights": {"granularity": granularity},
+            **keys,
+        }
+        return CalibrationPolicy.from_dict(data)
+
+    def ranges(
+        self, policy: CalibrationPolicy, count: int = 16, batch_size: int = 4
+    ) -> tuple[FloatModel, Plan, Ranges]:
+        """A calibration of the small detector, in a session of its own."""
+        model = small_detector()
+        sites = plan(model, policy)
+        with self.plugin.open(model, "cpu") as session:
+            return model, sites, session.calibrate(sites, Stream(count, batch_size))
+
+
+def hold(promise: object, message: str) -> None:
+    """Raises AssertionError with the message where a promise is broken, under `python -O` too."""
+    if not promise:
+        raise AssertionError(message)
+
+
+def magnitudes(model: FloatModel, sites: Plan, batch: Array) -> dict[str, float]:
+    """Largest magnitude of each observed activation, by the reference engine."""
+    names = [s.tensor for s in sites.sites if s.role == "activation" and s.tensor != "images"]
+    engine = registry.load_engine(REFERENCE_ENGINE)
+    with engine.build(exposed(model.proto, names), EngineOptions()) as built:
+        values = built.infer(batch)
+    found = {name: float(np.abs(values[name]).max()) for name in names}
+    if any(s.tensor == "images" for s in sites.sites):
+        found["images"] = float(np.abs(batch).max())
+    return found
+
+
+def table_of(subject: Subject, model: FloatModel, ranges: Ranges) -> CalibrationTable:
+    """The ranges as a table with some provenance."""
+    policy = subject.policy().to_dict()
+    provenance = Provenance(model.name, model.fingerprint, subject.name, {}, policy, (1, 2, 3))
+    return CalibrationTable(ranges, provenance)
+
+
+def interrupted() -> Iterator[Array]:
+    """One batch, then what Ctrl-C does."""
+    yield from Stream(4)
+    raise KeyboardInterrupt
+
+
+def peak_of(name: str, count: int, progress: Silent) -> float:
+    """Peak memory of a calibration with so many images; runs in a process of its own."""
+    Subject(name).ranges(Subject(name).policy(), count)
+    return peak_rss_mb()
