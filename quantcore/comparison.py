@@ -8,6 +8,7 @@ from pathlib import Path
 
 import quantcore
 from quantcore import registry
+from quantcore.analysis.difference import thresholds
 from quantcore.backend import check_capabilities
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import QuantcoreError
@@ -22,6 +23,7 @@ from quantcore.report import html, terminal
 from quantcore.report.host import host
 from quantcore.report.record import Evaluated, Failure, RunRecord, Variant
 from quantcore.report.terminal import figure
+from quantcore.table import CalibrationTable
 from quantcore.worker import run_apart
 
 
@@ -62,9 +64,12 @@ def compare(
     baseline = _float_variant(done.result, out)
     say(f"float: mAP {figure(done.result.detection.map)}")
     variants, failures = [], []
+    tables: dict[str, CalibrationTable] = {}
     for backend in backends:
         try:
-            found = _variant(model, policy, backend, data, out, how, device, progress)
+            found, tables[backend] = _variant(
+                model, policy, backend, data, out, how, device, progress
+            )
         except QuantcoreError as error:
             failures.append(Failure(backend, str(error)))
             say(f"{backend}: failed: {error}")
@@ -78,6 +83,7 @@ def compare(
         baseline,
         tuple(variants),
         tuple(failures),
+        tuple(thresholds(tables)),
         host(),
     )
     write_whole(out / "report.json", json.dumps(record.to_dict(), indent=1) + "\n")
@@ -112,7 +118,7 @@ def _variant(
     how: Evaluation,
     device: str,
     progress: Progress,
-) -> Variant:
+) -> tuple[Variant, CalibrationTable]:
     """Calibrates with one backend, writes its artifacts, evaluates its graph."""
     calibrated = run_apart(
         calibrate, model, policy, backend, data, device, progress=progress, what=backend
@@ -124,7 +130,7 @@ def _variant(
     evaluated = run_apart(
         evaluate, model, proto, data, how, progress=progress, what=f"{backend} on {how.engine}"
     ).result
-    return Variant(
+    found = Variant(
         backend,
         evaluated,
         calibrated.seconds,
@@ -137,6 +143,7 @@ def _variant(
         calibrated.audit,
         calibrated.parity,
     )
+    return found, calibrated.table
 
 
 def _float_variant(evaluated: Evaluated, out: Path) -> Variant:

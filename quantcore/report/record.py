@@ -114,6 +114,7 @@ class RunRecord:
         float_model: The unquantized model.
         variants: One for each backend that finished.
         failures: The others.
+        thresholds: Every backend's activation thresholds and their ratios to the first backend's.
         host: Processor, cores, operating system, Python.
     """
 
@@ -123,6 +124,7 @@ class RunRecord:
     float_model: Variant
     variants: tuple[Variant, ...]
     failures: tuple[Failure, ...] = ()
+    thresholds: tuple[Mapping[str, Any], ...] = ()
     host: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,5 +137,6 @@ class RunRecord:
             "host": dict(self.host),
             "float": self.float_model.to_dict(),
             "variants": [variant.to_dict() for variant in self.variants],
+            "thresholds": [dict(row) for row in self.thresholds],
             "failures": [{"backend": f.backend, "error": f.error} for f in self.failures],
         }
