@@ -86,7 +86,7 @@ def compare(
         tuple(thresholds(tables)),
         host(),
     )
-    write_whole(out / "report.json", json.dumps(record.to_dict(), indent=1) + "\n")
+    write_whole(out / "report.json", json.dumps(record.to_dict(), indent=1, allow_nan=False) + "\n")
     write_whole(out / "report.html", html.render(record))
     return record
 

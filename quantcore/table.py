@@ -43,6 +43,9 @@ class TensorRange:
         """Raises RangeError for NaN, infinite or reversed ends, or a shape that does not fit."""
         if self.role not in ROLES:
             raise RangeError(f"role must be {' or '.join(ROLES)}, not {self.role!r}")
+        axis = self.axis
+        if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int) or axis < 0):
+            raise RangeError(f"axis must be a whole number from 0 or none, not {axis!r}")
         low, high = _tuple(self.min), _tuple(self.max)
         if isinstance(self.min, tuple) != isinstance(self.max, tuple) or len(low) != len(high):
             raise RangeError("min and max must have the same shape")
@@ -150,7 +153,7 @@ class CalibrationTable:
         """
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise TableError(f"{path}: cannot read the calibration table: {error}") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise TableError(
@@ -158,7 +161,7 @@ class CalibrationTable:
                 "`quantcore calibrate` writes one"
             )
         try:
-            provenance = Provenance(**data["provenance"])
+            provenance = _provenance(data["provenance"])
             entries = dict(data["tensors"])
         except (KeyError, TypeError, ValueError) as error:
             raise TableError(f"{path}: incomplete calibration table: {error!r}") from None
@@ -170,8 +173,18 @@ class CalibrationTable:
                 raise RangeError(f"{path}: tensor {name!r}: {error}; calibrate again") from None
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise TableError(f"{path}: tensor {name!r}: malformed entry: {error!r}") from None
-        images = tuple(provenance.image_ids)
-        return cls(tensors, Provenance(**{**asdict(provenance), "image_ids": images}))
+        return cls(tensors, provenance)
+
+
+def _provenance(data: Mapping[str, Any]) -> Provenance:
+    """Reads the JSON form; raises KeyError, TypeError or ValueError where it is malformed."""
+    for key in ("model", "fingerprint", "backend"):
+        if not isinstance(data[key], str):
+            raise TypeError(f"{key} must be a text")
+    for key in ("versions", "policy"):
+        if not isinstance(data.get(key, {}), dict):
+            raise TypeError(f"{key} must be a mapping")
+    return Provenance(**{**data, "image_ids": tuple(map(int, data.get("image_ids", ())))})
 
 
 def _tuple(values: Values) -> tuple[float, ...]:

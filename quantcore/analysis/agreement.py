@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from quantcore.backend import BackendSession
 from quantcore.engine import EngineOptions, EnginePlugin
-from quantcore.errors import ParityError
+from quantcore.errors import ModelError, ParityError
 from quantcore.ir import Array, FloatModel, QdqModel
 from quantcore.qdq.placement import Plan
 
@@ -22,7 +22,7 @@ def sqnr_db(reference: Mapping[str, Array], other: Mapping[str, Array]) -> float
     """Signal-to-quantization-noise ratio over all heads together.
 
     10 * log10(sum(reference**2) / sum((reference - other)**2)), sums in float64; infinite where
-    the two are equal.
+    the two are equal, minus infinite where either holds NaN or only the reference is zero.
 
     Args:
         reference: Heads by name.
@@ -34,7 +34,9 @@ def sqnr_db(reference: Mapping[str, Array], other: Mapping[str, Array]) -> float
     )
     if noise == 0:
         return float("inf")
-    return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")
+    if not (signal > 0 and np.isfinite(noise)):
+        return float("-inf")
+    return float(10 * np.log10(signal / noise))
 
 
 def check_parity(session: BackendSession, engine: EnginePlugin) -> float:
@@ -53,6 +55,7 @@ def check_parity(session: BackendSession, engine: EnginePlugin) -> float:
     batch = noise(session.model)
     with engine.build(session.model.proto, EngineOptions()) as built:
         expected = built.infer(batch)
+    _check_finite(session.model, expected)
     found = session.forward(batch)
     worst = 0.0
     for name, reference in expected.items():
@@ -65,6 +68,19 @@ def check_parity(session: BackendSession, engine: EnginePlugin) -> float:
             )
         worst = max(worst, error)
     return worst
+
+
+def _check_finite(model: FloatModel, heads: Mapping[str, Array]) -> None:
+    """Raises ModelError where the float graph itself yields NaN or infinity."""
+    if all(np.isfinite(head).all() for head in heads.values()):
+        return
+    bad = [
+        name
+        for name, values in model.initializers.items()
+        if values.dtype.kind == "f" and not np.isfinite(values).all()
+    ]
+    cause = f"the weights {', '.join(bad)} are not finite" if bad else "an activation overflows"
+    raise ModelError(f"{model.name}: the float graph yields NaN or infinity: {cause}")
 
 
 @dataclass(frozen=True)
@@ -91,10 +107,14 @@ class Audit:
     end_to_end_db: float
     floor_db: float
 
-    def to_dict(self) -> dict[str, float | str | None]:
-        """JSON form; an infinite ratio (no difference at all) is None."""
+    def to_dict(self) -> dict[str, float | str]:
+        """JSON form, which has no infinity: no difference is 999 dB, no agreement -999 dB."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: None if v == float("inf") else v for k, v in values.items()}
+        return {k: v if isinstance(v, str) else _finite(v) for k, v in values.items()}
+
+
+def _finite(decibels: float) -> float:
+    return -999.0 if np.isnan(decibels) else min(max(decibels, -999.0), 999.0)
 
 
 def audit(

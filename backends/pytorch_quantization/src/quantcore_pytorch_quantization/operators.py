@@ -152,13 +152,11 @@ def _concat(node: Node, device: torch.device) -> Call:
 
 
 def _resize(node: Node, device: torch.device) -> Call:
-    height, width = node.nearest_scales()
-
-    def resize(x: Tensor) -> Tensor:
-        size = (int(x.shape[2] * height), int(x.shape[3] * width))
-        return F.interpolate(x, size=size, mode="nearest")
-
-    return resize
+    scales = node.nearest_scales()
+    # With a size instead, torch would recompute the factors and sample elsewhere.
+    return lambda x: F.interpolate(
+        x, scale_factor=scales, mode="nearest", recompute_scale_factor=False
+    )
 
 
 def _integers(node: Node, position: int) -> list[int]:

@@ -53,6 +53,17 @@ class Session(BackendSession):
 
         return self._run(batch, {name: swap(name, values) for name, values in forced.items()})
 
+    def _watch(self, batch: Array, see: Mapping[str, Callable[[Array], None]]) -> None:
+        def shown(show: Callable[[Array], None]) -> Callable[[Tensor], Tensor]:
+            def watch(x: Tensor) -> Tensor:
+                show(x.cpu().numpy())
+                return x
+
+            return watch
+
+        with self.network.unquantized():
+            self._run(batch, {name: shown(show) for name, show in see.items()})
+
     def _run(
         self, batch: Array, replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None
     ) -> list[Array]:
@@ -74,7 +85,7 @@ class Session(BackendSession):
 
     def _observer(self, site: Site) -> TensorQuantizer:
         """A quantizer that calibrates and passes its tensor on unchanged."""
-        quantizer = TensorQuantizer(_descriptor(site), if_quant=False, if_calib=True)
+        quantizer = TensorQuantizer(self._descriptor(site), if_quant=False, if_calib=True)
         bins = int(site.policy.parameter("bins", 0))
         if bins:
             quantizer._calibrator = calib.HistogramCalibrator(8, None, False, num_bins=bins)
@@ -86,11 +97,20 @@ class Session(BackendSession):
             quantizer(self.network.layers[site.consumers[0]].weight)
         return quantizer
 
+    def _descriptor(self, site: Site) -> QuantDescriptor:
+        """The toolkit's descriptor for a site, with the channel axis of the torch module."""
+        method = "max" if site.policy.observer == "max" else "histogram"
+        axis = None
+        if site.axis is not None:
+            # Not the site's axis: a Gemm's weight may lie the other way round in the graph.
+            axis = (_weight_axis(self.network.layers[site.consumers[0]]),)
+        return QuantDescriptor(num_bits=site.policy.bits, axis=axis, calib_method=method)
+
     def _apply(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> None:
         self.network.clear()
         with _quiet():
             for site in sites:
-                quantizer = TensorQuantizer(_descriptor(site))
+                quantizer = TensorQuantizer(self._descriptor(site))
                 amax = ranges[site.tensor].amax_array.astype(np.float32)
                 if site.role == "activation":
                     self.network.tap(site, quantizer)
@@ -105,13 +125,6 @@ class Session(BackendSession):
                 quantizer.to(self.network.device)
 
 
-def _descriptor(site: Site) -> QuantDescriptor:
-    """The toolkit's descriptor for a site; its weights are always O x I, or I x O transposed."""
-    method = "max" if site.policy.observer == "max" else "histogram"
-    axis = None if site.axis is None else (site.axis,)
-    return QuantDescriptor(num_bits=site.policy.bits, axis=axis, calib_method=method)
-
-
 def _weight_axis(layer: Any) -> int:
     """Axis of the output channels in the torch module's weight."""
     return 1 if getattr(layer, "transposed", False) else 0
@@ -121,14 +134,16 @@ def _named(site: Site, quantizer: TensorQuantizer) -> Callable[[Tensor], Tensor]
     """The quantizer, with an error that names what it was watching."""
 
     def watch(x: Tensor) -> Tensor:
+        where = f"activation {site.tensor!r} of layer {', '.join(site.consumers)}"
+        # The toolkit's histogram drops NaN once it has bins, and would calibrate on the rest.
+        if not torch.isfinite(x.max()):
+            raise RangeError(f"{where}: NaN or infinite; check the weights and the images")
         try:
             watched: Tensor = quantizer(x)
             return watched
         except Exception as error:  # whatever the toolkit raises on data it cannot bin
-            layers = ", ".join(site.consumers)
-            where = f"activation {site.tensor!r} of layer {layers}"
-            if not torch.isfinite(x).all():
-                raise RangeError(f"{where}: NaN or infinite; check the weights") from None
+            if not torch.isfinite(x.min()):
+                raise RangeError(f"{where}: infinite; check the weights and the images") from None
             raise BackendError(
                 f"{where}: the toolkit cannot observe it with {site.policy.observer!r}: {error}; "
                 "give the layer observer max"

@@ -1,0 +1,206 @@
+"""Finding plugins, with distributions made up on a path of their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import stevedore._cache
+from stevedore import ExtensionManager
+
+from quantcore import registry
+from quantcore.errors import BackendUnavailable, PluginError
+from quantcore.registry import BACKENDS, ENGINES, MODELS
+
+Install = Callable[..., None]
+
+PLUGIN = """
+from quantcore.backend import BackendPlugin, Capabilities
+class Plugin(BackendPlugin):
+    capabilities = Capabilities({"max": frozenset()}, {"max": frozenset()})
+    def versions(self): return {}
+    def open(self, model, device="auto"): raise NotImplementedError
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Writes a distribution's metadata and module; nothing of it stays after the test."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    # stevedore keeps what it found by group, by sys.path, and under ~/.cache: none may see this.
+    cache = stevedore._cache.Cache(str(tmp_path / "cache"))
+    monkeypatch.setattr(stevedore._cache, "get_group_all", cache.get_group_all)
+    monkeypatch.setattr(ExtensionManager, "ENTRY_POINT_CACHE", {})
+    before = set(sys.modules)
+
+    def make(
+        distribution: str,
+        name: str,
+        body: str = PLUGIN,
+        group: str = BACKENDS,
+        requires: tuple[str, ...] = (),
+        extras: tuple[str, ...] = (),
+        attribute: str = "Plugin",
+        version: str = "1.2",
+        folder: Path = site,
+    ) -> None:
+        module = distribution.replace("-", "_") + "_module"
+        (folder / f"{module}.py").write_text(body)
+        info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(exist_ok=True)
+        lines = [f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}"]
+        lines += [f"Provides-Extra: {extra}" for extra in extras]
+        lines += [f"Requires-Dist: {requirement}" for requirement in requires]
+        (info / "METADATA").write_text("\n".join(lines) + "\n")
+        with (info / "entry_points.txt").open("a") as file:
+            file.write(f"[{group}]\n{name} = {module}:{attribute}\n")
+
+    yield make
+    for module in set(sys.modules) - before:
+        if module.endswith("_module"):
+            del sys.modules[module]
+
+
+def found(name: str, group: str = BACKENDS) -> registry.PluginInfo:
+    return next(info for info in registry.installed(group) if info.name == name)
+
+
+def test_listing_imports_nothing(install: Install) -> None:
+    install("acme-quant", "acme", "raise RuntimeError('imported')")
+    info = found("acme")
+    assert (info.distribution, info.version, info.unavailable) == ("acme-quant", "1.2", None)
+    assert "acme_quant_module" not in sys.modules
+    assert info.to_dict()["available"] is True
+
+
+def test_a_plugin_is_made_with_its_name(install: Install) -> None:
+    install("acme-quant", "acme")
+    plugin = registry.load_backend("acme")
+    assert plugin.name == "acme"
+    assert type(plugin).__module__ == "acme_quant_module"
+
+
+def test_the_groups_are_apart(install: Install) -> None:
+    install("acme-quant", "acme")
+    assert "acme" not in {info.name for info in registry.installed(MODELS)}
+    with pytest.raises(PluginError, match=r"unknown engine 'acme'"):
+        registry.load_engine("acme")
+
+
+def test_a_name_that_two_distributions_register_is_refused(install: Install) -> None:
+    install("acme-quant", "acme")
+    install("other-quant", "acme")
+    with pytest.raises(PluginError, match="twice, by acme-quant and other-quant; uninstall one"):
+        registry.load_backend("acme")
+    assert sum(info.name == "acme" for info in registry.installed(BACKENDS)) == 2
+
+
+def test_one_distribution_found_twice_is_no_duplicate(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = tmp_path / "again"
+    again.mkdir()
+    monkeypatch.syspath_prepend(str(again))
+    install("acme-quant", "acme")
+    install("acme-quant", "acme", folder=again)
+    assert registry.load_backend("acme").name == "acme"
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_another_api_version_is_refused(install: Install, version: int) -> None:
+    install("acme-quant", "acme", PLUGIN + f"    api_version = {version}\n")
+    with pytest.raises(PluginError, match=f"acme-quant 1.2 is written for API version {version}"):
+        registry.load_backend("acme")
+
+
+def test_a_class_of_another_contract_is_refused(install: Install) -> None:
+    install("acme-quant", "acme", group=ENGINES)
+    with pytest.raises(PluginError, match="'acme' of acme-quant is no EnginePlugin"):
+        registry.load_engine("acme")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise RuntimeError('broken wheel')", "RuntimeError: broken wheel"),
+        ("import a_module_that_is_not_there", "a_module_that_is_not_there"),
+        ("", "Plugin"),
+        ("class Plugin:\n    def __init__(self, name): raise ValueError('no licence')", "licence"),
+        (PLUGIN.replace("def versions", "def version"), "versions"),
+    ],
+    ids=["raises", "import", "no class", "constructor", "abstract"],
+)
+def test_a_plugin_that_fails_to_load_is_named(install: Install, body: str, message: str) -> None:
+    install("acme-quant", "acme", body)
+    with pytest.raises(PluginError, match=r"'acme' of acme-quant 1\.2 fails to load") as caught:
+        registry.load_backend("acme")
+    assert message in str(caught.value)
+
+
+def test_one_broken_plugin_does_not_stop_another(install: Install) -> None:
+    install("acme-quant", "acme", "raise RuntimeError('broken')")
+    install("other-quant", "other")
+    assert registry.load_backend("other").name == "other"
+
+
+def test_an_unknown_name_lists_what_is_installed(install: Install) -> None:
+    install("acme-quant", "acme-quant")
+    with pytest.raises(PluginError, match=r"unknown backend 'acme_quant'.*mean 'acme-quant'"):
+        registry.load_backend("acme_quant")
+    with pytest.raises(PluginError, match=r"installed: .*acme-quant"):
+        registry.load_backend("nothing-like-it")
+
+
+def test_unknown_models_and_engines_are_called_so() -> None:
+    with pytest.raises(PluginError, match=r"unknown model 'nope'; installed: .*"):
+        registry.load_model("nope")
+    with pytest.raises(PluginError, match=r"unknown engine 'onnxruntim'.*mean 'onnxruntime'"):
+        registry.load_engine("onnxruntim")
+
+
+@pytest.mark.parametrize(
+    "requirement", ["a-framework-nobody-has>=2", "numpy>=999", "a-framework-nobody-has"]
+)
+def test_a_missing_requirement_gives_the_install_command(
+    install: Install, requirement: str
+) -> None:
+    install("acme-quant", "acme", "raise RuntimeError('imported')", requires=(requirement, "numpy"))
+    with pytest.raises(BackendUnavailable) as caught:
+        registry.load_backend("acme")
+    assert f'pip install "{requirement}"' in str(caught.value)
+    info = found("acme")
+    assert info.unavailable is not None
+    assert info.to_dict()["available"] is False
+
+
+def test_requirements_of_other_systems_do_not_count(install: Install) -> None:
+    install("acme-quant", "acme", requires=('nobody-has-it; sys_platform == "plan9"',))
+    assert found("acme").unavailable is None
+
+
+def test_an_extra_counts_for_the_plugin_of_its_name_alone(install: Install) -> None:
+    for name in ("lean", "rich"):
+        requires = ('nobody-has-it>=1; extra == "rich"', 'nor-that; extra == "test"')
+        install("acme-quant", name, requires=requires, extras=("rich", "test"))
+    assert found("lean").unavailable is None
+    assert registry.load_backend("lean").name == "lean"
+    reason = found("rich").unavailable
+    assert reason is not None
+    assert 'pip install "nobody-has-it>=1"' in reason
+    assert "nor-that" not in reason
+
+
+def test_the_installed_plugins_are_listed_by_name() -> None:
+    names = [info.name for info in registry.installed(ENGINES)]
+    assert names == sorted(names)
+    assert "onnxruntime" in names
+
+
+def test_versions_are_those_of_the_distributions() -> None:
+    from importlib.metadata import version
+
+    assert registry.versions_of(("numpy",)) == {"numpy": version("numpy")}
