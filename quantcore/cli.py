@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import quantcore
-from quantcore.commands import compare, plugins, stages
+from quantcore.commands import compare, plugins, stages, tables
 from quantcore.errors import QuantcoreError
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ app.command("export")(stages.export)
 app.command("calibrate")(stages.calibrate)
 app.command("quantize")(stages.quantize)
 app.command("evaluate")(stages.evaluate)
+app.command("diff")(tables.diff)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from quantcore.analysis.agreement import Audit
+from quantcore.analysis.difference import TableDifference
 from quantcore.registry import PluginInfo
 from quantcore.report.record import Evaluated, RunRecord, Variant
 from quantcore.testing.kit import Outcome
@@ -115,4 +116,22 @@ def conformance(outcomes: list[Outcome]) -> Table:
         table.add_column(column, overflow="fold")
     for outcome in outcomes:
         table.add_row(outcome.check.name, outcome.check.tier, outcome.status, outcome.detail)
+    return table
+
+
+def table_difference(found: TableDifference, first: str, second: str, top: int) -> Table:
+    """The tensors on which two calibration tables disagree most."""
+    table = Table()
+    table.add_column("tensor", overflow="fold")
+    table.add_column("role")
+    for column in (f"amax in {first}", f"amax in {second}", "second / first"):
+        table.add_column(column, justify="right")
+    for tensor in found.tensors[:top]:
+        table.add_row(
+            tensor.tensor,
+            tensor.role,
+            f"{tensor.first:.6g}",
+            f"{tensor.second:.6g}",
+            f"{tensor.ratio:.4f}",
+        )
     return table

@@ -1,0 +1,32 @@
+"""Calibration tables held side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantcore.analysis.difference import difference
+from quantcore.report import terminal
+from quantcore.table import CalibrationTable
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(help="A calibration table.")],
+    second: Annotated[Path, typer.Argument(help="Another one, of the same float graph.")],
+    top: Annotated[int, typer.Option(help="How many tensors to show.", min=1)] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="All tensors, for programs.")] = False,
+) -> None:
+    """Show where two calibration tables disagree, the largest disagreement first."""
+    found = difference(CalibrationTable.load(first), CalibrationTable.load(second))
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
+        return
+    terminal.console().print(terminal.table_difference(found, first.name, second.name, top))
+    equal = sum(tensor.ratio == 1 for tensor in found.tensors)
+    print(f"{len(found.tensors)} tensors in both, {equal} of them equal")
+    for path, names in ((first, found.only_first), (second, found.only_second)):
+        if names:
+            print(f"only in {path.name}: {', '.join(names)}")
