@@ -7,17 +7,20 @@ any image is read, and hands back a range for each.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import ClassVar
 
 import numpy as np
 
+from quantcore.calibration.portable import See, observe
 from quantcore.errors import BackendError, CapabilityError, RangeError
 from quantcore.ir import Array, FloatModel, LayerInfo
 from quantcore.policy import TensorPolicy
 from quantcore.progress import Progress, Silent
+from quantcore.qdq.groups import merged
 from quantcore.qdq.placement import Plan, Site
 from quantcore.qdq.ranges import check_range
 from quantcore.table import TensorRange
@@ -128,7 +131,10 @@ class BackendSession(ABC):
         """
         check_capabilities(self.name, self.capabilities, plan)
         watched = self.progress.track(batches, f"{self.name}: calibrating")
-        ranges = dict(self._observe(plan.sites, watched))
+        if plan.implementation == "portable":
+            ranges = observe(plan, self.model, lambda see: self._feed(plan.sites, watched, see))
+        else:
+            ranges = dict(self._observe(plan.sites, watched))
         wanted = {site.tensor for site in plan.sites}
         if wanted != ranges.keys():
             missing = ", ".join(sorted(wanted - ranges.keys())) or "none"
@@ -140,6 +146,14 @@ class BackendSession(ABC):
         for site in plan.sites:
             check_range(site, ranges[site.tensor], self.model)
         return {site.tensor: ranges[site.tensor] for site in plan.sites}
+
+    def _feed(self, sites: Sequence[Site], batches: Iterable[Array], see: See) -> None:
+        """Shows the float network's activations to the portable observers, batch by batch."""
+        tensors = [site.tensor for site in sites if site.role == "activation"]
+        seen = 0
+        for batch in batches:
+            self._watch(batch, {name: partial(see, name, image=seen) for name in tensors})
+            seen += len(batch)
 
     def apply(self, plan: Plan, ranges: Mapping[str, TensorRange]) -> None:
         """Loads ranges, from this framework or another, for `simulate`.
@@ -153,7 +167,7 @@ class BackendSession(ABC):
         for site in plan.sites:
             if site.tensor not in ranges:
                 raise RangeError(f"tensor {site.tensor!r} of layer {site.consumers[0]!r}: no range")
-        self._apply(plan.sites, ranges)
+        self._apply(plan.sites, merged(plan, ranges))
         self._applied = True
 
     def simulate(self, batch: Array, forced: Mapping[str, Array] | None = None) -> dict[str, Array]:
@@ -193,6 +207,15 @@ class BackendSession(ABC):
         self, sites: Sequence[Site], batches: Iterable[Array]
     ) -> Mapping[str, TensorRange]:
         """A range for every site, after one pass over the batches with the float network."""
+
+    def _watch(self, batch: Array, see: Mapping[str, Callable[[Array], None]]) -> None:
+        """Runs the float network and shows activations; needed with implementation `portable`.
+
+        Args:
+            batch: B x 3 x H x W.
+            see: By tensor name; called once with the tensor's values, which it does not keep.
+        """
+        raise BackendError(f"backend {self.name!r} declares portable without a _watch")
 
     def _apply(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> None:
         """Loads the ranges into the framework's quantizers; needed with capability `simulate`."""
@@ -264,6 +287,8 @@ def check_capabilities(backend: str, capabilities: Capabilities, plan: Plan) -> 
             f"backend {backend!r} has no {plan.implementation} observers; it has "
             f"{_listing(capabilities.implementations)} ones (`implementation:`)"
         )
+    if plan.implementation == "portable":
+        return  # the observers are quantcore's own, and the same for every backend
     for site in plan.sites:
         missing = capabilities.missing(site)
         if missing:

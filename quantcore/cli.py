@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import quantcore
-from quantcore.commands import compare, plugins, stages, tables
+from quantcore.commands import compare, plugins, stages, tables, verify
 from quantcore.errors import QuantcoreError
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ app.command("calibrate")(stages.calibrate)
 app.command("quantize")(stages.quantize)
 app.command("evaluate")(stages.evaluate)
 app.command("diff")(tables.diff)
+app.command("verify")(verify.verify)
 
 
 def main() -> None:

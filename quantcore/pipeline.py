@@ -27,6 +27,7 @@ from quantcore.policy import CalibrationPolicy
 from quantcore.progress import Progress, Silent
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
+from quantcore.qdq.precision import with_precision
 from quantcore.report.record import Evaluated
 from quantcore.table import CalibrationTable, Provenance
 from quantcore.worker import peak_rss_mb
@@ -143,7 +144,10 @@ def calibrate(
 
 
 def quantize(
-    model: FloatModel, table: CalibrationTable, policy: CalibrationPolicy | None = None
+    model: FloatModel,
+    table: CalibrationTable,
+    policy: CalibrationPolicy | None = None,
+    precision: str = "int8",
 ) -> QdqModel:
     """The Q/DQ graph of a model and a table, from whichever framework the table came.
 
@@ -151,9 +155,20 @@ def quantize(
         model: The float model.
         table: Calibrated on the same graph.
         policy: What to quantize; None for the policy that the table was made with.
+        precision: `int8` leaves the rest in FP32, `int8+fp16` writes it in FP16.
+
+    Raises:
+        UsageError: An unknown precision.
     """
     policy = policy or CalibrationPolicy.from_dict(table.provenance.policy)
-    return insert(model, plan(model, policy), table)
+    return typed(model, insert(model, plan(model, policy), table), policy, precision)
+
+
+def typed(model: FloatModel, qdq: QdqModel, policy: CalibrationPolicy, precision: str) -> QdqModel:
+    """The Q/DQ graph with what stays unquantized in the wanted precision."""
+    found = with_precision(model, qdq.proto, policy, precision)
+    manifest = {**qdq.manifest, "precision": precision, "kept_fp32": dict(found.kept)}
+    return QdqModel(found.proto, manifest)
 
 
 def evaluate(

@@ -14,6 +14,7 @@ import yaml
 
 from quantcore.errors import PolicyError
 from quantcore.ir import NEUTRAL_OPS, WEIGHTED_OPS, LayerInfo
+from quantcore.qdq.profiles import BUILT_IN, MINIMAL, Profile
 
 #: Every observer the policy language knows, with its parameters and their units. What an observer
 #: means in a framework is the backend's business; which ones it has is in its capabilities.
@@ -26,6 +27,7 @@ OBSERVERS: Mapping[str, frozenset[str]] = {
 }
 GRANULARITIES = ("per_tensor", "per_channel")
 IMPLEMENTATIONS = ("native", "portable")
+PRECISIONS = ("fp16", "fp32")
 
 
 def _check_parameter(name: str, value: float) -> None:
@@ -82,9 +84,9 @@ class TensorPolicy:
 
     def __post_init__(self) -> None:
         """Raises PolicyError for an unknown observer or parameter, or one out of its unit."""
-        if self.observer not in OBSERVERS:
+        if not isinstance(self.observer, str) or self.observer not in OBSERVERS:
             raise PolicyError(
-                f"unknown observer {self.observer!r}{_suggest(self.observer, OBSERVERS)}; "
+                f"unknown observer {self.observer!r}{_suggest(str(self.observer), OBSERVERS)}; "
                 f"know {', '.join(OBSERVERS)}"
             )
         for name, value in self.parameters:
@@ -143,35 +145,49 @@ class TensorPolicy:
 
 @dataclass(frozen=True)
 class LayerRule:
-    """An exception for some layers.
+    """An exception for some layers, or for some tensors.
 
     Attributes:
-        match: Glob on layer names, or `op:NAME`.
+        match: Glob on layer names, `op:NAME`, or `tensor:GLOB` on names of tensors.
         quantize: False keeps the layers in float, True quantizes ops that are float by default
             (add, concat, pooling, ...), None leaves that to the op.
         activations: Policy for the layers' inputs, or None for the general one.
         weights: Policy for the layers' weights, or None for the general one.
+        precision: `fp16` or `fp32` for what stays unquantized in the layers, or None for the
+            run's.
     """
 
     match: str
     quantize: bool | None = None
     activations: TensorPolicy | None = None
     weights: TensorPolicy | None = None
+    precision: str | None = None
 
     def matches(self, layer: LayerInfo) -> bool:
         """Whether the rule is about this layer."""
+        if self.match.startswith("tensor:"):
+            return False
         if self.match.startswith("op:"):
             return layer.op == self.match[3:]
         return fnmatchcase(layer.name, self.match)
 
-    def quantizes(self, layer: LayerInfo) -> bool:
-        """Whether a layer that the rule matches is quantized."""
+    def matches_tensor(self, tensor: str) -> bool:
+        """Whether the rule is about this tensor."""
+        return self.match.startswith("tensor:") and fnmatchcase(tensor, self.match[7:])
+
+    def decides(self) -> bool | None:
+        """Whether the rule itself has its layers quantized; None where that is left to others."""
         if self.quantize is not None:
             return self.quantize
         # Naming an op and saying how to quantize it can only mean that it should be; a name glob
         # may catch an add or a concat by accident.
         named = self.match.startswith("op:") and (self.activations or self.weights) is not None
-        return named or layer.op in WEIGHTED_OPS
+        return True if named else None
+
+    def quantizes(self, layer: LayerInfo) -> bool:
+        """Whether a layer that the rule matches is quantized, where no profile says otherwise."""
+        decided = self.decides()
+        return layer.op in WEIGHTED_OPS if decided is None else decided
 
 
 _ACTIVATIONS = TensorPolicy("percentile", (("percentile", 99.99),))
@@ -190,6 +206,7 @@ class CalibrationPolicy:
         images: How many images to calibrate on.
         batch_size: Images per forward pass.
         seed: Chooses which images, where the split has more.
+        placement: Which layers are quantized where no rule decides.
     """
 
     activations: TensorPolicy = _ACTIVATIONS
@@ -199,6 +216,7 @@ class CalibrationPolicy:
     images: int = 80
     batch_size: int = 4
     seed: int = 0
+    placement: Profile = MINIMAL
 
     def __post_init__(self) -> None:
         """Raises PolicyError for an unknown implementation or a count below one."""
@@ -223,16 +241,21 @@ class CalibrationPolicy:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise PolicyError(f"{path}: cannot read the policy: {error}") from None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise PolicyError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
         try:
-            return cls.from_dict(data if data is not None else {})
+            return cls.from_dict(data if data is not None else {}, path.parent)
         except PolicyError as error:
             raise PolicyError(f"{path}: {error}") from None
 
     @classmethod
-    def from_dict(cls, data: Any) -> CalibrationPolicy:
-        """The policy that a mapping (of YAML or of a table's provenance) describes."""
+    def from_dict(cls, data: Any, folder: Path = Path()) -> CalibrationPolicy:
+        """The policy that a mapping (of YAML or of a table's provenance) describes.
+
+        Args:
+            data: The mapping.
+            folder: Where a relative path of a placement profile starts.
+        """
         if not isinstance(data, Mapping):
             raise PolicyError("a policy is a mapping of keys to values")
         _refuse_unknown(data, {f.name for f in fields(cls)}, "policy")
@@ -241,9 +264,11 @@ class CalibrationPolicy:
         rules = data.get("layers") or ()
         if not isinstance(rules, list | tuple):
             raise PolicyError("layers: must be a list of rules")
-        plain = {
+        plain: dict[str, Any] = {
             k: data[k] for k in ("implementation", "images", "batch_size", "seed") if k in data
         }
+        if "placement" in data:
+            plain["placement"] = Profile.read(data["placement"], folder)
         return cls(
             activations,
             weights,
@@ -260,12 +285,20 @@ class CalibrationPolicy:
             "images": self.images,
             "batch_size": self.batch_size,
             "seed": self.seed,
+            # A built-in profile by name, a user's in full: a table must not need the file.
+            "placement": self.placement.name
+            if self.placement == BUILT_IN.get(self.placement.name)
+            else self.placement.to_dict(),
             "layers": [_rule_dict(rule) for rule in self.layers],
         }
 
     def rule_for(self, layer: LayerInfo) -> LayerRule | None:
         """The first rule that matches, or None."""
         return next((rule for rule in self.layers if rule.matches(layer)), None)
+
+    def rule_for_tensor(self, tensor: str) -> LayerRule | None:
+        """The first `tensor:` rule that matches, or None."""
+        return next((rule for rule in self.layers if rule.matches_tensor(tensor)), None)
 
     def check_rules(self, layers: Iterable[LayerInfo]) -> None:
         """Refuses rules that name no layer of the model.
@@ -278,7 +311,7 @@ class CalibrationPolicy:
         layers = tuple(layers)
         names = [layer.name for layer in layers]
         for rule in self.layers:
-            if not rule.match.startswith("op:") and not any(map(rule.matches, layers)):
+            if not rule.match.startswith(("op:", "tensor:")) and not any(map(rule.matches, layers)):
                 raise PolicyError(
                     f"layers: rule {rule.match!r} matches no layer of this model"
                     f"{_suggest(rule.match, names)}; `quantcore export` writes a graph whose node "
@@ -294,20 +327,25 @@ def _rule(data: Any, index: int, activations: TensorPolicy, weights: TensorPolic
     _refuse_unknown(data, {f.name for f in fields(LayerRule)}, where)
     match = data.get("match")
     if not isinstance(match, str) or not match:
-        raise PolicyError(f"{where}: needs `match`, a glob on layer names or op:NAME")
+        raise PolicyError(f"{where}: needs `match`, a glob on layer names, op:NAME or tensor:GLOB")
     if match.startswith("op:") and match[3:] not in NEUTRAL_OPS.values():
         ops = sorted(set(NEUTRAL_OPS.values()))
         raise PolicyError(f"{where}: unknown op in {match!r}; know {', '.join(ops)}")
     quantize = data.get("quantize")
     if quantize is not None and not isinstance(quantize, bool):
         raise PolicyError(f"{where}: quantize must be true or false, not {quantize!r}")
+    precision = data.get("precision")
+    if precision is not None and precision not in PRECISIONS:
+        raise PolicyError(
+            f"{where}: precision must be {' or '.join(PRECISIONS)}, not {precision!r}"
+        )
     bases = {"activations": activations, "weights": weights}
     changed = {
         key: base.override(_mapping(data, key), f"{where}.{key}")
         for key, base in bases.items()
         if key in data
     }
-    return LayerRule(match, quantize, **changed)
+    return LayerRule(match, quantize, precision=precision, **changed)
 
 
 def _rule_dict(rule: LayerRule) -> dict[str, Any]:
@@ -319,4 +357,6 @@ def _rule_dict(rule: LayerRule) -> dict[str, Any]:
         policy: TensorPolicy | None = getattr(rule, key)
         if policy is not None:
             data[key] = policy.to_dict()
+    if rule.precision is not None:
+        data["precision"] = rule.precision
     return data

@@ -14,12 +14,13 @@ from quantcore.commands.options import (
     CalibrationSplit,
     DataRoot,
     Device,
-    Engine,
     EvalImages,
     EvaluationSplit,
     Images,
     Model,
+    Placement,
     PolicyFile,
+    Precision,
     Preset,
     Size,
     Threads,
@@ -44,9 +45,12 @@ def compare(
     data: DataRoot,
     backend: Annotated[list[str], typer.Option(help="Backend plugin; repeat for several.")],
     out: Annotated[Path, typer.Option(help="Folder for report and artifacts.")],
-    engine: Engine = REFERENCE_ENGINE,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="Engine plugin; repeat for several.")
+    ] = None,
     policy: PolicyFile = None,
     images: Images = None,
+    placement: Placement = None,
     eval_images: EvalImages = None,
     size: Size = None,
     preset: Preset = None,
@@ -54,23 +58,26 @@ def compare(
     evaluation_split: EvaluationSplit = pipeline.EVALUATION_SPLIT,
     device: Device = "auto",
     threads: Threads = None,
+    precision: Precision = "int8",
 ) -> None:
     """Quantize a model through several frameworks and compare accuracy and speed."""
-    chosen = read_policy(policy, images)
     ensure_folder(out)
-    record = comparison.compare(
+    evaluations = tuple(
+        pipeline.Evaluation(name, EngineOptions(threads), eval_images)
+        for name in unique(engine or [REFERENCE_ENGINE])
+    )
+    what = comparison.Comparison(
         load_model(model, weights, size, preset),
         weights,
-        chosen,
-        unique(backend),
+        read_policy(policy, images, placement),
+        tuple(unique(backend)),
         pipeline.Data(data, calibration_split, evaluation_split),
         out,
-        pipeline.Evaluation(engine, EngineOptions(threads), eval_images),
+        evaluations,
         device,
-        for_console(),
-        print,
+        precision,
     )
-    _show(record, out)
+    _show(comparison.compare(what, for_console(), print), out)
 
 
 def demo(
@@ -92,18 +99,16 @@ def demo(
         about = json.loads((root / "demo.json").read_text(encoding="utf-8"))
         weights = root / about["weights"]
         ensure_folder(out)
-        record = comparison.compare(
+        what = comparison.Comparison(
             load_model(about["model"], weights, None, None),
             weights,
             CalibrationPolicy(),
-            chosen,
+            tuple(chosen),
             pipeline.Data(root),
             out,
-            pipeline.Evaluation(),
-            progress=for_console(),
-            say=print,
+            (pipeline.Evaluation(),),
         )
-        _show(record, out)
+        _show(comparison.compare(what, for_console(), print), out)
         print(f"Open {out / 'report.html'}; the Q/DQ graphs and tables lie beside it.")
         print(
             "Next, your own model: quantcore compare yolov7 --weights yolov7.pt --data COCO_FOLDER "
@@ -118,4 +123,4 @@ def _show(record: RunRecord, out: Path) -> None:
     print(f"{out / 'report.json'} and {out / 'report.html'}: written")
     if record.failures:
         lines = "; ".join(f"{f.backend}: {f.error}" for f in record.failures)
-        raise BackendError(f"not every backend finished: {lines}")
+        raise BackendError(f"not everything finished: {lines}")

@@ -16,6 +16,7 @@ from quantcore.evaluation.decode_graph import append_decode
 from quantcore.ir import FloatModel
 from quantcore.model import ModelOptions
 from quantcore.policy import CalibrationPolicy
+from quantcore.qdq.profiles import Profile
 
 Model = Annotated[
     str, typer.Argument(help="yolov7-tiny, yolov5n, onnx, ...: see `quantcore list`.")
@@ -45,6 +46,13 @@ Decode = Annotated[
     str,
     typer.Option(help="graph: boxes are decoded in the graph; post: it ends in the raw heads."),
 ]
+Precision = Annotated[
+    str, typer.Option(help="int8: the rest stays FP32; int8+fp16: the rest is written in FP16.")
+]
+Placement = Annotated[
+    str | None,
+    typer.Option(help="Placement profile, a name or a YAML file; overrides the policy."),
+]
 Device = Annotated[str, typer.Option(help="Where the framework computes: auto, cpu or cuda.")]
 CalibrationSplit = Annotated[str, typer.Option(help="Split to calibrate on.")]
 EvaluationSplit = Annotated[str, typer.Option(help="Split to evaluate on.")]
@@ -64,10 +72,16 @@ def decoded(proto: onnx.ModelProto, model: FloatModel, decode: str) -> onnx.Mode
     return proto
 
 
-def read_policy(path: Path | None, images: int | None) -> CalibrationPolicy:
-    """The policy of a file, or the default one; a number of images overrides it."""
+def read_policy(
+    path: Path | None, images: int | None = None, placement: str | None = None
+) -> CalibrationPolicy:
+    """The policy of a file, or the default one, with what the command line overrides."""
     policy = CalibrationPolicy.load(path) if path else CalibrationPolicy()
-    return policy if images is None else replace(policy, images=images)
+    if images is not None:
+        policy = replace(policy, images=images)
+    if placement is not None:
+        policy = replace(policy, placement=Profile.read(placement))
+    return policy
 
 
 def unique(names: Iterable[str]) -> list[str]:

@@ -21,7 +21,9 @@ from quantcore.commands.options import (
     EvaluationSplit,
     Images,
     Model,
+    Placement,
     PolicyFile,
+    Precision,
     Preset,
     Size,
     Threads,
@@ -64,6 +66,7 @@ def layers(
         list[str] | None, typer.Option(help="Also show a backend's names; repeat for several.")
     ] = None,
     policy: PolicyFile = None,
+    placement: Placement = None,
     size: Size = None,
     preset: Preset = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -71,7 +74,9 @@ def layers(
     """Show every layer: its names, a framework's names for it, and whether it is quantized."""
     loaded = load_model(model, weights, size, preset)
     plugins = [registry.load_backend(name) for name in unique(backend or [])]
-    found = layer_report.rows(loaded, plan(loaded, read_policy(policy, None)), plugins)
+    found = layer_report.rows(
+        loaded, plan(loaded, read_policy(policy, placement=placement)), plugins
+    )
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -86,13 +91,14 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="Calibration table (JSON) to write.")],
     policy: PolicyFile = None,
     images: Images = None,
+    placement: Placement = None,
     size: Size = None,
     preset: Preset = None,
     split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
     device: Device = "auto",
 ) -> None:
     """Find the ranges of a model's tensors with one framework."""
-    chosen = read_policy(policy, images)
+    chosen = read_policy(policy, images, placement)
     ensure_folder(out.parent)
     loaded = load_model(model, weights, size, preset)
     found = pipeline.calibrate(
@@ -118,11 +124,12 @@ def quantize(
     size: Size = None,
     preset: Preset = None,
     decode: Decode = "post",
+    precision: Precision = "int8",
 ) -> None:
     """Write the Q/DQ graph of a model and a calibration table."""
     loaded = load_model(model, weights, size, preset)
     chosen = CalibrationPolicy.load(policy) if policy else None
-    qdq = pipeline.quantize(loaded, CalibrationTable.load(table), chosen)
+    qdq = pipeline.quantize(loaded, CalibrationTable.load(table), chosen, precision)
     qdq = replace(qdq, proto=decoded(qdq.proto, loaded, decode))
     pipeline.save_qdq(qdq, out)
     print(

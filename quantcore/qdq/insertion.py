@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 import quantcore
 from quantcore.errors import ModelError, RangeError, TableError
 from quantcore.ir import FloatModel, QdqModel
+from quantcore.qdq.groups import merged
 from quantcore.qdq.placement import Plan, Site
 from quantcore.qdq.ranges import check_range
 from quantcore.qdq.scales import quantize, symmetric_scale
@@ -40,9 +41,10 @@ def insert(model: FloatModel, plan: Plan, table: CalibrationTable) -> QdqModel:
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     writer = _Writer(proto.graph, model)
+    ranges = merged(plan, table.tensors)
     for site in plan.sites:
         try:
-            writer.write(site, table.tensors[site.tensor])
+            writer.write(site, ranges[site.tensor])
         except RangeError as error:
             raise RangeError(
                 f"{site.role} {site.tensor!r} of {site.consumers[0]}: {error}"
@@ -81,18 +83,23 @@ class _Writer:
         self._graph = graph
         self._model = model
         self._nodes = {node.name: node for node in graph.node}
+        self._taken = {name for node in graph.node for name in (node.name, *node.input)}
+        self._taken.update(name for node in graph.node for name in node.output)
         self._after: dict[str, list[onnx.NodeProto]] = {}
         self._first: list[onnx.NodeProto] = []
 
     def write(self, site: Site, found: TensorRange) -> None:
         """Quantizes one tensor for the site's consumers."""
         scale = symmetric_scale(found, site.policy.bits)
-        names = [f"{site.tensor}.scale", f"{site.tensor}.zero_point"]
+        names = [self._new(f"{site.tensor}.{part}") for part in ("scale", "zero_point")]
         self._constant(names[0], scale)
         self._constant(names[1], np.zeros(scale.shape, dtype=np.int8))
-        code, value = f"{site.tensor}.quantized", f"{site.tensor}.dequantized"
+        code, value = (self._new(f"{site.tensor}.{p}") for p in ("quantized", "dequantized"))
         dequantize = helper.make_node(
-            "DequantizeLinear", [code, *names], [value], name=f"{site.tensor}.dequantize"
+            "DequantizeLinear",
+            [code, *names],
+            [value],
+            name=self._new(f"{site.tensor}.dequantize"),
         )
         if site.axis is not None:
             dequantize.attribute.append(helper.make_attribute("axis", site.axis))
@@ -105,7 +112,7 @@ class _Writer:
                 "QuantizeLinear",
                 [site.tensor, *names],
                 [code],
-                name=f"{site.tensor}.quantize",
+                name=self._new(f"{site.tensor}.quantize"),
             )
             self._after[site.tensor] = [quant, dequantize]
         for consumer in site.consumers:
@@ -126,6 +133,15 @@ class _Writer:
         kept = [i for i in self._graph.initializer if i.name in read]
         del self._graph.initializer[:]
         self._graph.initializer.extend(kept)
+
+    def _new(self, name: str) -> str:
+        """The name, or the next one that the float graph does not use already."""
+        count, found = 1, name
+        while found in self._taken:
+            count += 1
+            found = f"{name}.{count}"
+        self._taken.add(found)
+        return found
 
     def _constant(self, name: str, values: npt.NDArray[np.generic]) -> None:
         self._graph.initializer.append(numpy_helper.from_array(values, name))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from quantcore.errors import PolicyError
-from quantcore.ir import WEIGHTED_OPS, FloatModel, LayerInfo
+from quantcore.ir import FloatModel, LayerInfo
 from quantcore.policy import CalibrationPolicy, TensorPolicy
+from quantcore.qdq.decisions import Verdict, decide
+from quantcore.qdq.ties import united
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,8 @@ class Site:
         policy: How its range is found and coded.
         consumers: Layers that read the quantized tensor; others keep reading the float one.
         axis: Channel axis of a per-channel range, None per tensor.
+        group: Tensors of one group share one range, merged from all of theirs
+            (`quantcore.qdq.groups.merged`); None where the tensor stands alone.
     """
 
     tensor: str
@@ -26,6 +31,7 @@ class Site:
     policy: TensorPolicy
     consumers: tuple[str, ...]
     axis: int | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,67 +55,137 @@ class Plan:
 def plan(model: FloatModel, policy: CalibrationPolicy) -> Plan:
     """The sites that a policy asks for on a model; reads no image.
 
-    Convolutions and linear layers are quantized (inputs and weights) unless a rule says no, other
-    layers only where a rule says yes (their inputs). A tensor is one site however many quantized
-    layers read it.
+    The policy's rules decide first, its placement profile about everything else. A tensor is one
+    site however many quantized layers read it.
 
     Raises:
         PolicyError: A rule matches nothing, or two rules want one tensor quantized differently.
     """
     policy.check_rules(model.layers)
+    _check_tensor_rules(model, policy)
+    verdicts = decide(model, policy)
     sites: dict[str, Site] = {}
-    decisions = []
+    bound: set[str] = set()
     for layer in model.layers:
-        quantized, reason = _decide(layer, policy)
-        decisions.append(Decision(layer.name, quantized, reason))
-        if quantized:
-            for site in _sites_of(layer, model, policy):
-                sites[site.tensor] = _joined(sites.get(site.tensor), site)
-    return Plan(tuple(sites.values()), tuple(decisions), policy.implementation)
+        verdict = verdicts[layer.name]
+        for site in _sites_of(layer, verdict, model, policy):
+            sites[site.tensor] = _joined(sites.get(site.tensor), site, bound, verdict.weighted)
+            if verdict.weighted:
+                bound.add(site.tensor)
+    for site in _forced(model, policy):
+        sites[site.tensor] = _joined(sites.get(site.tensor), site, bound, False)
+    decisions = tuple(
+        Decision(name, bool(verdict.inputs or verdict.weights), verdict.reason)
+        for name, verdict in verdicts.items()
+    )
+    found = _grouped(model, verdicts, _by_tensor_rules(sites, policy))
+    return Plan(found, decisions, policy.implementation)
 
 
-def _decide(layer: LayerInfo, policy: CalibrationPolicy) -> tuple[bool, str]:
-    rule = policy.rule_for(layer)
-    if rule is not None:
-        return rule.quantizes(layer), f"rule {rule.match!r}"
-    if layer.op in WEIGHTED_OPS:
-        return True, f"{layer.op} is quantized by default"
-    return False, f"{layer.op} is float unless a rule quantizes it"
-
-
-def _sites_of(layer: LayerInfo, model: FloatModel, policy: CalibrationPolicy) -> list[Site]:
+def _sites_of(
+    layer: LayerInfo, verdict: Verdict, model: FloatModel, policy: CalibrationPolicy
+) -> list[Site]:
+    if not verdict.inputs and not verdict.weights:
+        return []
     rule = policy.rule_for(layer)
     activations = (rule.activations if rule else None) or policy.activations
     weights = (rule.weights if rule else None) or policy.weights
-    if activations.granularity != "per_tensor":
-        raise PolicyError(
-            f"layer {layer.name!r}: per-channel activations cannot be written as Q/DQ that an "
-            "engine runs; set activations.granularity to per_tensor"
-        )
-    for tensor_policy in (activations, weights):
-        if not tensor_policy.symmetric or tensor_policy.bits != 8:
-            raise PolicyError(
-                f"layer {layer.name!r}: Q/DQ graphs are written with symmetric 8-bit codes; set "
-                "`bits: 8` and `symmetric: true`"
-            )
-    found = [Site(t, "activation", activations, (layer.name,)) for t in dict.fromkeys(layer.inputs)]
-    for tensor in layer.weights:
+    _check_writable(f"layer {layer.name!r}", activations, weights)
+    found = [Site(t, "activation", activations, (layer.name,)) for t in verdict.inputs]
+    for tensor in verdict.weights:
         axis = channel_axis(layer, model) if weights.granularity == "per_channel" else None
         found.append(Site(tensor, "weight", weights, (layer.name,), axis))
     return found
 
 
-def _joined(old: Site | None, new: Site) -> Site:
-    """One site for a tensor that several layers read."""
+def _check_writable(where: str, activations: TensorPolicy, weights: TensorPolicy) -> None:
+    if activations.granularity != "per_tensor":
+        raise PolicyError(
+            f"{where}: per-channel activations cannot be written as Q/DQ that an "
+            "engine runs; set activations.granularity to per_tensor"
+        )
+    for tensor_policy in (activations, weights):
+        if not tensor_policy.symmetric or tensor_policy.bits != 8:
+            raise PolicyError(
+                f"{where}: Q/DQ graphs are written with symmetric 8-bit codes; set "
+                "`bits: 8` and `symmetric: true`"
+            )
+
+
+def _joined(old: Site | None, new: Site, bound: set[str], weighted: bool) -> Site:
+    """One site for a tensor that several layers read.
+
+    Args:
+        old: What there is, if anything.
+        new: What one more layer asks for.
+        bound: Tensors whose policy is settled by a layer with weights or by a rule.
+        weighted: Whether the new one settles it.
+    """
     if old is None:
         return new
-    if (old.policy, old.axis, old.role) != (new.policy, new.axis, new.role):
+    consumers = (*old.consumers, *(c for c in new.consumers if c not in old.consumers))
+    if not weighted:
+        return replace(old, consumers=consumers)
+    if new.tensor in bound and (old.policy, old.axis, old.role) != (new.policy, new.axis, new.role):
         raise PolicyError(
             f"tensor {new.tensor!r} feeds {', '.join(old.consumers)} and {new.consumers[0]}, which "
             "the rules quantize differently; one tensor has one Q/DQ pair, so match them alike"
         )
-    consumers = (*old.consumers, *(c for c in new.consumers if c not in old.consumers))
-    return Site(old.tensor, old.role, old.policy, consumers, old.axis)
+    return replace(new, consumers=consumers)
+
+
+def _check_tensor_rules(model: FloatModel, policy: CalibrationPolicy) -> None:
+    names = {name for node in model.proto.graph.node for name in (*node.input, *node.output)}
+    for rule in policy.layers:
+        if rule.match.startswith("tensor:") and not any(map(rule.matches_tensor, names)):
+            raise PolicyError(
+                f"layers: rule {rule.match!r} matches no tensor of this model; `quantcore layers "
+                "--json` shows the tensors of every layer"
+            )
+
+
+def _forced(model: FloatModel, policy: CalibrationPolicy) -> Iterator[Site]:
+    """Activations that a `tensor:` rule quantizes, for everything that reads them."""
+    readers: dict[str, list[str]] = {}
+    for node in model.proto.graph.node:
+        for name in dict.fromkeys(i for i in node.input if i not in model.initializers):
+            readers.setdefault(name, []).append(node.name)
+    for tensor, consumers in readers.items():
+        rule = policy.rule_for_tensor(tensor)
+        if rule is not None and rule.quantize:
+            yield Site(tensor, "activation", policy.activations, tuple(consumers))
+
+
+def _by_tensor_rules(sites: dict[str, Site], policy: CalibrationPolicy) -> list[Site]:
+    """The sites after the `tensor:` rules, which come last because they name one tensor."""
+    found = []
+    for site in sites.values():
+        rule = policy.rule_for_tensor(site.tensor)
+        if rule is None:
+            found.append(site)
+        elif rule.quantize is not False:
+            own = rule.activations if site.role == "activation" else rule.weights
+            if own is not None:
+                weights = own if site.role == "weight" else policy.weights
+                activations = own if site.role == "activation" else policy.activations
+                _check_writable(f"tensor {site.tensor!r}", activations, weights)
+            found.append(replace(site, policy=own or site.policy))
+    return found
+
+
+def _grouped(
+    model: FloatModel, verdicts: dict[str, Verdict], sites: list[Site]
+) -> tuple[Site, ...]:
+    """The sites with the groups that layers of equal scales make of them."""
+    there = {site.tensor for site in sites}
+    ties = []
+    for layer in model.layers:
+        verdict = verdicts[layer.name]
+        tie = [t for t in (*verdict.inputs, *layer.outputs) if t in there]
+        if verdict.tied and len(tie) > 1:
+            ties.append(tie)
+    groups = united(ties)
+    return tuple(replace(site, group=groups.get(site.tensor)) for site in sites)
 
 
 def channel_axis(layer: LayerInfo, model: FloatModel) -> int:

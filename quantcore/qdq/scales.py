@@ -30,9 +30,9 @@ def symmetric_scale(found: TensorRange, bits: int = 8) -> npt.NDArray[np.float32
     """
     amax = found.amax_array.astype(np.float32)
     scale = np.asarray(amax / np.float32(2 ** (bits - 1) - 1), dtype=np.float32)
-    if ((scale == 0) & (amax > 0)).any() or not np.isfinite(scale).all():
+    if ((scale == 0) & (found.amax_array > 0)).any() or not np.isfinite(scale).all():
         raise RangeError(f"the range {found.amax} has no float32 scale")
-    return np.where(amax == 0, np.float32(1), scale).astype(np.float32)
+    return np.where(found.amax_array == 0, np.float32(1), scale).astype(np.float32)
 
 
 def quantize(

@@ -13,7 +13,7 @@ def render(record: RunRecord) -> str:
         loader=PackageLoader("quantcore.report"), autoescape=True, trim_blocks=True
     )
     data = record.to_dict()
-    columns = [("float", data["float"]), *((v["backend"], v) for v in data["variants"])]
+    columns = [(variant.name, variant.to_dict()) for variant in (*record.floats, *record.variants)]
     classes = sorted(data["float"]["per_class"])
     best = max((v["map"] or 0.0 for _, v in columns), default=0.0) or 1.0
     slowest = max((v["latency_ms"]["p50"] for _, v in columns), default=0.0) or 1.0

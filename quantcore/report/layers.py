@@ -33,7 +33,7 @@ def rows(model: FloatModel, plan: Plan, backends: list[BackendPlugin]) -> list[d
             "observers": {
                 tensor: _observer(sites[tensor])
                 for tensor in (*layer.inputs, *layer.weights)
-                if decisions[layer.name].quantized and tensor in sites
+                if tensor in sites and layer.name in sites[tensor].consumers
             },
             "frameworks": {b.name: _framework(b, layer) for b in backends},
         }

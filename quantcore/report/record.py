@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from quantcore.analysis.agreement import Audit
@@ -76,7 +76,7 @@ class Variant:
     @property
     def name(self) -> str:
         """How the variant is called in tables."""
-        return self.backend or "float"
+        return f"{self.backend or 'float'} on {self.evaluated.engine}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -97,9 +97,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Failure:
-    """A backend that did not make it, and why."""
+    """A backend, or its graph on one engine, that did not make it, and why."""
 
     backend: str
+    engine: str | None
     error: str
 
 
@@ -111,9 +112,9 @@ class RunRecord:
         model: Model name.
         weights: File that was read.
         data: Folder that was read.
-        float_model: The unquantized model.
-        variants: One for each backend that finished.
-        failures: The others.
+        floats: The unquantized model, on each engine.
+        variants: What each backend made of it, on each engine.
+        failures: What did not finish.
         thresholds: Every backend's activation thresholds and their ratios to the first backend's.
         host: Processor, cores, operating system, Python.
     """
@@ -121,7 +122,7 @@ class RunRecord:
     model: str
     weights: str
     data: str
-    float_model: Variant
+    floats: tuple[Variant, ...]
     variants: tuple[Variant, ...]
     failures: tuple[Failure, ...] = ()
     thresholds: tuple[Mapping[str, Any], ...] = ()
@@ -135,8 +136,9 @@ class RunRecord:
             "weights": self.weights,
             "data": self.data,
             "host": dict(self.host),
-            "float": self.float_model.to_dict(),
+            "float": self.floats[0].to_dict(),
+            "floats": [variant.to_dict() for variant in self.floats],
             "variants": [variant.to_dict() for variant in self.variants],
             "thresholds": [dict(row) for row in self.thresholds],
-            "failures": [{"backend": f.backend, "error": f.error} for f in self.failures],
+            "failures": [asdict(failure) for failure in self.failures],
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
@@ -25,23 +27,21 @@ def console() -> Console:
 
 def comparison(record: RunRecord) -> Table:
     """The table that `compare` ends with: a column for each variant."""
-    baseline = record.float_model
-    table = Table(
-        title=f"{record.model}, float and quantized, on {baseline.evaluated.engine}",
-        title_justify="left",
-    )
+    table = Table(title=f"{record.model}, float and quantized", title_justify="left")
     table.add_column("")
-    columns = [_column(variant, baseline) for variant in (baseline, *record.variants)]
-    for variant in (baseline, *record.variants):
+    variants = (*record.floats, *record.variants)
+    columns = [_column(variant, record.floats) for variant in variants]
+    for variant in variants:
         table.add_column(variant.name, justify="right", overflow="fold")
     for name in columns[0]:
         table.add_row(name, *(column[name] for column in columns))
     return table
 
 
-def _column(variant: Variant, baseline: Variant) -> dict[str, str]:
+def _column(variant: Variant, floats: Sequence[Variant]) -> dict[str, str]:
     detection, latency = variant.evaluated.detection, variant.evaluated.latency
-    base = baseline.evaluated.detection.map
+    same = (f for f in floats if f.evaluated.engine == variant.evaluated.engine)
+    base = next(same, floats[0]).evaluated.detection.map
     quantized = variant.backend is not None
     change = None
     if quantized and detection.map is not None and base is not None:

@@ -29,6 +29,7 @@ class PytorchQuantizationBackend(BackendPlugin):
             "mse": _SEARCH,
         },
         weight_observers={"max": frozenset()},
+        implementations=frozenset({"native", "portable"}),
         simulate=True,
         devices=("cpu", "cuda"),
     )

@@ -1,0 +1,1 @@
+"""Portable observers: the same ranges from the same activations, whoever computed them."""

@@ -1,0 +1,44 @@
+"""Checking Q/DQ graphs, of quantcore or of another tool, against a target's rules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from quantcore.qdq.verify import RULES, Violation, check, load
+from quantcore.report import terminal
+
+
+def verify(
+    qdq: Annotated[Path, typer.Argument(help="Q/DQ ONNX file, of any tool.")],
+    target: Annotated[str, typer.Option(help="Whose rules: tensorrt or onnxruntime.")] = "tensorrt",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """List what breaks a target's rules in a Q/DQ graph; exit code 1 where something does."""
+    found = check(load(qdq), target)
+    failed = sum(violation.counts for violation in found)
+    if as_json:
+        listed = [violation.to_dict() for violation in found]
+        print(json.dumps({"target": target, "violations": listed}, indent=1))
+    else:
+        if found:
+            terminal.console().print(_table(found))
+        rest = f", {len(found) - failed} remarks" if len(found) > failed else ""
+        print(f"{qdq}: {failed or 'no'} violations of the rules of {target}{rest}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _table(found: tuple[Violation, ...]) -> Table:
+    view = Table()
+    for column in ("severity", "rule", "node", "what is wrong", "source"):
+        view.add_column(column, overflow="fold")
+    for one in found:
+        rule = f"{one.rule}: {RULES[one.rule].text}"
+        view.add_row(*map(escape, (one.severity, rule, one.node, one.message, one.source)))
+    return view

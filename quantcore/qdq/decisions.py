@@ -1,0 +1,136 @@
+"""What happens to each layer, and why: the policy's rules first, then the placement profile."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import onnx
+
+from quantcore.ir import FloatModel, LayerInfo
+from quantcore.policy import CalibrationPolicy
+from quantcore.qdq.profiles import PlacementRule
+from quantcore.qdq.topology import Topology, attributes, moves_values
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is quantized of a layer.
+
+    Attributes:
+        reason: The rule that decided.
+        inputs: Activations that it reads quantized.
+        weights: Weights that it reads quantized.
+        tied: Whether its inputs and outputs are to have one range.
+        weighted: Whether it is quantized for its own sake, so that its policy binds the tensor;
+            an add or a concat takes whatever policy the tensor has.
+    """
+
+    reason: str
+    inputs: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    tied: bool = False
+    weighted: bool = True
+
+
+def decide(model: FloatModel, policy: CalibrationPolicy) -> dict[str, Verdict]:
+    """The verdict on every layer, by name in graph order."""
+    court = _Court(model, policy)
+    verdicts = {layer.name: court.open(layer) for layer in model.layers}
+    wanted = {name for verdict in verdicts.values() for name in verdict.inputs}
+    # Against the graph's order: whether a concat is quantized hangs on what comes behind it.
+    for layer in reversed(model.layers):
+        rule = court.rules[layer.name]
+        if rule is not None and rule.action == "residual":
+            verdicts[layer.name] = court.residual(layer, rule, verdicts)
+        elif rule is not None and rule.action == "equal_scales":
+            verdicts[layer.name] = court.equal_scales(layer, rule, verdicts[layer.name], wanted)
+        wanted.update(verdicts[layer.name].inputs)
+    return verdicts
+
+
+class _Court:
+    """A model's layers under a policy."""
+
+    def __init__(self, model: FloatModel, policy: CalibrationPolicy) -> None:
+        self._model = model
+        self._policy = policy
+        self._topology = Topology(model.proto.graph)
+        self._nodes = {node.name: node for node in model.proto.graph.node}
+        weighted = [self._nodes[layer.name] for layer in model.layers if layer.weights]
+        self._behind = self._topology.beyond(weighted, forward=True)
+        self._before = self._topology.beyond(weighted, forward=False)
+        self.rules = {layer.name: self._profile_rule(layer) for layer in model.layers}
+
+    def open(self, layer: LayerInfo) -> Verdict:
+        """The verdict that no other layer's depends on; the rest are float for now."""
+        rule = self._policy.rule_for(layer)
+        decided = rule.decides() if rule is not None else None
+        if rule is not None and decided is not None:
+            reason = f"rule {rule.match!r}"
+            return _whole(layer, reason) if decided else Verdict(reason)
+        found = self.rules[layer.name]
+        reason = self._reason(found) if found else f"{layer.op} is float unless a rule quantizes it"
+        if rule is not None and (rule.activations or rule.weights):
+            reason += f"; how by rule {rule.match!r}"
+        if found is not None and found.action == "quantize":
+            return _whole(layer, reason)
+        return Verdict(reason)
+
+    def residual(
+        self, layer: LayerInfo, rule: PlacementRule, verdicts: dict[str, Verdict]
+    ) -> Verdict:
+        """Of an add, the inputs that its convolution does not write itself."""
+        if self._decided(layer):
+            return verdicts[layer.name]
+        branch = self._topology.fused_branch(self._nodes[layer.name])
+        writer = self._topology.fused_layer(branch) if branch else None
+        if writer is None:
+            return Verdict(f"{self._reason(rule)}; float: no convolution to fuse with")
+        if writer.name not in verdicts or not verdicts[writer.name].inputs:
+            return Verdict(f"{self._reason(rule)}; float: {writer.name} is float")
+        inputs = tuple(i for i in dict.fromkeys(layer.inputs) if i != branch)
+        return Verdict(f"{self._reason(rule)}; fuses with {writer.name}", inputs, weighted=False)
+
+    def equal_scales(
+        self, layer: LayerInfo, rule: PlacementRule, manual: Verdict, wanted: AbstractSet[str]
+    ) -> Verdict:
+        """All inputs, tied to the output, where somebody reads the output quantized."""
+        moves = moves_values(self._nodes[layer.name])
+        if self._decided(layer):
+            return Verdict(manual.reason, manual.inputs, tied=moves and bool(manual.inputs))
+        if not moves:
+            return Verdict(f"{self._reason(rule)}; float: it computes new values")
+        if set(layer.outputs).isdisjoint(wanted):
+            return Verdict(f"{self._reason(rule)}; float: nobody reads it quantized")
+        inputs = tuple(dict.fromkeys(layer.inputs))
+        return Verdict(self._reason(rule), inputs, tied=True, weighted=False)
+
+    def _decided(self, layer: LayerInfo) -> bool:
+        rule = self._policy.rule_for(layer)
+        return rule is not None and rule.decides() is not None
+
+    def _reason(self, rule: PlacementRule) -> str:
+        return f"{self._policy.placement.name}/{rule.name}: {rule.because}"
+
+    def _profile_rule(self, layer: LayerInfo) -> PlacementRule | None:
+        positions = set()
+        if layer.weights:
+            if self._behind.isdisjoint(layer.inputs):
+                positions.add("first")
+            if self._before.isdisjoint(layer.outputs):
+                positions.add("last")
+        channels = self._channels(self._nodes[layer.name]) if layer.weights else None
+        return self._policy.placement.rule_for(layer.op, channels, frozenset(positions))
+
+    def _channels(self, node: onnx.NodeProto) -> int:
+        """The smaller of input and output channels, of one group."""
+        shape = self._model.initializers[node.input[1]].shape
+        groups = int(attributes(node).get("group", 1))
+        if node.op_type in ("Conv", "ConvTranspose"):  # O x I/g x ..., I x O/g x ...
+            return int(min(shape[0] // groups, shape[1]))
+        return int(min(shape[-2:]))
+
+
+def _whole(layer: LayerInfo, reason: str) -> Verdict:
+    return Verdict(reason, tuple(dict.fromkeys(layer.inputs)), layer.weights)

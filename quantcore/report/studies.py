@@ -1,0 +1,85 @@
+"""Studies as tables on the terminal."""
+
+from __future__ import annotations
+
+import math
+
+from rich.table import Table
+
+from quantcore.analysis.accuracy import Estimate
+from quantcore.analysis.mixed import Mixed
+from quantcore.analysis.sensitivity import Sensitivity
+
+#: Rows on the terminal; the JSON has all layers.
+SHOWN = 25
+
+
+def _estimate(found: Estimate, digits: int = 4, sign: str = "+") -> str:
+    if not math.isfinite(found.value):
+        return "-"
+    value, low, high = (f"{v:{sign}.{digits}f}" for v in (found.value, found.low, found.high))
+    return f"{value} ({low} to {high})"
+
+
+def _decibels(value: float) -> str:
+    return "-" if math.isnan(value) else "no error" if value == math.inf else f"{value:.1f}"
+
+
+def sensitivity(found: Sensitivity, shown: int = SHOWN) -> Table:
+    """The most sensitive layers."""
+    title = (
+        f"{found.model}: each layer quantized alone, {found.images} images of {found.split}, float "
+        f"mAP {_estimate(found.float_map, 3, '')}; ranked by {found.method}"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("rank", justify="right")
+    for column in ("layer", "op"):
+        table.add_column(column, overflow="fold")
+    for column in ("M MACs", "mAP lost", "detections lost", "heads, dB", "layer, dB"):
+        table.add_column(column, justify="right")
+    for rank, cost in enumerate(found.layers[:shown], 1):
+        table.add_row(
+            str(rank),
+            cost.layer,
+            cost.op,
+            f"{cost.macs / 1e6:.1f}",
+            _estimate(cost.loss.map_drop),
+            _estimate(cost.loss.detections, sign=""),
+            _decibels(cost.loss.heads_db),
+            _decibels(cost.loss.layer_db),
+        )
+    if len(found.layers) > shown:
+        table.caption = f"{len(found.layers) - shown} layers that cost less are in the JSON"
+    return table
+
+
+def mixed(found: Mixed) -> Table:
+    """The frontier, the chosen set marked."""
+    title = f"{found.model}: layers in float, {found.images} images of {found.split}"
+    table = Table(title=title, title_justify="left")
+    for column in ("", "layers in float", "MACs in INT8", "mAP lost", "detections lost"):
+        table.add_column(column, justify="right")
+    for point in found.frontier:
+        table.add_row(
+            "chosen" if point == found.chosen else "",
+            str(len(point.kept)),
+            f"{point.share:.1%}",
+            _estimate(point.loss.map_drop),
+            _estimate(point.loss.detections, sign=""),
+        )
+    return table
+
+
+def verdict(found: Mixed) -> str:
+    """Whether the target is met, and how near the search came, in one line."""
+    chosen = found.chosen
+    figures = (
+        f"{len(chosen.kept)} layers in float, {chosen.share:.1%} of the MACs in INT8, mAP drop "
+        f"{_estimate(chosen.loss.map_drop)} on {found.split}, judged {chosen.drop:+.4f}"
+    )
+    if found.met:
+        return f"target {found.max_drop:g} met: {figures}"
+    return (
+        f"target {found.max_drop:g} NOT met with {found.min_int8:.0%} of the MACs in INT8; the "
+        f"nearest, {chosen.drop - found.max_drop:.4f} away: {figures}"
+    )
