@@ -144,7 +144,7 @@ class BackendSession(ABC):
                 f"ranges without a site: {extra}"
             )
         for site in plan.sites:
-            check_range(site, ranges[site.tensor], self.model)
+            check_range(site, ranges[site.tensor], self.model, plan.implementation)
         return {site.tensor: ranges[site.tensor] for site in plan.sites}
 
     def _feed(self, sites: Sequence[Site], batches: Iterable[Array], see: See) -> None:

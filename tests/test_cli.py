@@ -277,7 +277,7 @@ def test_the_artifacts_lie_beside_the_report(way: SimpleNamespace) -> None:
 
 def test_comparing_prints_one_table(way: SimpleNamespace) -> None:
     out = way.done["compare"].out
-    assert re.search(rf"float\W+{BACKEND}", out), "one column each"
+    assert re.search(rf"float on \w+\W+{BACKEND} on", out), "one column each"
     assert re.search(r"mAP\W+1\.000\W+\d\.\d\d\d", out)
     assert "report.json" in out
 
@@ -439,7 +439,7 @@ POLICY_MISTAKES = [
     ("layers: [{match: 'neck.*', quantize: false}]", ("'neck.*'", "matches no layer")),
     ("imges: 5", ("unknown key 'imges'", "did you mean 'images'")),
     ("activations: {observer: moving_average}", (BACKEND, "moving_average", "it has")),
-    ("implementation: portable", (BACKEND, "portable")),
+    ("{implementation: portable, activations: {bins: 100}}", ("bins", "power of two")),
     ("activations: {bits: 4}", ("bits",)),
     ("layers: [", ("not YAML",)),
 ]

@@ -73,7 +73,7 @@ def _check_table(model: FloatModel, plan: Plan, table: CalibrationTable) -> None
                 f"the table has no range for {site.role} {site.tensor!r} of layer "
                 f"{site.consumers[0]!r}; calibrate with the policy that quantizes it"
             )
-        check_range(site, table.tensors[site.tensor], model)
+        check_range(site, table.tensors[site.tensor], model, plan.implementation)
 
 
 class _Writer:
