@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import quantcore
-from quantcore.commands import compare, plugins, stages, tables, verify
+from quantcore.commands import compare, engines, plugins, stages, tables, verify
 from quantcore.errors import QuantcoreError
 
 app = typer.Typer(
@@ -49,6 +49,8 @@ app.command("quantize")(stages.quantize)
 app.command("evaluate")(stages.evaluate)
 app.command("diff")(tables.diff)
 app.command("verify")(verify.verify)
+app.command("build")(engines.build)
+app.command("inspect")(engines.inspect)
 
 
 def main() -> None:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import onnx
 
 from quantcore.errors import EngineError
+from quantcore.files import ensure_folder, write_whole
 from quantcore.ir import Array
+from quantcore.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from quantcore.engines.surroundings import Surroundings
 
 API_VERSION = 1
 
@@ -24,10 +33,19 @@ class EngineOptions:
     Attributes:
         threads: CPU threads; None leaves it to the engine.
         exact: Run every node as the graph says, without fusions that change the arithmetic.
+        providers: Where inside the engine graphs run, most wanted first, by the engine's own names
+            (ONNX Runtime's execution providers); none leaves it to the engine.
+        max_batch: Largest batch that an engine with fixed shapes is built for.
+        target: Hardware to build for by the engine's own name (`SM86`); None for this machine's.
+        timing_cache: File in which an engine that times kernels keeps what it learnt.
     """
 
     threads: int | None = None
     exact: bool = False
+    providers: tuple[str, ...] = ()
+    max_batch: int = 1
+    target: str | None = None
+    timing_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -38,11 +56,89 @@ class EngineLayer:
         name: The engine's name for it, the node name where it kept that.
         op: The engine's name of the operation.
         precision: `int8`, `fp16`, `fp32`, ... as really run; None where it cannot be verified.
+        nodes: The ONNX nodes whose work it does, where the engine tells.
     """
 
     name: str
     op: str
     precision: str | None
+    nodes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {**asdict(self), "nodes": list(self.nodes)}
+
+
+@dataclass(frozen=True)
+class Built:
+    """A graph built ahead of time, as an engine hands it over.
+
+    Attributes:
+        content: The plan file.
+        hardware: What it runs on.
+        layers: What it runs, as far as the engine tells without running it.
+    """
+
+    content: bytes
+    hardware: str
+    layers: tuple[EngineLayer, ...] = ()
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """A plan on disk; its JSON form lies beside it.
+
+    Attributes:
+        path: The plan file.
+        engine: Engine name.
+        versions: Of its library.
+        hardware: What the plan runs on.
+        seconds: Wall time of the build.
+        plan_bytes: Its size.
+        onnx_sha256: Of the graph that it was built from.
+        options: It was built with.
+        layers: What it runs; empty where the engine cannot tell here.
+    """
+
+    path: Path
+    engine: str
+    versions: Mapping[str, str]
+    hardware: str
+    seconds: float
+    plan_bytes: int
+    onnx_sha256: str
+    options: EngineOptions
+    layers: tuple[EngineLayer, ...]
+
+    @property
+    def verified(self) -> bool:
+        """Whether the engine told of every layer in which precision it runs.
+
+        A build that succeeds proves nothing about that.
+        """
+        return bool(self.layers) and all(layer.precision for layer in self.layers)
+
+    @property
+    def manifest(self) -> Path:
+        """The JSON file beside the plan."""
+        return self.path.with_name(self.path.name + ".manifest.json")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        options = asdict(self.options)
+        cache = self.options.timing_cache
+        return {
+            "plan": self.path.name,
+            "engine": self.engine,
+            "versions": dict(self.versions),
+            "hardware": self.hardware,
+            "seconds": round(self.seconds, 3),
+            "plan_bytes": self.plan_bytes,
+            "onnx_sha256": self.onnx_sha256,
+            "options": {**options, "timing_cache": cache.name if cache else None},
+            "precision_verified": self.verified,
+            "layers": [layer.to_dict() for layer in self.layers],
+        }
 
 
 class Engine(ABC):
@@ -107,9 +203,15 @@ class Engine(ABC):
 
 
 class EnginePlugin(ABC):
-    """One entry point of group `quantcore.engines`; made with the entry point's name."""
+    """One entry point of group `quantcore.engines`; made with the entry point's name.
+
+    Attributes:
+        builds_ahead: Whether graphs can be built into a file, on a machine that may lack the
+            hardware to run it.
+    """
 
     api_version: ClassVar[int] = API_VERSION
+    builds_ahead: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -125,3 +227,67 @@ class EnginePlugin(ABC):
         Raises:
             EngineError: The engine refuses the graph; names the node where it tells.
         """
+
+    def inspect(self, proto: onnx.ModelProto, options: EngineOptions) -> list[EngineLayer]:
+        """What would really run; empty where this machine cannot tell.
+
+        Raises:
+            EngineError: The engine refuses the graph.
+        """
+        with self.build(proto, options) as engine:
+            return engine.layers()
+
+    def caveat(self) -> str | None:
+        """What to know on this machine before trusting INT8 numbers; None where nothing."""
+        return None
+
+    def explain(self, where: Surroundings) -> str:
+        """Why a layer that is meant to run in INT8 does not: the engine's nearest rule."""
+        return "the engine does not tell"
+
+    def build_ahead(
+        self,
+        proto: onnx.ModelProto,
+        options: EngineOptions,
+        out: Path,
+        progress: Progress | None = None,
+    ) -> BuildReport:
+        """Builds a graph into a file, with a manifest beside it; both whole or not at all.
+
+        Args:
+            proto: The graph.
+            options: How it is built.
+            out: The plan file.
+            progress: Where to report.
+
+        Raises:
+            EngineError: The engine has no such file, or refuses the graph or the options.
+            OutputError: The files cannot be written.
+        """
+        if not self.builds_ahead:
+            raise EngineError(
+                f"engine {self.name!r} keeps no built file: it builds from ONNX whenever it runs"
+            )
+        ensure_folder(out.parent)
+        began = time.perf_counter()
+        built = self._build_ahead(proto, options, progress or Silent())
+        report = BuildReport(
+            out,
+            self.name,
+            self.versions(),
+            built.hardware,
+            time.perf_counter() - began,
+            len(built.content),
+            hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest(),
+            options,
+            built.layers,
+        )
+        write_whole(out, built.content)
+        write_whole(report.manifest, json.dumps(report.to_dict(), indent=1) + "\n")
+        return report
+
+    def _build_ahead(
+        self, proto: onnx.ModelProto, options: EngineOptions, progress: Progress
+    ) -> Built:
+        """Builds a graph; called where `builds_ahead` is set."""
+        raise NotImplementedError

@@ -17,6 +17,7 @@ from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
+from quantcore.engines.audit import audit as int8_audit
 from quantcore.errors import CheckpointError
 from quantcore.evaluation.evaluator import evaluate as run_evaluation
 from quantcore.evaluation.latency import measure
@@ -194,7 +195,10 @@ def evaluate(
             engine, model, dataset, images=how.images, batch_size=batch_size, progress=progress
         )
         latency = measure(engine, noise(model), warmup=how.warmup, runs=how.runs, progress=progress)
-    return Evaluated(detection, latency, how.engine, plugin.versions(), peak_rss_mb())
+        peak = peak_rss_mb()
+        found = int8_audit(plugin, proto, engine.layers())
+    kept = found if found.layers else None
+    return Evaluated(detection, latency, how.engine, plugin.versions(), peak, kept)
 
 
 def save_qdq(qdq: QdqModel, path: Path) -> None:

@@ -142,9 +142,15 @@ def _missing(point: metadata.EntryPoint) -> list[str]:
     """Requirements of the plugin's distribution that are not met, as pip would be told them.
 
     An extra with the plugin's name (`quantcore-ptq[openvino]`) holds what that one plugin needs.
+    Extras `NAME-VARIANT` are other ways; any one will do.
     """
-    requirements = map(Requirement, (point.dist.requires or ()) if point.dist else ())
-    return [_plain(r) for r in requirements if _applies(r, point.name) and not _met(r)]
+    if point.dist is None:
+        return []
+    requirements = list(map(Requirement, point.dist.requires or ()))
+    extras = point.dist.metadata.get_all("Provides-Extra") or []
+    ways = [point.name, *(extra for extra in extras if extra.startswith(f"{point.name}-"))]
+    found = [[_plain(r) for r in requirements if _applies(r, way) and not _met(r)] for way in ways]
+    return next((missing for missing in found if not missing), found[0])
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:

@@ -120,6 +120,8 @@ def demo(
 def _show(record: RunRecord, out: Path) -> None:
     """Prints the comparison; a backend that failed makes the command fail, after the report."""
     terminal.console().print(terminal.comparison(record))
+    for caveat in terminal.caveats(record):
+        print(f"note: {caveat}")
     print(f"{out / 'report.json'} and {out / 'report.html'}: written")
     if record.failures:
         lines = "; ".join(f"{f.backend}: {f.error}" for f in record.failures)

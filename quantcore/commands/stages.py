@@ -159,7 +159,9 @@ def evaluate(
         ensure_folder(out.parent)
     loaded = load_model(model, weights, size, preset)
     proto = pipeline.load_onnx(graph) if graph else loaded.proto
-    how = pipeline.Evaluation(engine, EngineOptions(threads), images, batch_size)
+    how = pipeline.Evaluation(
+        engine, EngineOptions(threads, max_batch=batch_size), images, batch_size
+    )
     found = pipeline.evaluate(
         loaded, proto, pipeline.Data(data, evaluation=split), how, for_console()
     )

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from quantcore.engine import Engine, EngineLayer, EngineOptions, EnginePlugin
+from quantcore.engine import Built, Engine, EngineLayer, EngineOptions, EnginePlugin
+from quantcore.engines.common import HEAVY, names_of_nodes, one_line
+from quantcore.engines.surroundings import Surroundings
 from quantcore.errors import EngineError
 from quantcore.ir import Array
+from quantcore.progress import Progress
+from quantcore.report.host import host
+
+_CPU = "CPUExecutionProvider"
+
+#: Operators whose arithmetic is in 8 bits; ONNX Runtime writes them in place of Q/DQ groups.
+_INTEGER = ("QLinear", "ConvInteger", "MatMulInteger", "QGemm", "DynamicQuantize", "QAttention")
+_FLOAT = int(onnx.TensorProto.FLOAT)
+#: Words of EngineLayer for ONNX element types.
+_WORDS: Mapping[int, str] = {
+    _FLOAT: "fp32",
+    onnx.TensorProto.FLOAT16: "fp16",
+    onnx.TensorProto.BFLOAT16: "bf16",
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.UINT8: "int8",
+}
 
 
 class OnnxRuntimeEngine(EnginePlugin):
-    """Builds inference sessions on the CPU execution provider."""
+    """Builds inference sessions; on the CPU unless other execution providers are asked for."""
+
+    builds_ahead = True
 
     def versions(self) -> Mapping[str, str]:
         """See EnginePlugin."""
@@ -24,32 +47,64 @@ class OnnxRuntimeEngine(EnginePlugin):
 
     def build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
         """See EnginePlugin."""
+        _refuse(options)
         return _Session(proto, options)
+
+    def explain(self, where: Surroundings) -> str:
+        """See EnginePlugin; the pattern is DQ, DQ -> Conv -> Q with an INT32 bias or none."""
+        reasons = []
+        if where.bias == "float":
+            reasons.append("its bias is float")
+        if not where.quantized_output:
+            to = ", ".join(where.followers) or "the graph's output"
+            reasons.append(f"its output goes to {to} instead of QuantizeLinear")
+        if where.op != "Conv" or not reasons:
+            return f"ONNX Runtime has no integer kernel on the CPU for this {where.op}"
+        return f"{'; '.join(reasons)}: not the QLinearConv pattern"
+
+    def _build_ahead(
+        self, proto: onnx.ModelProto, options: EngineOptions, progress: Progress
+    ) -> Built:
+        _refuse(options)
+        session = _Session(proto, options)
+        try:
+            # The file holds layouts chosen for this processor.
+            hardware = str(host()["processor"])
+            content = session.optimized().SerializeToString()
+            return Built(content, hardware, tuple(session.layers()))
+        finally:
+            session.close()
 
 
 class _Session(Engine):
     """One InferenceSession."""
 
     def __init__(self, proto: onnx.ModelProto, options: EngineOptions) -> None:
-        import onnxruntime as ort
-
-        settings = ort.SessionOptions()
-        settings.log_severity_level = 3
-        if options.threads is not None:
-            settings.intra_op_num_threads = options.threads
-        if options.exact:
-            # Without fusions every Q, DQ and Conv runs as the graph says, in float32.
-            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session: Any = ort.InferenceSession(
-                proto.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # the library's own classes all derive from Exception alone
-            raise EngineError(f"ONNX Runtime refuses the graph: {_one_line(error)}") from None
+        self._providers = _providers(options.providers)
+        self._proto = proto
+        self._options = options
+        self._session: Any = self._open(_settings(options, proto))
         images = self._session.get_inputs()[0]
         self.input_name = images.name
         self.input_shape = tuple(d if isinstance(d, int) else None for d in images.shape)
         self.output_names = tuple(o.name for o in self._session.get_outputs())
+
+    def _open(self, settings: Any) -> Any:
+        import onnxruntime as ort
+
+        graph = self._proto.SerializeToString()
+        try:
+            session = ort.InferenceSession(graph, settings, providers=self._providers)
+        except Exception as error:  # the library's own classes all derive from Exception alone
+            raise EngineError(f"ONNX Runtime refuses the graph: {one_line(error)}") from None
+        # A provider that is compiled in but lacks its driver is dropped with a warning only.
+        lost = [name for name in self._providers if name not in session.get_providers()]
+        if lost:
+            raise EngineError(
+                f"execution provider {lost[0]!r} is built into ONNX Runtime but does not start "
+                "here; are its driver and libraries installed?"
+            )
+        return session
 
     def _infer(self, batch: Array) -> list[Array]:
         if self._session is None:
@@ -58,16 +113,125 @@ class _Session(Engine):
             feeds = {self.input_name: np.ascontiguousarray(batch)}
             return list(self._session.run(None, feeds))
         except Exception as error:
-            raise EngineError(f"ONNX Runtime failed: {_one_line(error)}") from None
+            raise EngineError(f"ONNX Runtime failed: {one_line(error)}") from None
 
     def layers(self) -> list[EngineLayer]:
-        """ONNX Runtime does not tell what it fused until it is profiled, so no precision here."""
-        return []
+        """From the graph that ONNX Runtime's own optimizer leaves; on the CPU alone.
+
+        Other providers compile parts of the graph and do not tell in which precision.
+        """
+        if self._session is None:
+            raise EngineError("the engine is closed")
+        reader = _Reader(self._proto, self.optimized())
+        told = self._providers == [_CPU]
+        return [
+            layer if told else replace(layer, precision=None)
+            for layer in map(reader.layer, reader.nodes)
+        ]
+
+    def optimized(self) -> onnx.ModelProto:
+        """The graph after the session's optimizations; a second session writes it to a file."""
+        settings = _settings(self._options, self._proto)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "optimized.onnx"
+            settings.optimized_model_filepath = str(path)
+            self._open(settings)
+            return onnx.load(path)
 
     def close(self) -> None:
         """See Engine."""
         self._session = None
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]
+class _Reader:
+    """Reads the optimized graph: what each node computes, in which precision, and for whom."""
+
+    def __init__(self, given: onnx.ModelProto, optimized: onnx.ModelProto) -> None:
+        self._given = names_of_nodes(given)
+        self._made = {node.name: node for node in given.graph.node}
+        graph = optimized.graph
+        self.nodes = list(graph.node)
+        self._types: dict[str, int] = {i.name: i.data_type for i in graph.initializer}
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            self._types[value.name] = value.type.tensor_type.elem_type
+
+    def layer(self, node: onnx.NodeProto) -> EngineLayer:
+        """One node; to be called in graph order, as types are carried along."""
+        kind = self._type_of(node)
+        for output in node.output:
+            self._types.setdefault(output, kind)
+        integer = node.op_type.startswith(_INTEGER)
+        precision = "int8" if integer else _WORDS.get(kind)
+        origin = self._origin(node.name)
+        nodes = self._fused(node, origin) if origin else ()
+        return EngineLayer(nodes[-1] if nodes else node.name, node.op_type, precision, nodes)
+
+    def _type_of(self, node: onnx.NodeProto) -> int:
+        """Element type that a node computes in: of its output, else what it reads tells."""
+        known = [self._types[n] for n in (*node.output, *node.input) if self._types.get(n)]
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            return self._types.get(node.input[1], _FLOAT)
+        return known[0] if known else 0
+
+    def _fused(self, node: onnx.NodeProto, origin: str) -> tuple[str, ...]:
+        """The nodes from one back to the heavy one whose name the layer should have.
+
+        A Conv that took in its activation is named after the activation's output.
+        """
+        chain = [origin]
+        heavy = any(word in node.op_type for word in HEAVY)
+        while heavy and self._made[chain[-1]].op_type not in HEAVY:
+            before = self._given.get(self._made[chain[-1]].input[0])
+            if before is None:
+                return (origin,)
+            chain.append(before)
+        return tuple(chain)
+
+    def _origin(self, name: str) -> str | None:
+        """The given graph's node; fusions and layout changes append to its name or its output's."""
+        while name:
+            if name in self._given:
+                return self._given[name]
+            name = name[: max(name.rfind("_"), name.rfind("/"), 0)]
+        return None
+
+
+def _refuse(options: EngineOptions) -> None:
+    """Raises EngineError for options that would otherwise be silently left out."""
+    for what in ("target", "timing_cache"):
+        if getattr(options, what):
+            raise EngineError(f"ONNX Runtime takes no {what}")
+
+
+def _providers(wanted: Sequence[str]) -> list[str]:
+    """The execution providers to use; ONNX Runtime itself only warns about unknown ones.
+
+    Raises:
+        EngineError: One is not in this build of ONNX Runtime.
+    """
+    import onnxruntime as ort
+
+    there = ort.get_available_providers()
+    for name in wanted:
+        if name not in there:
+            raise EngineError(
+                f"ONNX Runtime has no execution provider {name!r} here; available: "
+                f"{', '.join(there)}"
+            )
+    return list(wanted) or [_CPU]
+
+
+def _settings(options: EngineOptions, proto: onnx.ModelProto) -> Any:
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    if options.threads is not None:
+        settings.intra_op_num_threads = options.threads
+    if options.exact:
+        # Without fusions every Q, DQ and Conv runs as the graph says, in float32.
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if any(i.data_type == onnx.TensorProto.FLOAT16 for i in proto.graph.initializer):
+        # It would fuse pairs with FP16 scales into integer operators that take none.
+        settings.add_session_config_entry("session.disable_quant_qdq", "1")
+    return settings

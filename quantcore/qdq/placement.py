@@ -104,12 +104,11 @@ def _check_writable(where: str, activations: TensorPolicy, weights: TensorPolicy
             f"{where}: per-channel activations cannot be written as Q/DQ that an "
             "engine runs; set activations.granularity to per_tensor"
         )
-    for tensor_policy in (activations, weights):
-        if not tensor_policy.symmetric or tensor_policy.bits != 8:
-            raise PolicyError(
-                f"{where}: Q/DQ graphs are written with symmetric 8-bit codes; set "
-                "`bits: 8` and `symmetric: true`"
-            )
+    if not activations.symmetric or not weights.symmetric or activations.bits != 8:
+        raise PolicyError(
+            f"{where}: Q/DQ graphs are written with symmetric codes, activations with 8 bits; set "
+            "`symmetric: true`, and `bits: 8` for activations"
+        )
 
 
 def _joined(old: Site | None, new: Site, bound: set[str], weighted: bool) -> Site:

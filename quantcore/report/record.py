@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from quantcore.analysis.agreement import Audit
+from quantcore.engines.audit import Int8Audit
 from quantcore.results import DetectionResult, LatencyResult
 
 FORMAT = "quantcore.report/1"
@@ -22,6 +23,7 @@ class Evaluated:
         engine: Engine name.
         versions: Of its library.
         peak_rss_mb: Of the process that evaluated.
+        int8: Which of the quantized layers the engine really runs in INT8, None for a float graph.
     """
 
     detection: DetectionResult
@@ -29,6 +31,7 @@ class Evaluated:
     engine: str
     versions: Mapping[str, str]
     peak_rss_mb: float
+    int8: Int8Audit | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; the twelve COCO figures lie flat beside the rest."""
@@ -40,6 +43,7 @@ class Evaluated:
             "images_per_second": latency["images_per_second"],
             "latency_batch_size": latency["batch_size"],
             "evaluation_peak_rss_mb": self.peak_rss_mb,
+            "int8": self.int8.to_dict() if self.int8 else None,
         }
 
 

@@ -59,13 +59,17 @@ def mixed(found: Mixed) -> Table:
     table = Table(title=title, title_justify="left")
     for column in ("", "layers in float", "MACs in INT8", "mAP lost", "detections lost"):
         table.add_column(column, justify="right")
-    for point in found.frontier:
+    again = found.unseen
+    if again is not None:
+        table.add_column(f"mAP lost on {again.split}", justify="right")
+    for number, point in enumerate(found.shown):
         table.add_row(
             "chosen" if point == found.chosen else "",
             str(len(point.kept)),
             f"{point.share:.1%}",
             _estimate(point.loss.map_drop),
             _estimate(point.loss.detections, sign=""),
+            *([_estimate(again.losses[number].map_drop)] if again else []),
         )
     return table
 

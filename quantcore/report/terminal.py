@@ -9,6 +9,7 @@ from rich.table import Table
 
 from quantcore.analysis.agreement import Audit
 from quantcore.analysis.difference import TableDifference
+from quantcore.engines.audit import Int8Audit
 from quantcore.registry import PluginInfo
 from quantcore.report.record import Evaluated, RunRecord, Variant
 from quantcore.testing.kit import Outcome
@@ -56,8 +57,21 @@ def _column(variant: Variant, floats: Sequence[Variant]) -> dict[str, str]:
         "peak memory, MB": figure(variant.peak_rss_mb, 0),
         "ONNX file, MB": figure(variant.onnx_bytes / 1e6, 2),
         "Q/DQ pairs": str(sum(variant.pairs.values())) if quantized else "-",
+        "quantized layers in INT8": _int8(variant.evaluated.int8),
         "audit, worst layer, dB": figure(variant.audit.worst_db, 1) if variant.audit else "-",
     }
+
+
+def _int8(found: Int8Audit | None) -> str:
+    if found is None:
+        return "-"
+    return f"{found.int8} of {len(found.layers)}" if found.verified else "not verified"
+
+
+def caveats(record: RunRecord) -> list[str]:
+    """What the engines have to say about INT8 on this machine, each once."""
+    audits = (v.evaluated.int8 for v in record.variants)
+    return list(dict.fromkeys(a.caveat for a in audits if a and a.caveat))
 
 
 def evaluation(found: Evaluated) -> Table:

@@ -1,0 +1,95 @@
+"""Engines by themselves: building a graph into a file, and what an engine really runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from quantcore import pipeline, registry
+from quantcore.commands.options import Engine, Threads
+from quantcore.engine import EngineOptions
+from quantcore.engines.audit import Int8Audit, audit
+from quantcore.engines.audit import inspect as run_audit
+from quantcore.progress import for_console
+from quantcore.report import terminal
+
+Graph = Annotated[Path, typer.Argument(help="ONNX graph, float or Q/DQ.")]
+MaxBatch = Annotated[
+    int, typer.Option(help="Largest batch, for engines with fixed shapes (tensorrt).", min=1)
+]
+Target = Annotated[
+    str | None,
+    typer.Option(help="GPU generation to build for (tensorrt_rtx): SM75, SM86, SM120, ..."),
+]
+Providers = Annotated[
+    list[str] | None,
+    typer.Option("--provider", help="Execution provider (onnxruntime); repeat for several."),
+]
+
+
+def build(
+    graph: Graph,
+    engine: Engine,
+    out: Annotated[Path, typer.Option(help="File to write; its manifest lies beside it.")],
+    threads: Threads = None,
+    max_batch: MaxBatch = 1,
+    target: Target = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="File that keeps kernel timings between builds (tensorrt).")
+    ] = None,
+) -> None:
+    """Build a graph into an engine's own file, where it has one, without running it."""
+    plugin = registry.load_engine(engine)
+    proto = pipeline.load_onnx(graph)
+    options = EngineOptions(threads, max_batch=max_batch, target=target, timing_cache=timing_cache)
+    report = plugin.build_ahead(proto, options, out, for_console())
+    library = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    print(
+        f"{out}: {report.plan_bytes / 1e6:.1f} MB in {report.seconds:.1f} s with {library}; "
+        f"{report.hardware}"
+    )
+    found = audit(plugin, proto, report.layers)
+    print(found.summary() if found.layers else _verified(report.verified))
+    print(f"{report.manifest}: written")
+
+
+def inspect(
+    graph: Graph,
+    engine: Engine,
+    threads: Threads = None,
+    provider: Providers = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show which of the layers that a Q/DQ graph quantizes an engine really runs in INT8."""
+    plugin = registry.load_engine(engine)
+    options = EngineOptions(threads, providers=tuple(provider or ()))
+    found = run_audit(plugin, pipeline.load_onnx(graph), options)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=1))
+        return
+    terminal.console().print(_table(found))
+    print(found.summary())
+
+
+def _verified(verified: bool) -> str:
+    return "every layer's precision is verified" if verified else "built, precision not verified"
+
+
+def _table(found: Int8Audit) -> Table:
+    """A row for each layer that the graph quantizes."""
+    table = Table(title=f"quantized layers on {found.engine}", title_justify="left")
+    for column in ("layer", "operator", "runs as", "precision", "why not INT8"):
+        table.add_column(column, overflow="fold")
+    for layer in found.layers:
+        table.add_row(
+            layer.node,
+            layer.op,
+            layer.runs_as or "-",
+            layer.precision or "not verified",
+            layer.why or "",
+        )
+    return table

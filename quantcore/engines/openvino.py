@@ -1,0 +1,240 @@
+"""OpenVINO as an engine: runs symmetric Q/DQ graphs on the CPU in INT8, and tells what it ran."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+
+from quantcore.engine import Built, Engine, EngineLayer, EngineOptions, EnginePlugin
+from quantcore.engines.common import (
+    HEAVY,
+    PRECISIONS,
+    has_vnni,
+    leading,
+    names_of_nodes,
+    one_line,
+    operators,
+)
+from quantcore.engines.surroundings import Surroundings
+from quantcore.errors import EngineError
+from quantcore.ir import Array
+from quantcore.progress import Progress
+
+#: Entries of the runtime model that run nothing.
+_IDLE = frozenset({"Const", "Input", "Output"})
+#: Layers that OpenVINO puts between others; the node names they carry are of their neighbours.
+_GLUE = frozenset({"Reorder", "Reshape", "Convert", "FakeQuantize"})
+#: Layers with weights.
+_HEAVY_KINDS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
+#: OpenVINO's operators with weights; a bias is an Add of its own behind them.
+_WEIGHTED = frozenset(
+    {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData"}
+    | {"MatMul"}
+)
+#: What OpenVINO appends to the name of a node that it takes apart, or of an output's tensor.
+_SUFFIX = re.compile(r"(/WithoutBiases|_original)$")
+
+
+class OpenVinoEngine(EnginePlugin):
+    """Compiles ONNX graphs as they are for the CPU."""
+
+    builds_ahead = True
+
+    def versions(self) -> Mapping[str, str]:
+        """See EnginePlugin."""
+        import openvino
+
+        return {"openvino": str(openvino.get_version()).partition("-")[0]}
+
+    def build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
+        """See EnginePlugin."""
+        _refuse(options)
+        return _Compiled(proto, options)
+
+    def caveat(self) -> str | None:
+        """See EnginePlugin."""
+        if has_vnni() is not False:
+            return None
+        return (
+            "this processor has no VNNI: OpenVINO's INT8 kernels add pairs of products in 16 bits, "
+            "which saturate; weights calibrated with `bits: 7` are safe"
+        )
+
+    def explain(self, where: Surroundings) -> str:
+        """See EnginePlugin."""
+        if where.op == "ConvTranspose" and where.groups == 1:
+            return "OpenVINO runs a transposed convolution in INT8 only where its kernels allow"
+        if where.behind == "Concat":
+            return (
+                "it reads a Concat of quantized tensors without a Q/DQ pair of its own; OpenVINO "
+                "computes that wrongly in INT8, so it is kept in float"
+            )
+        return "OpenVINO has no INT8 kernel for it, or the graph is run exactly as it stands"
+
+    def _build_ahead(
+        self, proto: onnx.ModelProto, options: EngineOptions, progress: Progress
+    ) -> Built:
+        _refuse(options)
+        engine = _Compiled(proto, options)
+        try:
+            return Built(engine.exported(), engine.hardware(), tuple(engine.layers()))
+        finally:
+            engine.close()
+
+
+class _Compiled(Engine):
+    """One model, compiled for batch 1 at once and for any batch when one comes."""
+
+    def __init__(self, proto: onnx.ModelProto, options: EngineOptions) -> None:
+        import openvino
+
+        self._core: Any = openvino.Core()
+        self._settings = _settings(options)
+        self._ops, self._names = operators(proto), names_of_nodes(proto)
+        try:
+            self._model: Any = self._core.read_model(proto.SerializeToString())
+            if "QuantizeLinear" in self._ops.values() and not options.exact:
+                _guard(self._model)
+            images = self._model.input(0)
+            shape = images.partial_shape
+            self.input_name = images.get_any_name()
+            self.input_shape = tuple(d.get_length() if d.is_static else None for d in shape)
+            self.output_names = tuple(o.name for o in proto.graph.output)
+            # A fixed shape runs about a tenth faster than a dynamic one.
+            self._one: Any = self._compile((1, *self.input_shape[1:]))
+        except Exception as error:  # the library raises bare RuntimeErrors and its own
+            raise EngineError(f"OpenVINO refuses the graph: {one_line(error)}") from None
+        self._requests: dict[bool, Any] = {}
+
+    def _compile(self, shape: tuple[int | None, ...] | None) -> Any:
+        model = self._model.clone()
+        if shape is not None and self.input_shape[0] is None:
+            model.reshape([-1 if size is None else size for size in shape])
+        return self._core.compile_model(model, "CPU", self._settings)
+
+    def _request(self, batch: int) -> Any:
+        fixed = batch == 1 or self.input_shape[0] is not None
+        if fixed not in self._requests:
+            compiled = self._one if fixed else self._compile(None)
+            self._requests[fixed] = compiled.create_infer_request()
+        return self._requests[fixed]
+
+    def _infer(self, batch: Array) -> list[Array]:
+        if self._core is None:
+            raise EngineError("the engine is closed")
+        try:
+            request = self._request(len(batch))
+            request.infer([np.ascontiguousarray(batch)], share_inputs=True)
+            # Copies: the request writes the next batch into the same memory.
+            return [
+                np.array(request.get_output_tensor(number).data)
+                for number in range(len(self.output_names))
+            ]
+        except Exception as error:
+            raise EngineError(f"OpenVINO failed: {one_line(error)}") from None
+
+    def layers(self) -> list[EngineLayer]:
+        """From the runtime model: what the compiler really chose for every layer."""
+        if self._core is None:
+            raise EngineError("the engine is closed")
+        found = []
+        for operation in self._one.get_runtime_model().get_ordered_ops():
+            facts = {key: _text(value) for key, value in dict(operation.get_rt_info()).items()}
+            kind = facts.get("layerType", operation.get_type_name())
+            if kind in _IDLE:
+                continue
+            origins = [_SUFFIX.sub("", n) for n in facts.get("originalLayersNames", "").split(",")]
+            known = (self._names.get(n) for n in origins)
+            nodes = tuple(dict.fromkeys(n for n in known if n is not None))
+            if kind not in _HEAVY_KINDS:
+                # A bias that was not fused still carries its convolution's name.
+                nodes = tuple(n for n in nodes if self._ops[n] not in HEAVY)
+            name = None if kind in _GLUE else leading(nodes, self._ops)
+            precision = facts.get("runtimePrecision", "").lower()
+            found.append(
+                EngineLayer(
+                    name or operation.get_friendly_name(),
+                    kind,
+                    PRECISIONS.get(precision),
+                    nodes if name else (),
+                )
+            )
+        return found
+
+    def exported(self) -> bytes:
+        """The compiled model, for `Core.import_model`."""
+        try:
+            return bytes(self._one.export_model().getvalue())
+        except Exception as error:
+            raise EngineError(f"OpenVINO cannot save the model: {one_line(error)}") from None
+
+    def hardware(self) -> str:
+        """The processor that the model is compiled for."""
+        name = self._core.get_property("CPU", "FULL_DEVICE_NAME")
+        able = ", ".join(sorted(self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")))
+        return f"{name} ({able})"
+
+    def close(self) -> None:
+        """See Engine."""
+        self._requests = {}
+        self._core = self._model = self._one = None
+
+
+def _refuse(options: EngineOptions) -> None:
+    """Raises EngineError for options that would otherwise be silently left out."""
+    for what in ("providers", "target", "timing_cache"):
+        if getattr(options, what):
+            raise EngineError(f"OpenVINO runs on this machine's CPU and takes no {what}")
+
+
+def _guard(model: Any) -> None:
+    """Keeps OpenVINO from moving scales to where it loses them.
+
+    Of a Q/DQ graph, 2026.4 silently computes wrong what stands behind a Concat of 8-bit tensors
+    that a convolution reads (YOLOv5n fell from mAP 0.33 to 0.03), and behind a convolution without
+    bias that has several readers. A maximum with the smallest float changes no value, and scales
+    are not moved through it: such a tensor is then in float, and the convolutions around it stay
+    in INT8.
+    """
+    for node in model.get_ops():
+        kind = node.get_type_name()
+        readers = list(node.output(0).get_target_inputs()) if node.get_output_size() else []
+        shared = kind in _WEIGHTED and len(readers) > 1
+        if (shared or kind == "Concat") and node.get_output_element_type(0).is_real():
+            _shield(node.output(0), readers)
+
+
+def _shield(tensor: Any, readers: list[Any]) -> None:
+    """Puts the maximum between a tensor and its readers."""
+    from openvino import opset13
+
+    dtype = tensor.get_element_type().to_dtype()
+    smallest = opset13.constant(np.full(1, np.finfo(dtype).min, dtype))
+    shield = opset13.maximum(tensor, smallest)
+    for reader in readers:
+        # The network's outputs keep their names.
+        if reader.get_node().get_type_name() != "Result":
+            reader.replace_source_output(shield.output(0))
+
+
+def _settings(options: EngineOptions) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        # Float layers stay FP32 on processors where OpenVINO would take bfloat16 by itself.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    if options.threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = options.threads
+    if options.exact:
+        # Without these passes Q and DQ are run as they stand and convolutions between them in FP32.
+        settings["LP_TRANSFORMS_MODE"] = "NO"
+    return settings
+
+
+def _text(value: Any) -> str:
+    """An entry of the runtime info, whose type differs between releases."""
+    return str(value.astype(str) if hasattr(value, "astype") else value)

@@ -1,0 +1,123 @@
+"""Which nodes of a Q/DQ graph are meant to run in INT8, and what stands around each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+
+#: Operators that engines have INT8 kernels for, where data and weight are quantized.
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+#: Nodes that change a tensor's type and nothing else.
+_TYPES_ONLY = ("Cast",)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """A node whose data and weight come from DequantizeLinear, with its neighbours.
+
+    Attributes:
+        node: Name.
+        op: ONNX operator.
+        bias: `float`, `integer` (through a DequantizeLinear), or None without one.
+        followers: Operators that read its output.
+        quantized_output: Whether its output goes into QuantizeLinear and nowhere else.
+        behind: Operator that made the data right before, where no QuantizeLinear did.
+        channels_in: Channels of the data that one weight reads, times the groups.
+        channels_out: Channels that it makes.
+        groups: Of a convolution.
+    """
+
+    node: str
+    op: str
+    bias: str | None
+    followers: tuple[str, ...]
+    quantized_output: bool
+    behind: str | None
+    channels_in: int
+    channels_out: int
+    groups: int
+
+
+def meant_for_int8(proto: onnx.ModelProto) -> list[Surroundings]:
+    """The nodes in graph order whose data and weight are both dequantized codes.
+
+    Data that passes a Concat of dequantized tensors counts, as engines compute it in INT8 too.
+    """
+    graph = _Graph(proto)
+    return [
+        graph.surroundings(node)
+        for node in proto.graph.node
+        if node.op_type in WEIGHTED
+        and graph.dequantized(node.input[0], through=("Concat",))
+        and graph.dequantized(node.input[1])
+    ]
+
+
+class _Graph:
+    """Who makes and who reads each tensor."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self._makers = {tensor: node for node in proto.graph.node for tensor in node.output}
+        self._shapes: Mapping[str, tuple[int, ...]] = {
+            i.name: tuple(i.dims) for i in proto.graph.initializer
+        }
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in proto.graph.node:
+            for tensor in node.input:
+                self._readers.setdefault(tensor, []).append(node)
+
+    def maker(self, tensor: str) -> onnx.NodeProto | None:
+        """The node that makes a tensor, casts left out; None for inputs and constants."""
+        found = self._makers.get(tensor)
+        while found is not None and found.op_type in _TYPES_ONLY:
+            found = self._makers.get(found.input[0])
+        return found
+
+    def dequantized(self, tensor: str, through: tuple[str, ...] = ()) -> bool:
+        """Whether a tensor is dequantized codes, or made of such alone by one of `through`."""
+        maker = self.maker(tensor)
+        if maker is None:
+            return False
+        if maker.op_type in through:
+            return all(self.dequantized(t) for t in maker.input)
+        return maker.op_type == "DequantizeLinear"
+
+    def surroundings(self, node: onnx.NodeProto) -> Surroundings:
+        """What stands around a node."""
+        followers = [n.op_type for t in node.output for n in self._readers.get(t, ())]
+        attributes = {a.name: a for a in node.attribute}
+        groups = int(attributes["group"].i) if "group" in attributes else 1
+        maker = self.maker(node.input[0])
+        behind = maker.op_type if maker is not None else None
+        channels_in, channels_out = self._channels(node, groups)
+        return Surroundings(
+            node.name,
+            node.op_type,
+            self._bias(node),
+            tuple(dict.fromkeys(followers)),
+            bool(followers) and set(followers) == {"QuantizeLinear"},
+            None if behind == "DequantizeLinear" else behind,
+            channels_in,
+            channels_out,
+            groups,
+        )
+
+    def _bias(self, node: onnx.NodeProto) -> str | None:
+        if len(node.input) < 3 or not node.input[2]:
+            return None
+        return "integer" if self.dequantized(node.input[2]) else "float"
+
+    def _channels(self, node: onnx.NodeProto, groups: int) -> tuple[int, int]:
+        """Channels in and out, from the weight's codes; zeros where their shape is not known."""
+        maker = self.maker(node.input[1])
+        shape = self._shapes.get(maker.input[0], ()) if maker is not None else ()
+        if len(shape) < 2:
+            return 0, 0
+        if node.op_type == "Conv":
+            return shape[1] * groups, shape[0]
+        if node.op_type == "ConvTranspose":
+            return shape[0], shape[1] * groups
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        return (shape[1], shape[0]) if transposed else (shape[-2], shape[-1])

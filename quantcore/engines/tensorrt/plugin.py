@@ -1,0 +1,73 @@
+"""The engine plugin; imports TensorRT only when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+
+from quantcore.engine import Built, Engine, EngineLayer, EngineOptions, EnginePlugin
+from quantcore.engines.surroundings import Surroundings
+from quantcore.engines.tensorrt import cuda
+from quantcore.errors import EngineError
+from quantcore.progress import Progress, Silent
+
+
+class TensorRtEngine(EnginePlugin):
+    """Builds with `tensorrt` (8.6 and later) or `tensorrt_rtx`; runs where there is a GPU."""
+
+    builds_ahead = True
+
+    def versions(self) -> Mapping[str, str]:
+        """See EnginePlugin."""
+        from quantcore.engines.tensorrt.library import trt
+
+        return {trt.__name__: str(trt.__version__)}
+
+    def build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
+        """See EnginePlugin; without a GPU this is refused before any time is spent."""
+        from quantcore.engines.tensorrt.builder import build_plan
+        from quantcore.engines.tensorrt.library import trt
+        from quantcore.engines.tensorrt.session import Session
+
+        gpu = cuda.gpu()
+        if isinstance(gpu, cuda.NoGpu):
+            raise EngineError(
+                f"{trt.__name__} {trt.__version__} cannot run a graph here: {gpu.reason}; "
+                f"`quantcore build GRAPH --engine {self.name} --out FILE` builds it ahead of time"
+            )
+        return Session(build_plan(proto, options, Silent()))
+
+    def inspect(self, proto: onnx.ModelProto, options: EngineOptions) -> list[EngineLayer]:
+        """See EnginePlugin; without a GPU the graph is built all the same, and nothing claimed."""
+        return list(self._build_ahead(proto, options, Silent()).layers)
+
+    def explain(self, where: Surroundings) -> str:
+        """See EnginePlugin; TensorRT takes whichever kernel its timing found fastest."""
+        if where.bias == "integer":
+            return "the bias is quantized, which TensorRT does not fuse; leave it float"
+        if min(where.channels_in, where.channels_out) < 16:
+            return (
+                f"{where.channels_in} to {where.channels_out} channels: below 16 INT8 kernels "
+                "are rarely the fastest"
+            )
+        if where.groups > 1:
+            return f"{where.groups} groups: grouped convolutions have few INT8 kernels"
+        return "the library timed a float kernel as the fastest, or has none in INT8 here"
+
+    def _build_ahead(
+        self, proto: onnx.ModelProto, options: EngineOptions, progress: Progress
+    ) -> Built:
+        from quantcore.engines.tensorrt.builder import build_plan
+        from quantcore.engines.tensorrt.session import Session
+
+        plan = build_plan(proto, options, progress)
+        gpu = cuda.gpu()
+        if isinstance(gpu, cuda.NoGpu):
+            # A plan that builds proves nothing about the kernels in it: no layers are claimed.
+            where = options.target or "the library's default set of GPUs"
+            return Built(plan, f"built for {where}, without a GPU")
+        if options.target not in (None, "CURRENT"):
+            return Built(plan, f"built for {options.target} on {gpu.name}")
+        with Session(plan) as session:
+            return Built(plan, gpu.name, tuple(session.layers()))
