@@ -1,0 +1,1 @@
+"""PaddlePaddle's post-training quantization as a quantcore backend."""

@@ -1,0 +1,108 @@
+"""Keeping what Paddle does to its process to itself; imports no framework."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+#: Environment variables that Paddle writes while it is imported. OMP_NUM_THREADS=1
+#: (base/__init__.py:152-166 of 3.3.1) would slow every later child process down.
+_WRITTEN = ("OMP_NUM_THREADS", "CUSTOM_DEVICE_ROOT")
+
+#: Paddle's loggers that tell each step of a search, on handlers of their own.
+_CHATTY = ("paddle.static.quantization.cal_kl_threshold",)
+
+
+@contextlib.contextmanager
+def contained_import() -> Iterator[None]:
+    """Undoes what the first import of Paddle does to its process.
+
+    Paddle 3.3.1 gives the root logger a handler and level INFO, writes environment variables,
+    warns about a missing ccache (utils/cpp_extension/extension_utils.py:709-712) and takes over
+    the fatal signals, so that a terminated process ends in a page of C++ trace. None of that is
+    wanted by a program that merely has Paddle as a backend. A program that had imported Paddle
+    before keeps what it has.
+    """
+    if "paddle" in sys.modules:
+        yield
+        return
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    environment = {name: os.environ.get(name) for name in _WRITTEN}
+    terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        for name, value in environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _restore_signals(terminate)
+
+
+def _restore_signals(terminate: object) -> None:
+    paddle = sys.modules.get("paddle")
+    if paddle is None or not hasattr(paddle, "disable_signal_handler"):
+        return  # the import failed
+    paddle.disable_signal_handler()
+    if terminate is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)  # type: ignore[arg-type]
+
+
+def _glibc() -> Any:
+    """The C library where it is glibc, else None."""
+    library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    return library if hasattr(library, "malloc_trim") and hasattr(library, "mallopt") else None
+
+
+_GLIBC = _glibc()
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
+
+
+@contextlib.contextmanager
+def steady_memory() -> Iterator[None]:
+    """Keeps the process from growing over the batches; around each of them.
+
+    Paddle takes every CPU tensor from malloc and frees it again. glibc keeps what lies between two
+    living blocks, so that 80 images peaked a fifth above 20 although nothing more was alive. The
+    largest tensors get pages of their own, and what is free at the end of a batch goes back to
+    the system. Afterwards the threshold is the one that glibc itself settles at.
+    """
+    if _GLIBC is None:
+        yield
+        return
+    _GLIBC.mallopt(_MMAP_THRESHOLD, 16 * 2**20)
+    try:
+        yield
+    finally:
+        _GLIBC.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
+        _GLIBC.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Paddle's log lines and advice about its own code from the user's terminal."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled

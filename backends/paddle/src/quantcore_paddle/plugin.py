@@ -1,0 +1,45 @@
+"""The entry point: what the backend can do; the framework is imported when a model is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from quantcore.backend import BackendPlugin, BackendSession, Capabilities, FrameworkLayer
+from quantcore.ir import FloatModel, LayerInfo
+from quantcore.registry import versions_of
+from quantcore_paddle.containment import contained_import
+from quantcore_paddle.layer_map import framework_layer
+
+
+class PaddleBackend(BackendPlugin):
+    """Calibrates with Paddle's PTQ quantizers around a paddle.nn.Layer."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        activation_observers={
+            "max": frozenset(),
+            "percentile": frozenset({"percentile", "bins"}),
+            # Paddle's search has a fixed start (half of amax) and stride (1); it has no mse.
+            "entropy": frozenset({"bins"}),
+            "moving_average": frozenset({"momentum"}),
+        },
+        weight_observers={"max": frozenset()},
+        implementations=frozenset({"native", "portable"}),
+        simulate=True,
+        devices=("cpu", "cuda"),
+    )
+
+    def versions(self) -> Mapping[str, str]:
+        """See BackendPlugin; NumPy counts Paddle's histograms."""
+        return versions_of(("paddlepaddle", "numpy"))
+
+    def framework_layer(self, layer: LayerInfo) -> FrameworkLayer | None:
+        """See BackendPlugin."""
+        return framework_layer(layer)
+
+    def open(self, model: FloatModel, device: str = "auto") -> BackendSession:
+        """See BackendPlugin."""
+        with contained_import():
+            from quantcore_paddle.session import Session
+
+        return Session(self.name, model, self.capabilities, device)
