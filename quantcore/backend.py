@@ -130,6 +130,7 @@ class BackendSession(ABC):
             BackendError: The framework failed.
         """
         check_capabilities(self.name, self.capabilities, plan)
+        self._applied = False  # a calibration takes quantizers out that a table put in
         watched = self.progress.track(batches, f"{self.name}: calibrating")
         if plan.implementation == "portable":
             ranges = observe(plan, self.model, lambda see: self._feed(plan.sites, watched, see))

@@ -13,7 +13,7 @@ from quantcore.errors import CapabilityError
 from quantcore.ir import Array, FloatModel
 from quantcore.qdq.placement import Site
 from quantcore.table import TensorRange
-from quantcore_paddle.containment import quiet, steady_memory
+from quantcore_paddle.containment import keep_memory_steady, quiet, return_memory
 from quantcore_paddle.network import Network
 from quantcore_paddle.observers import Observer, check_parameters, observer_of
 from quantcore_paddle.quanted import quanter_dequanter, weight_axis
@@ -37,6 +37,11 @@ class Session(BackendSession):
         self.device = _device(name, device)
         with self._working():
             self.network = Network(model)
+        keep_memory_steady(True)
+
+    def close(self) -> None:
+        """See BackendSession."""
+        keep_memory_steady(False)
 
     def _forward(self, batch: Array) -> Sequence[Array]:
         with self.network.unquantized():
@@ -68,8 +73,10 @@ class Session(BackendSession):
     def _run(
         self, batch: Array, replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None
     ) -> list[Array]:
-        with steady_memory(), self._working():
-            return [head.numpy() for head in self.network(paddle.to_tensor(batch), replace)]
+        with self._working():
+            heads = [head.numpy() for head in self.network(paddle.to_tensor(batch), replace)]
+        return_memory()
+        return heads
 
     def _observe(
         self, sites: Sequence[Site], batches: Iterable[Array]
