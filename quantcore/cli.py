@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import quantcore
-from quantcore.commands import compare, engines, plugins, stages, tables, verify
+from quantcore.commands import compare, engines, plugins, stages, study, tables, verify
 from quantcore.errors import QuantcoreError
 
 app = typer.Typer(
@@ -51,6 +51,8 @@ app.command("diff")(tables.diff)
 app.command("verify")(verify.verify)
 app.command("build")(engines.build)
 app.command("inspect")(engines.inspect)
+app.command("sensitivity")(study.sensitivity)
+app.command("mixed")(study.mixed)
 
 
 def main() -> None:

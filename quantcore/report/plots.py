@@ -14,6 +14,9 @@ from quantcore.analysis.sensitivity import LayerCost, Sensitivity
 #: A picture shows the worst layers; the JSON beside it has all.
 SHOWN = 40
 
+#: The frontier shows losses up to so many times the target, and up to so much in any case.
+_MOST, _LEAST = 4, 0.02
+
 _WIDTH, _LEFT, _RIGHT = 960, 260, 130
 _BLUE, _GREY, _RED = "#2f6f9f", "#b3bac2", "#a40e26"
 _TITLES = {
@@ -97,9 +100,11 @@ def frontier(found: Mixed) -> str:
     """Every measured set of layers: share of the MACs in INT8 against the loss of mAP."""
     best = set(found.frontier)
     drops = [e for p in found.points for e in (p.loss.map_drop.low, p.loss.map_drop.high)]
-    y_ticks = _ticks(min([0.0, *drops]), max([found.max_drop, *drops]))
+    # A model that collapses would flatten all the rest; it is drawn at the edge.
+    highest = min(max([found.max_drop, *drops]), max(_MOST * found.max_drop, _LEAST))
+    y_ticks = _ticks(min([0.0, *drops]), highest)
     x_ticks = _ticks(min(p.share for p in found.points), 1.0)
-    x, y = _scale(x_ticks, 70, 900), _scale(y_ticks, 430, 60)
+    x, y = _scale(x_ticks, 70, 900), _scale(y_ticks, 430, 60, clip=True)
     dots = [_dot(p, found, p in best, x, y) for p in found.points]
     line = " ".join(f"{x(p.share)},{y(p.loss.map_drop.value)}" for p in found.frontier)
     verdict = "meets" if found.met else "misses"
@@ -153,10 +158,14 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(n * step, 12) for n in range(first, last + 1)]
 
 
-def _scale(ticks: Sequence[float], start: float, end: float) -> Callable[[float], float]:
+def _scale(
+    ticks: Sequence[float], start: float, end: float, clip: bool = False
+) -> Callable[[float], float]:
     low, high = ticks[0], ticks[-1]
 
     def place(value: float) -> float:
+        if clip:
+            value = min(max(value, low), high)
         return round(start + (value - low) / (high - low) * (end - start), 2)
 
     return place

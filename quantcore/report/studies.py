@@ -79,7 +79,8 @@ def verdict(found: Mixed) -> str:
     chosen = found.chosen
     figures = (
         f"{len(chosen.kept)} layers in float, {chosen.share:.1%} of the MACs in INT8, mAP drop "
-        f"{_estimate(chosen.loss.map_drop)} on {found.split}, judged {chosen.drop:+.4f}"
+        f"{_estimate(chosen.loss.map_drop)} on {found.split}, with margin "
+        f"{chosen.drop:+.4f} (confidence {found.confidence:g})"
     )
     if found.met:
         return f"target {found.max_drop:g} met: {figures}"

@@ -1,0 +1,111 @@
+"""What a graph loses against the float model: in mAP, in its own detections, in decibels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quantcore.analysis.losses import agreements
+from quantcore.analysis.resample import Floats, Matches, draws, interval
+from quantcore.analysis.runs import Outcome
+from quantcore.data.coco import CocoDataset
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with the middle 90 % of its bootstrap draws over the images.
+
+    The draws are paired: float model and quantized graph see the same images in each, so that what
+    is hard about an image cancels out.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; None where there is nothing to measure."""
+        pairs = (("value", self.value), ("low", self.low), ("high", self.high))
+        return {name: value if np.isfinite(value) else None for name, value in pairs}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a graph loses against the float model.
+
+    Attributes:
+        map_drop: mAP of the float model less the graph's; NaN without labels.
+        detections: 1 - agreement with the float model's detections, 0..1, no labels needed.
+        heads_db: SQNR of the raw heads over all images; NaN where not measured.
+        layer_db: SQNR of the one quantized layer's output; likewise.
+    """
+
+    map_drop: Estimate
+    detections: Estimate
+    heads_db: float
+    layer_db: float
+
+
+class Judge:
+    """Holds graphs against the float model on the same images.
+
+    Args:
+        dataset: The ground truth.
+        reference: What the float model finds.
+        labels: Whether to measure mAP; where there are none, it cannot be.
+        count: Bootstrap draws.
+    """
+
+    def __init__(
+        self, dataset: CocoDataset, reference: Outcome, labels: bool = True, count: int = 200
+    ) -> None:
+        self._dataset, self._reference = dataset, reference
+        wanted = reference.detections.by_image.keys()
+        # In the order of the annotation file, as `Matches` has them.
+        self._order = [image.id for image in dataset.images if image.id in wanted]
+        known = {a.image_id for a in dataset.annotations}
+        self.labelled = labels and not known.isdisjoint(wanted)
+        self._weights = draws(len(self._order), count)
+        self._float = self._map(reference)
+
+    @property
+    def float_map(self) -> Estimate:
+        """MAP of the float model."""
+        return _estimate(self._float)
+
+    def loss(self, outcome: Outcome) -> Loss:
+        """What a graph loses."""
+        powers = np.asarray([outcome.powers[i] for i in self._order])
+        return Loss(
+            _estimate(self._float - self._map(outcome)),
+            _estimate(self._disagreement(outcome)),
+            _decibels(powers[:, 0], powers[:, 1]),
+            _decibels(powers[:, 2], powers[:, 3]),
+        )
+
+    def _map(self, outcome: Outcome) -> Floats:
+        if not self.labelled:
+            return np.full(len(self._weights), np.nan)
+        return Matches(self._dataset, outcome.detections).score(self._weights)
+
+    def _disagreement(self, outcome: Outcome) -> Floats:
+        found = agreements(self._reference.detections, outcome.detections, self._order)
+        common, total = self._weights @ found[:, 0], self._weights @ found[:, 1]
+        return 1 - np.divide(common, total, out=np.ones_like(common), where=total > 0)
+
+
+def _estimate(values: Floats) -> Estimate:
+    return Estimate(float(values[0]), *interval(values[1:]))
+
+
+def _decibels(signal: Floats, noise: Floats) -> float:
+    """SQNR of the sums over the images that were measured."""
+    known = np.isfinite(noise) & np.isfinite(signal)
+    if not known.any():
+        return float("nan")
+    top, bottom = float(signal[known].sum()), float(noise[known].sum())
+    if bottom == 0:
+        return float("inf")
+    return float(10 * np.log10(top / bottom)) if top > 0 else float("-inf")

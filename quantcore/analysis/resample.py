@@ -1,0 +1,169 @@
+"""The COCO metric on resampled images: how much of a difference in mAP is noise."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quantcore.data.coco import CocoDataset
+from quantcore.evaluation.coco import _ground_truth, _hotcoco
+from quantcore.evaluation.detections import Detections
+
+Floats = npt.NDArray[np.float64]
+
+#: The recalls at which the COCO metric reads the precision, as its implementations make them.
+_RECALLS = np.linspace(0.0, 1.0, 101)
+
+
+#: IoU 0.50, 0.55 .. 0.95.
+_THRESHOLDS = 10
+
+
+@dataclass(frozen=True)
+class _Class:
+    """The detections of one class over all images, best first.
+
+    Attributes:
+        image: Index of each detection's image.
+        hit: IoU threshold x detection: matched to an object.
+        counts: Likewise: neither matched nor ignored counts as a false alarm.
+        objects: Objects in each image.
+    """
+
+    image: npt.NDArray[np.intp]
+    hit: npt.NDArray[np.bool_]
+    counts: npt.NDArray[np.bool_]
+    objects: Floats
+
+
+class Matches:
+    """Detections matched with the ground truth once, scored under any weights of the images.
+
+    mAP is no mean over images, so its noise is found by drawing the images anew (Efron's bootstrap)
+    and accumulating precision and recall again. Matching, which is slow, is the same each time.
+
+    Args:
+        dataset: The ground truth.
+        detections: Its images are those that are scored.
+    """
+
+    def __init__(self, dataset: CocoDataset, detections: Detections) -> None:
+        truth = _ground_truth(dataset, detections)
+        self._images = {image["id"]: n for n, image in enumerate(truth["images"])}
+        present = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}
+        self._classes = []
+        if present:
+            found = _matched(truth, detections, sorted(present))
+            by_class: dict[int, list[dict[str, Any]]] = {c: [] for c in sorted(present)}
+            for entry in found:
+                by_class[entry["category_id"]].append(entry)
+            self._classes = [self._class(entries) for entries in by_class.values()]
+
+    def _class(self, entries: list[dict[str, Any]]) -> _Class:
+        objects = np.zeros(len(self._images))
+        images: list[int] = []
+        for entry in entries:
+            number = self._images[entry["image_id"]]
+            objects[number] = sum(not ignored for ignored in entry["gtIgnore"])
+            images.extend([number] * len(entry["dtScores"]))
+        scores = np.concatenate(
+            [np.asarray(e["dtScores"], float) for e in entries] or [np.empty(0)]
+        )
+        order = np.argsort(-scores, kind="mergesort")
+        hit, ignored = (_stacked(entries, key)[:, order] for key in ("dtMatched", "dtIgnore"))
+        # Behind the last hit nothing changes the result.
+        end = int(np.flatnonzero(hit.any(0))[-1]) + 1 if hit.any() else 0
+        hit, ignored = hit[:, :end], ignored[:, :end]
+        where = np.asarray(images, np.intp)[order[:end]]
+        return _Class(where, hit & ~ignored, ~ignored, objects)
+
+    def score(self, weights: Floats) -> Floats:
+        """MAP (IoU 0.50:0.95, 100 detections a class and image) under each row of weights.
+
+        Args:
+            weights: Draws x images, how often each image counts; images in the order of the
+                annotation file.
+
+        Returns:
+            One figure a draw; NaN where a draw has no object at all.
+        """
+        figures = [_average_precision(entry, weights) for entry in self._classes]
+        if not figures:
+            return np.full(len(weights), np.nan)
+        table = np.stack(figures)
+        known = np.isfinite(table)
+        total = np.where(known, table, 0).sum(0)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(total / known.sum(0))
+
+
+def _stacked(entries: list[dict[str, Any]], key: str) -> npt.NDArray[np.bool_]:
+    """Some flags of the detections of all images, IoU threshold x detection."""
+    flags = (np.asarray(entry[key], bool).reshape(_THRESHOLDS, -1) for entry in entries)
+    return np.concatenate([np.empty((_THRESHOLDS, 0), bool), *flags], axis=1)
+
+
+def _matched(
+    truth: dict[str, Any], detections: Detections, categories: list[int]
+) -> list[dict[str, Any]]:
+    """Hotcoco's matches by image and class, objects of every size."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        evaluation = _hotcoco(truth, detections)
+        evaluation.params.cat_ids = categories
+        evaluation.params.area_rng = [[0.0, 1e10]]
+        evaluation.params.area_rng_lbl = ["all"]
+        evaluation.evaluate()
+        return [entry for entry in evaluation.eval_imgs if entry is not None]
+
+
+def _average_precision(entry: _Class, weights: Floats) -> Floats:
+    """AP of a class, mean over the IoU thresholds, for each row of weights.
+
+    Precision at recall r is the best precision at any recall of r or more, r = 0, 0.01 .. 1. Recall
+    grows at hits alone and precision is best there, so only hits are looked at.
+    """
+    objects = weights @ entry.objects
+    own = weights[:, entry.image]
+    seen = np.cumsum(own, axis=1)
+    result = np.zeros(len(weights))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for hit, counts in zip(entry.hit, entry.counts, strict=True):
+            (at,) = np.nonzero(hit)
+            if not len(at):
+                continue
+            hits = np.cumsum(own[:, at], axis=1)
+            among = seen[:, at]
+            if not counts.all():
+                among = among - np.cumsum(np.where(counts, 0.0, own), axis=1)[:, at]
+            precision = np.where(among > 0, hits / among, 0.0)
+            best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+            steps = np.diff(_recalls_reached(hits / objects[:, None]), axis=1, prepend=0.0)
+            result += (best * steps).sum(1) / len(_RECALLS)
+    return np.where(objects > 0, result / len(entry.hit), np.nan)
+
+
+def _recalls_reached(recall: Floats) -> Floats:
+    """How many of the recalls 0, 0.01 .. 1 are not above the given one; compared in floats."""
+    near = np.nan_to_num(np.rint(recall * (len(_RECALLS) - 1))).astype(np.intp)
+    return np.asarray(near + (_RECALLS[near] <= recall), np.float64)
+
+
+def draws(images: int, count: int = 200, seed: int = 0) -> Floats:
+    """Weights of a bootstrap: the images as they are, then `count` draws with replacement."""
+    random = np.random.default_rng(seed)
+    picks = random.multinomial(images, np.full(images, 1 / images), size=count)
+    return np.concatenate([np.ones((1, images)), picks.astype(np.float64)])
+
+
+def interval(values: Floats, level: float = 0.9) -> tuple[float, float]:
+    """The middle `level` of some draws; NaN where there are none."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

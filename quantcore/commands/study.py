@@ -1,0 +1,160 @@
+"""Studies: which layers quantization hurts, and which to leave in float."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quantcore import pipeline
+from quantcore.analysis import mixed as mixing
+from quantcore.analysis import sensitivity as sensing
+from quantcore.analysis.sensitivity import DEFAULT_METHOD, METHODS, Subject
+from quantcore.commands.options import (
+    DataRoot,
+    EvalImages,
+    Model,
+    PolicyFile,
+    Preset,
+    Size,
+    Weights,
+    load_model,
+    read_policy,
+)
+from quantcore.data.coco import CocoDataset
+from quantcore.errors import UsageError
+from quantcore.files import ensure_folder, write_whole
+from quantcore.ir import FloatModel
+from quantcore.policy import CalibrationPolicy
+from quantcore.progress import for_console
+from quantcore.report import plots, studies, terminal
+from quantcore.table import CalibrationTable
+
+Method = Annotated[str, typer.Option(help=f"What layers are ranked by: {', '.join(METHODS)}.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Images in flight; one on each core by default.", min=1)
+]
+Table = Annotated[Path | None, typer.Option(help="Calibration table, from any backend.")]
+
+
+def sensitivity(
+    model: Model,
+    weights: Weights,
+    data: DataRoot,
+    table: Annotated[Path, typer.Option(help="Calibration table, from any backend.")],
+    out: Annotated[Path, typer.Option(help="Folder for report, picture and journal.")],
+    method: Method = DEFAULT_METHOD,
+    images: EvalImages = None,
+    policy: PolicyFile = None,
+    size: Size = None,
+    preset: Preset = None,
+    split: Annotated[str, typer.Option(help="Split to measure on.")] = pipeline.EVALUATION_SPLIT,
+    workers: Workers = None,
+) -> None:
+    """Quantize one layer at a time and rank the layers by what that costs.
+
+    A run that is interrupted goes on where it stopped when it is started again.
+    """
+    ensure_folder(out)
+    loaded = load_model(model, weights, size, preset)
+    chosen = CalibrationPolicy.load(policy) if policy else None
+    subject = Subject.of(loaded, CalibrationTable.load(table), chosen)
+    dataset = CocoDataset.open(data, split)
+    found = sensing.measure(
+        subject,
+        dataset,
+        split,
+        out,
+        method=method,
+        images=images,
+        workers=workers,
+        progress=for_console(),
+    )
+    _write_sensitivity(found, out)
+    terminal.console().print(studies.sensitivity(found))
+    print(f"{out / 'sensitivity.json'} and {out / 'sensitivity.svg'}: written")
+
+
+def mixed(
+    model: Model,
+    weights: Weights,
+    data: DataRoot,
+    out: Annotated[Path, typer.Option(help="Policy (YAML) to write.")],
+    table: Table = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Backend that makes the table, where none is given.")
+    ] = None,
+    max_drop: Annotated[float, typer.Option(help="The model may lose so much mAP.")] = 0.005,
+    min_int8: Annotated[float, typer.Option(help="Least share of the MACs in INT8, 0..1.")] = 0.8,
+    confidence: Annotated[
+        float, typer.Option(help="How surely the target must be met; 0.5 ignores the noise.")
+    ] = 0.8,
+    top: Annotated[
+        int | None, typer.Option(help="Keep so many most sensitive layers; no search.", min=0)
+    ] = None,
+    method: Method = DEFAULT_METHOD,
+    images: EvalImages = None,
+    policy: PolicyFile = None,
+    size: Size = None,
+    preset: Preset = None,
+    split: Annotated[
+        str, typer.Option(help="Split to search on; keep the evaluation split unseen.")
+    ] = pipeline.CALIBRATION_SPLIT,
+    verify: Annotated[
+        str | None, typer.Option(help="Split to measure the frontier on again, once it is found.")
+    ] = None,
+    workers: Workers = None,
+) -> None:
+    """Find the cheapest set of layers to leave in float; ends with exit code 1 if none will do.
+
+    Report, picture and journal go to a folder beside the policy.
+    """
+    wish = mixing.Wish(max_drop, min_int8, top, confidence=confidence)
+    work = ensure_folder(out.parent / f"{out.stem}.mixed")
+    loaded = load_model(model, weights, size, preset)
+    found_table = _table(loaded, data, table, backend, policy, work)
+    chosen = CalibrationPolicy.load(policy) if policy else None
+    subject = Subject.of(loaded, found_table, chosen)
+    dataset = CocoDataset.open(data, split)
+    bars = for_console()
+    how: Any = {"images": images, "workers": workers, "progress": bars}
+    ranking = sensing.measure(subject, dataset, split, work, method=method, labels=False, **how)
+    _write_sensitivity(ranking, work)
+    found = mixing.find(subject, ranking, dataset, work, wish, say=print, **how)
+    if verify is not None:
+        unseen = CocoDataset.open(data, verify)
+        found = mixing.verify(subject, found, unseen, verify, work, **how)
+    write_whole(work / "mixed.json", found.to_json())
+    write_whole(work / "frontier.svg", plots.frontier(found))
+    write_whole(out, found.policy_yaml())
+    terminal.console().print(studies.mixed(found))
+    print(studies.verdict(found))
+    print(f"{out}: written; report and picture in {work}")
+    if not found.met and top is None:
+        raise typer.Exit(1)
+
+
+def _table(
+    model: FloatModel,
+    data: Path,
+    table: Path | None,
+    backend: str | None,
+    policy: Path | None,
+    work: Path,
+) -> CalibrationTable:
+    """The given table, or one that the backend makes now."""
+    if (table is None) == (backend is None):
+        raise UsageError("give either --table TABLE.json or --backend NAME")
+    if table is not None:
+        return CalibrationTable.load(table)
+    done = pipeline.calibrate(
+        model, read_policy(policy, None), str(backend), pipeline.Data(data), progress=for_console()
+    )
+    done.table.save(work / "table.json")
+    return done.table
+
+
+def _write_sensitivity(found: sensing.Sensitivity, folder: Path) -> None:
+    write_whole(folder / "sensitivity.json", found.to_json())
+    write_whole(folder / "sensitivity.svg", plots.sensitivity(found))

@@ -1,0 +1,128 @@
+"""Figures of the studies: MACs, cuts, the resampled metric, losses, rank correlations."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from quantcore.analysis.losses import agreement, iou
+from quantcore.analysis.macs import int8_share, macs_of, shapes_of
+from quantcore.analysis.prefix import cut, tapped
+from quantcore.analysis.rank import correlation, kendall, ranks, spearman
+from quantcore.analysis.resample import Matches, draws, interval
+from quantcore.data.coco import Annotation, Category, CocoDataset, CocoImage
+from quantcore.evaluation.coco import score
+from quantcore.evaluation.detections import Detections
+from quantcore.ir import FloatModel
+from quantcore.qdq.insertion import insert
+
+
+def test_macs_of_each_kind_of_layer(net: FloatModel) -> None:
+    found = macs_of(net)
+    assert found["m.0.conv"] == 8 * 8 * 8 * 3 * 3 * 3
+    assert found["m.1.conv"] == 8 * 8 * 8 * 8
+    assert found["m.3.up"] == 8 * 8 * 6 * 5 * 2 * 2
+    assert found["m.5.add"] == found["m.6"] == 0
+    assert int8_share(found, found) == 1.0
+    assert int8_share(found, []) == 0.0
+
+
+def test_grouped_and_linear_macs(build: Callable[..., FloatModel]) -> None:
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["images", "w"], ["a"], "depthwise", group=3, pads=[1] * 4),
+        node("GlobalAveragePool", ["a"], ["p"], "pool"),
+        node("Flatten", ["p"], ["f"], "flat"),
+        node("Gemm", ["f", "g"], ["y"], "linear"),
+    ]
+    constants = {"w": np.ones((3, 1, 3, 3), np.float32), "g": np.ones((3, 7), np.float32)}
+    found = macs_of(build(nodes, constants))
+    assert found == {"depthwise": 16 * 16 * 3 * 9, "pool": 0, "linear": 21}
+
+
+def test_a_cut_computes_what_the_change_reaches_and_no_more(
+    net: FloatModel, table: Callable, planned: Callable, run: Callable
+) -> None:
+    shapes = shapes_of(net)
+    images = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)
+    for layer in (layer for layer in net.layers if layer.weights):
+        others = [{"match": o.name, "quantize": False} for o in net.layers if o.name != layer.name]
+        sites = planned(net, layers=others)
+        proto = insert(net, sites, table(net, sites)).proto
+        part = cut(net, proto, shapes)
+        tensors = {"images": images, **run(tapped(net, part.feeds), images)}
+        found = run(part.proto, part.pack(tensors))
+        whole = run(proto, images)
+        assert found.keys() == set(part.outputs)
+        for name, head in whole.items():
+            np.testing.assert_array_equal(found.get(name, tensors[name]), head)
+    assert part.outputs == ("z",)
+    assert {n.name for n in part.proto.graph.node} & {"m.0.conv", "m.1.conv", "m.3.up"} == set()
+
+
+def scene(images: int = 12, seed: int = 0) -> tuple[CocoDataset, Detections]:
+    random = np.random.default_rng(seed)
+    annotations, found = [], {}
+    for n in range(1, images + 1):
+        rows = []
+        for _ in range(int(random.integers(0, 6))):
+            x, y, w, h = (float(v) for v in random.uniform(10, 90, 4))
+            label, crowd = int(random.integers(4)), bool(random.random() < 0.1)
+            annotations.append(Annotation(n, label + 1, (x, y, w, h), w * h, crowd))
+            for _ in range(3):
+                a, b, c, d = np.array([x, y, x + w, y + h]) + random.normal(0, 6, 4)
+                rows.append([a, b, c, d, random.random(), label])
+        rows += [[*random.uniform(0, 50, 2), *random.uniform(60, 90, 2), 0.1, 3] for _ in range(4)]
+        found[n] = np.asarray(rows, np.float32)
+    listed = tuple(CocoImage(n, Path(f"{n}.jpg"), 200, 200) for n in range(1, images + 1))
+    kinds = tuple(Category(c, f"class{c}") for c in range(1, 5))
+    dataset = CocoDataset(Path("scene.json"), listed, kinds, tuple(annotations))
+    return dataset, Detections(found, (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_resampled_metric_is_the_coco_metric(seed: int) -> None:
+    dataset, detections = scene(seed=seed)
+    found = Matches(dataset, detections).score(draws(12, 50))
+    assert found[0] == pytest.approx(score(dataset, detections).figures["map"], abs=1e-12)
+    low, high = interval(found[1:])
+    assert low < found[0] < high
+
+
+def test_a_weight_of_zero_leaves_an_image_out() -> None:
+    dataset, detections = scene()
+    weights = np.ones((1, 12))
+    weights[0, [0, 5]] = 0
+    fewer = {i: boxes for i, boxes in detections.by_image.items() if i not in (1, 6)}
+    wanted = score(dataset, Detections(fewer, detections.category_ids)).figures["map"]
+    assert Matches(dataset, detections).score(weights)[0] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_detections_agree_with_themselves_and_less_with_others() -> None:
+    boxes = scene()[1].by_image[2]
+    boxes = boxes[np.argsort(-boxes[:, 4], kind="stable")]
+    common, total = agreement(boxes, boxes)
+    assert common == pytest.approx(total)
+    other = boxes.copy()
+    other[:, :4] += 1
+    shifted, _ = agreement(boxes, other)
+    assert 0 < shifted < common
+    other[:, 5] = 99
+    assert agreement(boxes, other)[0] == 0
+    nothing = np.empty((0, 6), np.float32)
+    assert agreement(nothing, nothing) == (0.0, 0.0)
+    assert agreement(boxes, nothing)[0] == 0
+    assert iou(boxes[:1], boxes[:1])[0, 0] == pytest.approx(1)
+
+
+def test_rank_correlations() -> None:
+    first, second = np.array([1.0, 2, 3, 4, 5]), np.array([2.0, 1, 4, 3, 5])
+    assert ranks(np.array([3.0, 1, 3, 2])).tolist() == [2.5, 0, 2.5, 1]
+    assert spearman(first, second) == pytest.approx(0.8)
+    assert kendall(first, second) == pytest.approx(0.6)
+    assert spearman(first, -first) == kendall(first, -first) == -1
+    assert np.isnan(spearman(first, np.ones(5)))
+    found = correlation(np.arange(30.0), np.arange(30.0) ** 2)
+    assert (found.value, found.low, found.high) == pytest.approx((1, 1, 1))

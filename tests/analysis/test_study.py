@@ -1,0 +1,168 @@
+"""Each layer alone: the same numbers as the naive loop, and nothing computed twice."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from quantcore.analysis import mixed, sensitivity
+from quantcore.analysis.journal import Journal
+from quantcore.analysis.keep import alone, keeping, quantized_layers
+from quantcore.analysis.runs import Runs, Variant
+from quantcore.analysis.sensitivity import Subject
+from quantcore.data.coco import CocoDataset
+from quantcore.engine import EngineOptions
+from quantcore.errors import UsageError
+from quantcore.evaluation.evaluator import evaluate
+from quantcore.model import ModelOptions
+from quantcore.pipeline import load_model, quantize
+from quantcore.policy import CalibrationPolicy
+from quantcore.qdq.placement import plan
+from quantcore.registry import load_engine
+from quantcore.report import plots, studies
+
+
+@pytest.fixture(scope="module")
+def subject(shared_squares: SimpleNamespace, table: object) -> Subject:
+    model = load_model("onnx", shared_squares.weights, ModelOptions(preset="yolox"))
+    policy = CalibrationPolicy()
+    amax = {layer.inputs[0]: 60.0 for layer in model.layers if layer.weights}
+    found = table(model, plan(model, policy), amax={**amax, model.input_name: 255.0})
+    return Subject(model, found, policy)
+
+
+@pytest.fixture(scope="module")
+def dataset(shared_squares: SimpleNamespace) -> CocoDataset:
+    return CocoDataset.open(shared_squares.data, "val2017")
+
+
+def singles(subject: Subject) -> list[Variant]:
+    return [
+        subject.variant(name, alone(subject.model, subject.policy, name), name)
+        for name in subject.layers
+    ]
+
+
+def test_layers_alone_equal_the_naive_loop(
+    subject: Subject, dataset: CocoDataset, tmp_path: Path
+) -> None:
+    variants = [Variant("float", subject.model.proto), *singles(subject)]
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        found = Runs(subject.model, dataset, dataset.select(), journal).run(variants)
+    for variant, outcome in zip(variants, found, strict=True):
+        with load_engine("onnxruntime").build(variant.proto, EngineOptions()) as engine:
+            _, wanted = evaluate(engine, subject.model, dataset)
+        for image, boxes in wanted.by_image.items():
+            np.testing.assert_array_equal(outcome.detections.by_image[image], boxes)
+
+
+def test_one_layer_is_quantized_alone(subject: Subject) -> None:
+    for name in subject.layers:
+        policy = alone(subject.model, subject.policy, name)
+        assert quantized_layers(subject.model, policy) == (name,)
+
+
+def test_names_with_wildcards_are_taken_literally(subject: Subject) -> None:
+    rule = keeping(subject.policy, ["a[0].*"]).layers[0]
+    assert rule.matches(SimpleNamespace(name="a[0].*", op="conv2d"))
+    assert not rule.matches(SimpleNamespace(name="a0.b", op="conv2d"))
+
+
+class KilledError(RuntimeError):
+    """Stands for a kill."""
+
+
+def test_a_run_goes_on_where_it_was_killed(
+    subject: Subject, dataset: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, variants = tmp_path / "journal.jsonl", singles(subject)
+    total = len(variants) * len(dataset.images)
+    put, written = Journal.put, []
+
+    def fragile(self: Journal, unit: object, finding: object) -> None:
+        if len(written) == total // 2:
+            raise KilledError
+        put(self, unit, finding)
+        written.append(unit)
+
+    with Journal(path) as journal, monkeypatch.context() as patch:
+        patch.setattr(Journal, "put", fragile)
+        with pytest.raises(KilledError):
+            Runs(subject.model, dataset, dataset.select(), journal, workers=2).run(variants)
+    path.write_bytes(path.read_bytes() + b'{"key": "torn off')
+    with Journal(path) as journal:
+        assert journal.restored == len(written) == total // 2
+        runs = Runs(subject.model, dataset, dataset.select(), journal)
+        found = runs.run(variants)
+        assert runs.computed == total - len(written)
+        again = Runs(subject.model, dataset, dataset.select(), journal)
+        assert again.run(variants)[0].powers.keys() == found[0].powers.keys()
+        assert again.computed == 0
+    with Journal(tmp_path / "fresh.jsonl") as journal:
+        fresh = Runs(subject.model, dataset, dataset.select(), journal).run(variants)
+    for one, other in zip(found, fresh, strict=True):
+        for image, boxes in one.detections.by_image.items():
+            np.testing.assert_array_equal(boxes, other.detections.by_image[image])
+
+
+@pytest.mark.parametrize("method", sensitivity.METHODS)
+def test_layers_are_ranked(
+    subject: Subject, dataset: CocoDataset, tmp_path: Path, method: str
+) -> None:
+    found = sensitivity.measure(subject, dataset, "val2017", tmp_path, method=method)
+    costs = [cost.by(method) for cost in found.layers]
+    assert costs == sorted(costs, reverse=True)
+    assert {cost.layer for cost in found.layers} == set(subject.layers)
+    assert json.loads(found.to_json())["layers"][0]["rank"] == 1
+    assert plots.sensitivity(found).startswith("<svg")
+    assert studies.sensitivity(found).row_count == len(found.layers)
+
+
+def test_an_unknown_method_is_refused(
+    subject: Subject, dataset: CocoDataset, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="map, detections, sqnr"):
+        sensitivity.measure(subject, dataset, "val2017", tmp_path, method="guess")
+
+
+def test_the_policy_of_a_search_gives_the_measured_graph(
+    subject: Subject, dataset: CocoDataset, tmp_path: Path
+) -> None:
+    ranking = sensitivity.measure(subject, dataset, "val2017", tmp_path)
+    lines: list[str] = []
+    wish = mixed.Wish(max_drop=0.0, min_int8=0.0)
+    found = mixed.find(subject, ranking, dataset, tmp_path, wish, say=lines.append)
+    assert found.met
+    assert found.chosen in found.frontier
+    assert len(lines) == len(found.points)
+    (tmp_path / "policy.yaml").write_text(found.policy_yaml())
+    policy = CalibrationPolicy.load(tmp_path / "policy.yaml")
+    assert policy == found.policy
+    left = quantized_layers(subject.model, policy)
+    assert set(left) == set(subject.layers) - set(found.chosen.kept)
+    quantize(subject.model, subject.table, policy)
+    assert "target" in studies.verdict(found)
+    assert plots.frontier(found).startswith("<svg")
+
+
+def test_the_top_layers_are_kept_without_a_search(
+    subject: Subject, dataset: CocoDataset, tmp_path: Path
+) -> None:
+    ranking = sensitivity.measure(subject, dataset, "val2017", tmp_path)
+    wish = mixed.Wish(top=2)
+    found = mixed.find(subject, ranking, dataset, tmp_path, wish)
+    assert set(found.chosen.kept) == {cost.layer for cost in ranking.layers[:2]}
+
+
+def test_images_without_labels_still_rank_by_detections(
+    subject: Subject, dataset: CocoDataset, tmp_path: Path
+) -> None:
+    bare = CocoDataset(dataset.source, dataset.images, dataset.categories, ())
+    found = sensitivity.measure(subject, bare, "val2017", tmp_path)
+    assert found.to_dict()["float_map"]["value"] is None
+    with pytest.raises(UsageError, match="labels"):
+        sensitivity.measure(subject, bare, "val2017", tmp_path, method="map")
+    with pytest.raises(UsageError, match="labels"):
+        mixed.find(subject, found, bare, tmp_path, mixed.Wish())
