@@ -116,9 +116,8 @@ def test_a_rule_that_names_no_layer_is_refused(net, planned) -> None:
     ("policy", "message"),
     [
         ({"activations": {"granularity": "per_channel"}}, "per-channel activations"),
-        ({"activations": {"bits": 4}}, "8-bit"),
+        ({"activations": {"bits": 4}}, "8 bits"),
         ({"activations": {"symmetric": False}}, "symmetric"),
-        ({"weights": {"bits": 4}}, "8-bit"),
         ({"weights": {"symmetric": False}}, "symmetric"),
     ],
 )
