@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import quantcore
-from quantcore.commands import compare, engines, plugins, stages, study, tables, verify
+from quantcore.commands import authoring, compare, engines, plugins, stages, study, tables, verify
 from quantcore.errors import QuantcoreError
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.command("compare")(compare.compare)
 app.command("list")(plugins.list_plugins)
 backends = typer.Typer(help="For authors of backends.", no_args_is_help=True)
 backends.command("check")(plugins.check)
+backends.command("new")(authoring.new)
 app.add_typer(backends, name="backends")
 app.command("layers")(stages.layers)
 app.command("export")(stages.export)

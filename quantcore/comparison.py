@@ -196,7 +196,8 @@ class _Run:
             calibrated.peak_rss_mb,
             (self._what.out / artifacts["onnx"]).stat().st_size,
             artifacts,
-            {**calibrated.table.provenance.versions, **found.versions},
+            # The engine's first: the same library may have calibrated in another version.
+            {**found.versions, **calibrated.table.provenance.versions},
             self._what.policy.to_dict(),
             count_pairs(qdq.proto),
             calibrated.audit,

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 import quantcore
-from quantcore import registry
+from quantcore import registry, remote
 from quantcore.analysis.agreement import Audit, audit, check_parity, noise
 from quantcore.backend import check_capabilities
 from quantcore.data.batches import Batches
@@ -127,7 +127,7 @@ def calibrate(
         parity = check_parity(session, engine)
         began = time.perf_counter()
         ranges = session.calibrate(sites, batches.inputs())
-        seconds, peak = time.perf_counter() - began, peak_rss_mb()
+        seconds, peak = time.perf_counter() - began, remote.peak_of(session)
         versions = {**plugin.versions(), "quantcore": quantcore.__version__}
         ids = tuple(image.id for image in images)
         provenance = Provenance(

@@ -11,7 +11,7 @@ from typing import Any, cast
 from packaging.requirements import Requirement
 from stevedore import DriverManager
 
-from quantcore import backend, engine, model
+from quantcore import backend, engine, model, remote
 from quantcore.backend import BackendPlugin
 from quantcore.engine import EnginePlugin
 from quantcore.errors import BackendUnavailable, PluginError
@@ -63,7 +63,13 @@ def load_model(name: str) -> ModelPlugin:
 
 
 def load_backend(name: str) -> BackendPlugin:
-    """The backend plugin of that name; see `_load` for the errors."""
+    """The backend plugin of that name; see `_load` for the errors.
+
+    It may live in another Python environment; see `quantcore.remote`.
+    """
+    python = remote.interpreter(name)
+    if python is not None:
+        return remote.RemoteBackend(name, python)
     return cast(BackendPlugin, _load(BACKENDS, name))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quantcore.backend import BackendPlugin
+from quantcore.remote import RemoteBackend
 from quantcore.testing import declared, required
 from quantcore.testing.subject import Subject
 
@@ -31,12 +32,28 @@ class Check:
     applies: Callable[[BackendPlugin], bool] = lambda plugin: True
 
 
+#: What is about a plugin's installation can only be seen in the environment that it is in.
+_HERE = "an installation in this environment"
+
+
+def _here(plugin: BackendPlugin) -> bool:
+    return not isinstance(plugin, RemoteBackend)
+
+
 CHECKS: tuple[Check, ...] = (
     Check("entry point resolves, API version matches", required.resolves),
-    Check("listing imports nothing", required.listing_imports_nothing),
-    Check("missing framework is answered with a command", required.missing_framework_is_told),
+    Check("listing imports nothing", required.listing_imports_nothing, _HERE, _here),
+    Check(
+        "missing framework is answered with a command",
+        required.missing_framework_is_told,
+        _HERE,
+        _here,
+    ),
     Check("layers are described by name", required.layers_are_described),
     Check("network agrees with the float graph", required.network_agrees),
+    Check("sessions are independent", required.sessions_are_independent),
+    Check("unknown devices are refused", required.unknown_devices_are_refused),
+    Check("foreign layers are refused by name", required.foreign_layers_are_refused),
     Check("rules of the policy are honoured", required.rules_are_honoured),
     Check("refuses before reading an image", required.refuses_before_reading),
     Check("every declared observer works", required.every_observer_works),
@@ -63,6 +80,12 @@ CHECKS: tuple[Check, ...] = (
         declared.weights_have_their_axis,
         "weight observer max",
         lambda plugin: "max" in plugin.capabilities.weight_observers,
+    ),
+    Check(
+        "portable ranges are everyone's",
+        declared.portable_is_portable,
+        "portable",
+        lambda plugin: "portable" in plugin.capabilities.implementations,
     ),
     Check(
         "simulation agrees with the Q/DQ graph",

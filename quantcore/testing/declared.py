@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from quantcore import registry
-from quantcore.analysis.agreement import audit
+from quantcore.analysis.agreement import audit, exposed
+from quantcore.calibration.portable import See, observe
+from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
+from quantcore.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.testing.models import Stream, images
 from quantcore.testing.subject import Subject, hold, magnitudes, table_of
-
-AUDIT_LIMIT_DB = 50.0
-
 
 AUDIT_LIMIT_DB = 50.0
 
@@ -44,6 +44,26 @@ def weights_have_their_axis(subject: Subject) -> None:
         expected = weight.max(axis=other) if site.axis is not None else weight.max()
         close = np.allclose(ranges[site.tensor].amax_array, expected, rtol=1e-5)
         hold(close, f"{site.tensor}: not the maxima along axis {site.axis}")
+
+
+def portable_is_portable(subject: Subject) -> None:
+    """The portable observers find on its activations what they find on the float graph's."""
+    activations = {"observer": "percentile"}
+    policy = CalibrationPolicy.from_dict({"implementation": "portable", "activations": activations})
+    model, sites, ranges = subject.ranges(policy)
+    names = [s.tensor for s in sites.sites if s.role == "activation" and s.tensor != "images"]
+    engine = registry.load_engine(REFERENCE_ENGINE)
+
+    def feed(see: See) -> None:
+        with engine.build(exposed(model.proto, names), EngineOptions()) as built:
+            for batch in Stream(16):
+                for name, values in {"images": batch, **built.infer(batch)}.items():
+                    if name in ("images", *names):
+                        see(name, values)
+
+    for tensor, expected in observe(sites, model, feed).items():
+        close = np.allclose(ranges[tensor].amax_array, expected.amax_array, rtol=1e-3)
+        hold(close, f"{tensor}: {ranges[tensor].amax} instead of {expected.amax}")
 
 
 def simulation_matches_graph(subject: Subject) -> None:

@@ -99,6 +99,20 @@ def small_detector(seed: int = 0) -> FloatModel:
     return FloatModel("small", proto, Preprocessing((SIZE, SIZE)), decoding, ("a", "b"))
 
 
+def foreign_model() -> FloatModel:
+    """The small detector with one node, `odd.one`, that no framework has ever heard of."""
+    model = small_detector()
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    odd = helper.make_node(
+        "NoSuchOperator", ["odd.in"], ["head.out"], name="odd.one", domain="nowhere"
+    )
+    proto.graph.node[-1].output[0] = "odd.in"
+    proto.graph.node.append(odd)
+    proto.opset_import.append(helper.make_opsetid("nowhere", 1))
+    return FloatModel("foreign", proto, model.preprocessing, model.decoding, model.class_names)
+
+
 def images(count: int, seed: int = 1) -> Array:
     """Seeded network inputs of growing contrast, count x 3 x 32 x 32, 0..1."""
     rng = np.random.default_rng(seed)

@@ -1,0 +1,1 @@
+"""NVIDIA Model Optimizer's ONNX calibrators as a quantcore backend."""

@@ -1,0 +1,142 @@
+"""Model Optimizer's calibrators for chosen tensors, fed one batch at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from modelopt.onnx.quantization import ort_patching
+from onnxruntime.quantization import CalibrationMethod, calibrate
+from onnxruntime.quantization.base_quantizer import BaseQuantizer
+from onnxruntime.quantization.calibrate import CalibrationDataReader
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from quantcore.errors import RangeError
+from quantcore.ir import Array
+
+_METHODS = {"max": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}
+_SUM = "!sum"
+#: What Model Optimizer changes in ONNX Runtime.
+_CHANGED = (
+    calibrate,
+    calibrate.CalibraterBase,
+    calibrate.MinMaxCalibrater,
+    calibrate.HistogramCalibrater,
+    calibrate.HistogramCollector,
+    QDQQuantizer,
+    BaseQuantizer,
+)
+
+
+@contextlib.contextmanager
+def changed() -> Iterator[None]:
+    """ONNX Runtime as Model Optimizer changes it, and afterwards as it was.
+
+    Another user of ONNX Runtime's quantization in this process must not find it changed. Prints and
+    progress bars of the calibrators are kept from the terminal meanwhile.
+    """
+    before = [dict(vars(place)) for place in _CHANGED]
+    ort_patching.patch_ort_modules()
+    try:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            yield
+    finally:
+        for place, kept in zip(_CHANGED, before, strict=True):
+            for name, value in list(vars(place).items()):
+                if name not in kept:
+                    delattr(place, name)
+                elif value is not kept[name]:
+                    setattr(place, name, kept[name])
+
+
+class _OneBatch(CalibrationDataReader):  # type: ignore[misc]
+    """A reader that ends after one batch."""
+
+    def __init__(self, feeds: dict[str, Array]) -> None:
+        self._feeds: dict[str, Array] | None = feeds
+
+    def get_next(self) -> dict[str, Array] | None:
+        """The batch, then None."""
+        feeds, self._feeds = self._feeds, None
+        return feeds
+
+
+class _Guarded:
+    """An inference session that refuses tensors with NaN or infinity, by the sums over them.
+
+    Model Optimizer replaces NaN by the largest float without a word.
+    """
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, names: Any, feeds: dict[str, Array], **options: Any) -> list[Array]:
+        """See InferenceSession."""
+        values: list[Array] = self._session.run(names, feeds, **options)
+        for output, value in zip(self._session.get_outputs(), values, strict=True):
+            if output.name.endswith(_SUM) and not np.isfinite(value):
+                tensor = output.name.removesuffix(_SUM)
+                raise RangeError(f"activation {tensor!r}: NaN or infinite; check the weights")
+        return values
+
+
+class Watch:
+    """Some tensors, watched by one calibrator; used inside `changed`.
+
+    Args:
+        proto: The float graph.
+        folder: Where it may write.
+        observer: `max` or `entropy`.
+        tensors: What it watches.
+    """
+
+    def __init__(
+        self, proto: onnx.ModelProto, folder: Path, observer: str, tensors: Sequence[str]
+    ) -> None:
+        self.tensors = tuple(tensors)
+        self.observer = observer
+        graph = folder / "float.onnx"
+        probed = _probed(proto, self.tensors)
+        graph.write_bytes(probed.SerializeToString())
+        # As its own quantize_static calls it: the list holds nodes, whose tensors are watched.
+        self._calibrator = calibrate.create_calibrator(
+            graph,
+            [tensor + _SUM for tensor in self.tensors],
+            augmented_model_path=str(folder / "augmented.onnx"),
+            calibrate_method=_METHODS[observer],
+            extra_options={"execution_providers": ["CPUExecutionProvider"]},
+        )
+        self._calibrator.infer_session = _Guarded(self._calibrator.infer_session)
+
+    def see(self, feeds: dict[str, Array]) -> None:
+        """Takes one more batch into account."""
+        self._calibrator.collect_data(_OneBatch(feeds))
+
+    def amax(self) -> dict[str, float]:
+        """The larger end of each range, as Model Optimizer's symmetric codes need it."""
+        found = self._calibrator.compute_data()
+        ends = {tensor: np.asarray(found[tensor].range_value) for tensor in self.tensors}
+        return {tensor: float(np.abs(both).max()) for tensor, both in ends.items()}
+
+
+def _probed(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
+    """The graph with a sum over each tensor: a node to name it by, and an output to check it."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for tensor in tensors:
+        sums = tensor + _SUM
+        copy.graph.node.append(
+            onnx.helper.make_node("ReduceSum", [tensor], [sums], name=sums, keepdims=0)
+        )
+        scalar = onnx.helper.make_tensor_value_info(sums, onnx.TensorProto.FLOAT, [])
+        copy.graph.output.append(scalar)
+    return copy

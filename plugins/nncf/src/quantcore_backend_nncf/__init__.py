@@ -1,0 +1,1 @@
+"""OpenVINO NNCF's range estimators as a quantcore backend."""

@@ -1,0 +1,37 @@
+"""The entry point: what the backend can do; NNCF is imported when a model is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from quantcore.backend import BackendPlugin, BackendSession, Capabilities
+from quantcore.errors import CapabilityError
+from quantcore.ir import FloatModel
+from quantcore.registry import versions_of
+
+
+class NncfBackend(BackendPlugin):
+    """Calibrates with NNCF's reducers and aggregators."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        activation_observers={
+            "max": frozenset(),
+            "moving_average": frozenset(),
+            "percentile": frozenset({"percentile"}),
+            "mse": frozenset(),
+        },
+        weight_observers={"max": frozenset()},
+    )
+
+    def versions(self) -> Mapping[str, str]:
+        """See BackendPlugin."""
+        return versions_of(("nncf", "onnxruntime"))
+
+    def open(self, model: FloatModel, device: str = "auto") -> BackendSession:
+        """See BackendPlugin."""
+        if device not in ("auto", *self.capabilities.devices):
+            raise CapabilityError(f"backend {self.name!r} has no device {device!r}; it has: cpu")
+        from quantcore_backend_nncf.session import Session
+
+        return Session(self.name, model, self.capabilities)

@@ -1,0 +1,1 @@
+"""ONNX Runtime's static-quantization calibrators as a quantcore backend."""

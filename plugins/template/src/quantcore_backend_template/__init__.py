@@ -1,0 +1,1 @@
+"""template as a quantcore backend."""

@@ -1,0 +1,322 @@
+"""A backend in another environment; the other one is this Python again, which is cheap."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quantcore import registry, remote
+from quantcore.errors import (
+    BackendError,
+    BackendUnavailable,
+    CapabilityError,
+    DataError,
+    PluginError,
+    RangeError,
+)
+from quantcore.policy import CalibrationPolicy
+from quantcore.progress import Progress
+from quantcore.qdq.placement import plan
+from quantcore.remote import client
+from quantcore.testing import kit
+from quantcore.testing.models import Stream, images, small_detector
+
+PLUGIN = """
+import os, signal, sys
+from fake_backends import Fake, Session
+
+class Odd(Fake):
+    class Session(Session):
+        def _observe(self, sites, batches):
+            found = super()._observe(sites, batches)
+            what = os.environ.get("ODD")
+            if what == "print":
+                os.write(1, b"a framework's own line\\n")
+                print("another")
+            if what == "crash":
+                raise RuntimeError("a fault of the framework")
+            if what == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if what == "leave":
+                os._exit(3)
+            if what == "range":
+                from quantcore.errors import RangeError
+                class Own(RangeError):
+                    pass
+                raise Own("tensor 'x': no")
+            if what == "progress":
+                return {s.tensor: found[s.tensor] for s in self.progress.track(sites, "sites")}
+            return found
+"""
+
+
+@pytest.fixture
+def apart(honest: Path, install, monkeypatch: pytest.MonkeyPatch):
+    """Moves backend `fake` to another environment, which is this one."""
+    install("fake", "odd_backend:Odd")
+    (honest / "odd_backend.py").write_text(PLUGIN)
+    client._describe.cache_clear()
+    monkeypatch.setenv("QUANTCORE_PYTHON_FAKE", sys.executable)
+    return monkeypatch
+
+
+class Recorder(Progress):
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        self.totals: list[tuple[str, int | None]] = []
+
+    def start(self, description: str, total: int | None) -> int:
+        self.totals.append((description, total))
+        self.seen["start"] += 1
+        return self.seen["start"]
+
+    def advance(self, task: int) -> None:
+        self.seen[self.totals[task - 1][0]] += 1
+
+    def stop(self, task: int) -> None:
+        self.seen["stop"] += 1
+
+
+def sites_of(model, **policy):
+    return plan(model, CalibrationPolicy.from_dict({"activations": {"observer": "max"}, **policy}))
+
+
+def calibrate(batches, progress=None):
+    model = small_detector()
+    with registry.load_backend("fake").open(model, "cpu") as session:
+        if progress:
+            session.progress = progress
+        return session.calibrate(sites_of(model), batches)
+
+
+def test_the_variable_is_named_after_the_backend(monkeypatch) -> None:
+    assert remote.variable("pytorch-quantization") == "QUANTCORE_PYTHON_PYTORCH_QUANTIZATION"
+    assert remote.interpreter("acme") is None
+    monkeypatch.setenv("QUANTCORE_PYTHON_ACME", "")
+    assert remote.interpreter("acme") is None
+    monkeypatch.setenv("QUANTCORE_PYTHON_ACME", "/opt/python")
+    assert remote.interpreter("acme") == Path("/opt/python")
+
+
+def test_every_promise_is_kept_from_afar(apart) -> None:
+    outcomes = list(kit.run("fake"))
+    assert not [(o.check.name, o.detail) for o in outcomes if o.status == "failed"]
+    skipped = {o.check.name for o in outcomes if o.status == "skipped"}
+    assert skipped == {
+        "listing imports nothing",
+        "missing framework is answered with a command",
+    }
+
+
+def test_what_it_declares_comes_from_there(apart) -> None:
+    there = registry.load_backend("fake")
+    apart.delenv("QUANTCORE_PYTHON_FAKE")
+    here = registry.load_backend("fake")
+    assert isinstance(there, remote.RemoteBackend)
+    assert not isinstance(here, remote.RemoteBackend)
+    assert there.capabilities == here.capabilities
+    assert there.versions() == here.versions()
+    for layer in small_detector().layers:
+        assert there.framework_layer(layer) == here.framework_layer(layer)
+
+
+def test_numbers_are_the_same_bit_for_bit(apart) -> None:
+    model = small_detector()
+    found = {}
+    for where in ("there", "here"):
+        with registry.load_backend("fake").open(model, "cpu") as session:
+            ranges = session.calibrate(sites_of(model), Stream(8))
+            session.apply(sites_of(model), ranges)
+            batch = images(2)
+            forced = {"cat.out": np.ones((2, 24, 16, 16), np.float32)}
+            found[where] = (ranges, session.forward(batch), session.simulate(batch, forced))
+        apart.delenv("QUANTCORE_PYTHON_FAKE", raising=False)
+    assert found["there"][0] == found["here"][0]
+    for there, here in zip(found["there"][1:], found["here"][1:], strict=True):
+        assert there.keys() == here.keys()
+        assert all(np.array_equal(there[name], here[name]) for name in here)
+
+
+def test_progress_is_shown_here(apart) -> None:
+    apart.setenv("ODD", "progress")
+    progress = Recorder()
+    calibrate(Stream(12), progress)
+    sites = len(sites_of(small_detector()).sites)
+    assert progress.totals == [("fake: calibrating", 3), ("sites", sites)]
+    assert progress.seen == {"start": 2, "stop": 2, "fake: calibrating": 3, "sites": sites}
+
+
+def test_batches_of_unknown_number_are_read_one_by_one(apart) -> None:
+    progress = Recorder()
+    assert calibrate(iter(Stream(12)), progress) == calibrate(Stream(12))
+    assert progress.totals == [("fake: calibrating", None)]
+
+
+def test_what_frameworks_print_does_not_get_between(apart, capfd) -> None:
+    apart.setenv("ODD", "print")
+    calibrate(Stream(4))
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "a framework's own line" in err
+    assert "another" in err
+
+
+def test_errors_keep_their_class_and_words(apart) -> None:
+    apart.setenv("ODD", "range")
+    with pytest.raises(RangeError, match=r"^tensor 'x': no$"):
+        calibrate(Stream(4))
+    poisoned = images(2)
+    poisoned[0, 0, 0, 0] = np.nan
+    with pytest.raises(RangeError, match=r"activation 'images' of layer stem: NaN"):
+        calibrate([poisoned])
+    with pytest.raises(CapabilityError, match=r"device 'abacus'"):
+        registry.load_backend("fake").open(small_detector(), "abacus")
+
+
+def test_a_fault_of_the_framework_is_told_with_its_traceback(apart, capfd) -> None:
+    apart.setenv("ODD", "crash")
+    with pytest.raises(BackendError, match="RuntimeError: a fault of the framework"):
+        calibrate(Stream(4))
+    assert "in _observe" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("what", "told"), [("die", "of signal SIGKILL"), ("leave", "with exit code 3")]
+)
+def test_a_process_that_dies_is_told(apart, what, told) -> None:
+    apart.setenv("ODD", what)
+    with pytest.raises(BackendError, match=f"backend 'fake' in .*the process died {told}"):
+        calibrate(Stream(4))
+
+
+def test_a_refusal_comes_before_any_image_is_read(apart) -> None:
+    model, stream = small_detector(), Stream(4)
+    sites = sites_of(model, weights={"observer": "percentile"})
+    with (
+        registry.load_backend("fake").open(model, "cpu") as session,
+        pytest.raises(CapabilityError, match="backend 'fake' has no observer 'percentile'"),
+    ):
+        session.calibrate(sites, stream)
+    assert stream.read == 0
+
+
+def test_an_unreadable_image_ends_it_as_it_would_here(apart) -> None:
+    def batches():
+        yield images(4)
+        raise DataError("7.jpg: broken")
+
+    model = small_detector()
+    with registry.load_backend("fake").open(model, "cpu") as session:
+        with pytest.raises(DataError, match=r"7\.jpg: broken"):
+            session.calibrate(sites_of(model), batches())
+        assert session.calibrate(sites_of(model), Stream(4))  # still of use
+
+
+def test_cancelling_ends_the_process_and_leaves_no_file(apart, tmp_path) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    apart.setattr(tempfile, "tempdir", str(folder))
+    model = small_detector()
+    session = registry.load_backend("fake").open(model, "cpu")
+    process = session._peer._process
+    assert list(folder.iterdir())
+    apart.setattr(session._peer, "_read", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        session.calibrate(sites_of(model), Stream(4))
+    assert process.poll() == -signal.SIGKILL
+    assert not list(folder.iterdir())
+    with pytest.raises(BackendError, match="the session is closed"):
+        session.forward(images(1))
+    session.close()
+
+
+def test_it_goes_when_this_process_goes(apart) -> None:
+    session = registry.load_backend("fake").open(small_detector(), "cpu")
+    session._peer._process.stdin.close()  # what the end of this process does
+    assert session._peer._process.wait(timeout=20) == 0
+    session.close()
+
+
+def test_memory_is_that_of_the_other_process(apart) -> None:
+    model = small_detector()
+    with registry.load_backend("fake").open(model, "cpu") as session:
+        session.calibrate(sites_of(model), Stream(4))
+        assert remote.peak_of(session) == session.peak_rss_mb > 20
+    apart.delenv("QUANTCORE_PYTHON_FAKE")
+    with registry.load_backend("fake").open(model, "cpu") as session:
+        assert remote.peak_of(session) > 20
+
+
+# Environments that are not what they should be.
+
+
+@pytest.fixture
+def python(tmp_path: Path, apart):
+    """Makes a program and gives it as the other Python."""
+
+    def make(body: str, mode: int = 0o755) -> Path:
+        path = tmp_path / "python"
+        path.write_text(f"#!{sys.executable}\n{body}")
+        path.chmod(mode)
+        apart.setenv("QUANTCORE_PYTHON_FAKE", str(path))
+        return path
+
+    return make
+
+
+def test_a_python_that_is_not_there_is_told(apart) -> None:
+    apart.setenv("QUANTCORE_PYTHON_FAKE", "/nowhere/python")
+    told = "QUANTCORE_PYTHON_FAKE says /nowhere/python, which cannot be run"
+    with pytest.raises(BackendUnavailable, match=told):
+        registry.load_backend("fake")
+
+
+def test_a_python_that_may_not_be_run_is_told(python) -> None:
+    if os.getuid() == 0:
+        pytest.skip("needs a user who is refused something")
+    python("", 0o644)
+    with pytest.raises(BackendUnavailable, match="cannot be run"):
+        registry.load_backend("fake")
+
+
+@pytest.mark.parametrize("body", ["", "print('hello, I am no Python')", "raise SystemExit(5)"])
+def test_a_program_that_is_no_python_is_told(python, body) -> None:
+    path = python(body)
+    with pytest.raises(BackendUnavailable, match=f"{path}: that Python does not start quantcore"):
+        registry.load_backend("fake")
+
+
+def test_a_python_without_quantcore_is_told_the_command(python) -> None:
+    path = python("""print('{"kind": "absent", "module": "quantcore"}')""")
+    told = rf"has no quantcore; run: {path} -m pip install quantcore-ptq=="
+    with pytest.raises(BackendUnavailable, match=told):
+        registry.load_backend("fake")
+
+
+def test_another_quantcore_is_told_the_command(python) -> None:
+    path = python("""print('{"kind": "hello", "quantcore": "0.0.7"}')""")
+    told = rf"has quantcore 0\.0\.7, this one has .*; run: {path} -m pip install quantcore-ptq=="
+    with pytest.raises(PluginError, match=told):
+        registry.load_backend("fake")
+
+
+def test_a_plugin_that_is_not_there_is_told(apart) -> None:
+    apart.setenv("QUANTCORE_PYTHON_NOBODY", sys.executable)
+    told = f"backend 'nobody' in {sys.executable}: unknown backend 'nobody'"
+    with pytest.raises(PluginError, match=told):
+        registry.load_backend("nobody")
+
+
+def test_a_framework_that_is_not_there_is_told_that_environments_command(apart, install) -> None:
+    install("bare", "fake_backends:Fake", ("no-such-framework>=2",))
+    apart.setenv("QUANTCORE_PYTHON_BARE", sys.executable)
+    told = f'run: {sys.executable} -m pip install "no-such-framework>=2"'
+    with pytest.raises(BackendUnavailable, match=told):
+        registry.load_backend("bare")
