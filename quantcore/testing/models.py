@@ -14,85 +14,81 @@ from quantcore.ir import Array, Decoding, FloatModel, Preprocessing
 SIZE = 32
 
 
+class _Pen:
+    """Draws nodes; each writes `<name>.out`."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def node(self, op: str, name: str, sources: list[str], **attributes: Any) -> None:
+        self.nodes.append(helper.make_node(op, sources, [f"{name}.out"], name=name, **attributes))
+
+    def weight(self, name: str, *shape: int) -> str:
+        fan_in = float(np.prod(shape[1:]))
+        # Channels of very different size, so that a wrong channel axis shows.
+        size = np.exp(self._rng.uniform(-2, 2, (shape[0], *[1] * (len(shape) - 1))))
+        values = self._rng.standard_normal(shape) * size / np.sqrt(fan_in)
+        self.constants.append(numpy_helper.from_array(values.astype(np.float32), name))
+        return name
+
+    def conv(
+        self, name: str, source: str, shape: tuple[int, int, int], stride: int = 1, group: int = 1
+    ) -> None:
+        out, into, kernel = shape
+        weight = self.weight(f"{name}.weight", out, into // group, kernel, kernel)
+        self.node(
+            "Conv",
+            name,
+            [source, weight, self.weight(f"{name}.bias", out)],
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+            pads=[kernel // 2] * 4,
+            group=group,
+        )
+
+    def double(self, name: str, source: str) -> None:
+        scales = np.array([1, 1, 2, 2], dtype=np.float32)
+        self.constants.append(numpy_helper.from_array(scales, f"{name}.scales"))
+        self.node(
+            "Resize",
+            name,
+            [source, "", f"{name}.scales"],
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+
+
 def small_detector(seed: int = 0) -> FloatModel:
     """Every kind of layer that matters to quantization, in a network of a few thousand weights.
 
     Strided, grouped and 1x1 convolutions, a transposed one, a residual Add, a tensor that several
     layers read, MaxPool, Resize, Concat, and three activations.
     """
-    rng = np.random.default_rng(seed)
-    constants: list[onnx.TensorProto] = []
-
-    def weight(name: str, *shape: int) -> str:
-        fan_in = float(np.prod(shape[1:]))
-        # Channels of very different size, so that a wrong channel axis shows.
-        size = np.exp(rng.uniform(-2, 2, (shape[0], *[1] * (len(shape) - 1))))
-        values = rng.standard_normal(shape) * size / np.sqrt(fan_in)
-        constants.append(numpy_helper.from_array(values.astype(np.float32), name))
-        return name
-
-    def conv(name: str, source: str, out: int, into: int, kernel: int, **attributes: int) -> None:
-        group, stride = attributes.get("group", 1), attributes.get("stride", 1)
-        pad = kernel // 2
-        nodes.append(
-            helper.make_node(
-                "Conv",
-                [
-                    source,
-                    weight(f"{name}.weight", out, into // group, kernel, kernel),
-                    weight(f"{name}.bias", out),
-                ],
-                [f"{name}.out"],
-                name=name,
-                kernel_shape=[kernel, kernel],
-                strides=[stride, stride],
-                pads=[pad] * 4,
-                group=group,
-            )
-        )
-
-    def simple(op: str, name: str, sources: list[str], **attributes: Any) -> None:
-        nodes.append(helper.make_node(op, sources, [f"{name}.out"], name=name, **attributes))
-
-    nodes: list[onnx.NodeProto] = []
-    conv("stem", "images", 8, 3, 3, stride=2)
-    simple("LeakyRelu", "stem.act", ["stem.out"], alpha=0.1)
-    conv("left", "stem.act.out", 8, 8, 1)
-    simple("Sigmoid", "left.sigmoid", ["left.out"])
-    simple("Mul", "left.mul", ["left.out", "left.sigmoid.out"])
-    conv("right", "stem.act.out", 8, 8, 3, group=4)
-    simple("Add", "join", ["left.mul.out", "right.out"])
-    simple("MaxPool", "pool", ["join.out"], kernel_shape=[2, 2], strides=[2, 2])
-    conv("deep", "pool.out", 16, 8, 3)
-    simple("Relu", "deep.act", ["deep.out"])
-    nodes.append(
-        helper.make_node(
-            "ConvTranspose",
-            ["deep.act.out", weight("up.weight", 16, 8, 2, 2)],
-            ["up.out"],
-            name="up",
-            kernel_shape=[2, 2],
-            strides=[2, 2],
-        )
-    )
-    scales = np.array([1, 1, 2, 2], dtype=np.float32)
-    constants.append(numpy_helper.from_array(scales, "resize.scales"))
-    simple(
-        "Resize",
-        "resize",
-        ["pool.out", "", "resize.scales"],
-        mode="nearest",
-        coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
-    )
-    simple("Concat", "cat", ["up.out", "resize.out", "left.mul.out"], axis=1)
-    conv("head", "cat.out", 7, 24, 1)
+    pen = _Pen(seed)
+    pen.conv("stem", "images", (8, 3, 3), stride=2)
+    pen.node("LeakyRelu", "stem.act", ["stem.out"], alpha=0.1)
+    pen.conv("left", "stem.act.out", (8, 8, 1))
+    pen.node("Sigmoid", "left.sigmoid", ["left.out"])
+    pen.node("Mul", "left.mul", ["left.out", "left.sigmoid.out"])
+    pen.conv("right", "stem.act.out", (8, 8, 3), group=4)
+    pen.node("Add", "join", ["left.mul.out", "right.out"])
+    pen.node("MaxPool", "pool", ["join.out"], kernel_shape=[2, 2], strides=[2, 2])
+    pen.conv("deep", "pool.out", (16, 8, 3))
+    pen.node("Relu", "deep.act", ["deep.out"])
+    up = ["deep.act.out", pen.weight("up.weight", 16, 8, 2, 2)]
+    pen.node("ConvTranspose", "up", up, kernel_shape=[2, 2], strides=[2, 2])
+    pen.double("resize", "pool.out")
+    pen.node("Concat", "cat", ["up.out", "resize.out", "left.mul.out"], axis=1)
+    pen.conv("head", "cat.out", (7, 24, 1))
     graph = helper.make_graph(
-        nodes,
+        pen.nodes,
         "small_detector",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])],
         [helper.make_tensor_value_info("head.out", TensorProto.FLOAT, ["batch", 7, 16, 16])],
-        constants,
+        pen.constants,
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     decoding = Decoding("anchors", (2,), (((4.0, 4.0),),))
