@@ -290,4 +290,4 @@ class EnginePlugin(ABC):
         self, proto: onnx.ModelProto, options: EngineOptions, progress: Progress
     ) -> Built:
         """Builds a graph; called where `builds_ahead` is set."""
-        raise NotImplementedError
+        raise EngineError(f"engine {self.name!r} declares builds_ahead without a _build_ahead")
