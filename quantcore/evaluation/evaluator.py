@@ -56,11 +56,7 @@ def evaluate(
         EngineError: The engine failed.
         UsageError: A threshold outside 0..1, or no detections allowed.
     """
-    if not (0 <= conf <= 1 and 0 <= iou <= 1 and max_detections >= 1):
-        raise UsageError(
-            f"thresholds must lie in 0..1 and max. detections be 1 or more: {conf}, {iou}, "
-            f"{max_detections}"
-        )
+    _check_limits(conf, iou, max_detections)
     category_ids = dataset.check_classes(model.class_names)
     batch_size = engine.input_shape[0] or batch_size
     batches = Batches(dataset.select(images, seed), model.preprocessing, batch_size)
@@ -83,6 +79,15 @@ def evaluate(
         postprocess_ms=finding.ms_per(len(found)),
     )
     return result, detections
+
+
+def _check_limits(conf: float, iou: float, max_detections: int) -> None:
+    """Raises UsageError for a threshold outside 0..1, or no detections allowed."""
+    if not (0 <= conf <= 1 and 0 <= iou <= 1 and max_detections >= 1):
+        raise UsageError(
+            f"thresholds must lie in 0..1 and max. detections be 1 or more: {conf}, {iou}, "
+            f"{max_detections}"
+        )
 
 
 def _infer(engine: Engine, images: Array, batch_size: int) -> dict[str, Array]:
