@@ -12,6 +12,7 @@ import onnx
 import quantcore
 from quantcore import registry
 from quantcore.analysis.difference import thresholds
+from quantcore.analysis.resample import Estimate
 from quantcore.backend import check_capabilities
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import QuantcoreError
@@ -26,7 +27,7 @@ from quantcore.qdq.precision import check_precision
 from quantcore.report import html, terminal
 from quantcore.report.host import host
 from quantcore.report.record import Evaluated, Failure, RunRecord, Variant
-from quantcore.report.terminal import figure
+from quantcore.report.terminal import estimate, figure
 from quantcore.table import CalibrationTable
 from quantcore.worker import run_apart
 
@@ -164,8 +165,11 @@ class _Run:
             except QuantcoreError as error:
                 self._failed(name, how.engine, error)
                 continue
-            self._variants.append(self._variant(name, calibrated, qdq, found))
-            self._say(f"{name} on {how.engine}: mAP {figure(found.detection.map)}")
+            variant = self._variant(name, calibrated, qdq, found)
+            self._variants.append(variant)
+            change = estimate(variant.map_difference, sign="+")
+            map_ = figure(found.detection.map)
+            self._say(f"{name} on {how.engine}: mAP {map_}, against float {change}")
 
     def record(self) -> RunRecord:
         """Everything that was found."""
@@ -202,7 +206,14 @@ class _Run:
             count_pairs(qdq.proto),
             calibrated.audit,
             calibrated.parity,
+            self._difference(found),
         )
+
+    def _difference(self, found: Evaluated) -> Estimate | None:
+        """The mAP against the float model on the same engine, where that is known."""
+        floats = (f.evaluated for f in self._floats)
+        same = next((f.map_draws for f in floats if f.engine == found.engine), None)
+        return found.map_draws.against(same) if same and found.map_draws else None
 
     def _failed(self, name: str, engine: str | None, error: QuantcoreError) -> None:
         self._failures.append(Failure(name, engine, str(error)))

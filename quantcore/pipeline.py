@@ -12,6 +12,7 @@ import onnx
 import quantcore
 from quantcore import registry, remote
 from quantcore.analysis.agreement import Audit, audit, check_parity, noise
+from quantcore.analysis.resample import map_draws
 from quantcore.backend import check_capabilities
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
@@ -191,14 +192,15 @@ def evaluate(
     plugin = registry.load_engine(how.engine)
     with plugin.build(proto, how.options) as engine:
         batch_size = model.batch_size or how.batch_size
-        detection, _ = run_evaluation(
+        detection, detections = run_evaluation(
             engine, model, dataset, images=how.images, batch_size=batch_size, progress=progress
         )
         latency = measure(engine, noise(model), warmup=how.warmup, runs=how.runs, progress=progress)
         peak = peak_rss_mb()
         found = int8_audit(plugin, proto, engine.layers())
     kept = found if found.layers else None
-    return Evaluated(detection, latency, how.engine, plugin.versions(), peak, kept)
+    drawn = map_draws(dataset, detections)
+    return Evaluated(detection, latency, how.engine, plugin.versions(), peak, kept, drawn)
 
 
 def save_qdq(qdq: QdqModel, path: Path) -> None:

@@ -238,6 +238,24 @@ def test_int8_keeps_the_accuracy_of_an_easy_task(scores: dict[str, dict[str, Any
     assert scores["qdq"]["map"] > 0.95
 
 
+def test_a_result_is_paired_with_an_earlier_one(
+    cli: Cli, way: SimpleNamespace, scores: dict[str, dict[str, Any]]
+) -> None:
+    assert scores["qdq"]["map_interval"]["value"] == pytest.approx(scores["qdq"]["map"])
+    root, out = way.squares.root, way.squares.root / "paired.json"
+    call = ["evaluate", *way.squares.model, "--data", way.squares.data, "--onnx", way.qdq]
+    call += ["--against", root / "model.result.json"]
+    done = cli(*call, "--out", out)
+    assert done.code == 0, done.err
+    change = json.loads(out.read_text())["map_difference"]
+    assert change["value"] == pytest.approx(scores["qdq"]["map"] - scores["model"]["map"])
+    assert change["low"] <= change["value"] <= change["high"]
+    assert "mAP against" in done.out
+    refused(cli(*call, "--images", 3), "same images")
+    (root / "other.json").write_text('{"map": 0.5}')
+    refused(cli(*call[:-1], root / "other.json"), "--against", "other.json", "evaluate --out")
+
+
 def test_the_report_has_everything(way: SimpleNamespace) -> None:
     assert isinstance(way.report["float"], dict)
     (variant,) = way.report["variants"]
@@ -253,6 +271,11 @@ def test_the_report_has_everything(way: SimpleNamespace) -> None:
         assert column["sizes"]["onnx_bytes"] > 0
         assert "onnxruntime" in column["versions"]
         assert column["artifacts"]
+    change = variant["map_difference"]
+    assert change["value"] == pytest.approx(variant["map"] - way.report["float"]["map"])
+    assert change["low"] <= change["value"] <= change["high"]
+    assert (change["level"], change["draws"]) == (0.9, 1000)
+    assert way.report["float"]["map_difference"] is None
     assert variant["calibration_seconds"] > 0
     assert variant["policy"]["images"] == 4
     assert variant["policy"]["weights"]["granularity"] == "per_channel"
@@ -270,6 +293,8 @@ def test_the_artifacts_lie_beside_the_report(way: SimpleNamespace) -> None:
         onnx.checker.check_model(onnx.load(graph), full_check=True)
     page = (folder / "report.html").read_text()
     assert BACKEND in page
+    assert "mAP against the float model" in page
+    assert "1000 draws of the images" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert 'src="http' not in page
     assert not list(folder.glob(".*")), "no temporary files"
@@ -279,6 +304,7 @@ def test_comparing_prints_one_table(way: SimpleNamespace) -> None:
     out = way.done["compare"].out
     assert re.search(rf"float on \w+\W+{BACKEND} on", out), "one column each"
     assert re.search(r"mAP\W+1\.000\W+\d\.\d\d\d", out)
+    assert re.search(r"mAP against float\W+[-+]\d\.\d{3} \([-+]\d\.\d{3} to [-+]\d\.\d{3}\)", out)
     assert "report.json" in out
 
 

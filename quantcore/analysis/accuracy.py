@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from quantcore.analysis.losses import agreements
-from quantcore.analysis.resample import Floats, Matches, draws, interval
+from quantcore.analysis.resample import Estimate, Floats, Matches, draws
 from quantcore.analysis.runs import Outcome
 from quantcore.data.coco import CocoDataset
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with the middle 90 % of its bootstrap draws over the images.
-
-    The draws are paired: float model and quantized graph see the same images in each, so that what
-    is hard about an image cancels out.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form; None where there is nothing to measure."""
-        pairs = (("value", self.value), ("low", self.low), ("high", self.high))
-        return {name: value if np.isfinite(value) else None for name, value in pairs}
 
 
 @dataclass(frozen=True)
@@ -73,14 +54,14 @@ class Judge:
     @property
     def float_map(self) -> Estimate:
         """MAP of the float model."""
-        return _estimate(self._float)
+        return Estimate.of(self._float)
 
     def loss(self, outcome: Outcome) -> Loss:
         """What a graph loses."""
         powers = np.asarray([outcome.powers[i] for i in self._order])
         return Loss(
-            _estimate(self._float - self._map(outcome)),
-            _estimate(self._disagreement(outcome)),
+            Estimate.of(self._float - self._map(outcome)),
+            Estimate.of(self._disagreement(outcome)),
             _decibels(powers[:, 0], powers[:, 1]),
             _decibels(powers[:, 2], powers[:, 3]),
         )
@@ -94,10 +75,6 @@ class Judge:
         found = agreements(self._reference.detections, outcome.detections, self._order)
         common, total = self._weights @ found[:, 0], self._weights @ found[:, 1]
         return 1 - np.divide(common, total, out=np.ones_like(common), where=total > 0)
-
-
-def _estimate(values: Floats) -> Estimate:
-    return Estimate(float(values[0]), *interval(values[1:]))
 
 
 def _decibels(signal: Floats, noise: Floats) -> float:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from quantcore.analysis.accuracy import Estimate, Judge, Loss
+from quantcore.analysis.accuracy import Judge, Loss
 from quantcore.analysis.journal import Journal
 from quantcore.analysis.keep import keeping
 from quantcore.analysis.macs import macs_of
+from quantcore.analysis.resample import Estimate
 from quantcore.analysis.runs import Runs, Variant
 from quantcore.analysis.search import Kept, Search
 from quantcore.analysis.sensitivity import Sensitivity, Subject

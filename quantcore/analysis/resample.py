@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +13,24 @@ import numpy as np
 import numpy.typing as npt
 
 from quantcore.data.coco import CocoDataset
-from quantcore.evaluation.coco import _ground_truth, _hotcoco
+from quantcore.errors import UsageError
+from quantcore.evaluation.coco import ground_truth, hotcoco_evaluation
 from quantcore.evaluation.detections import Detections
 
 Floats = npt.NDArray[np.float64]
 
+#: The share of the draws that an interval spans, and how many draws a report takes.
+LEVEL = 0.9
+DRAWS = 1000
+
 #: The recalls at which the COCO metric reads the precision, as its implementations make them.
 _RECALLS = np.linspace(0.0, 1.0, 101)
 
-
 #: IoU 0.50, 0.55 .. 0.95.
 _THRESHOLDS = 10
+
+#: Detections x draws that are worked on at a time: memory must not grow with both.
+_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Matches:
     """
 
     def __init__(self, dataset: CocoDataset, detections: Detections) -> None:
-        truth = _ground_truth(dataset, detections)
+        truth = ground_truth(dataset, detections)
         self._images = {image["id"]: n for n, image in enumerate(truth["images"])}
         present = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}
         self._classes = []
@@ -113,7 +122,7 @@ def _matched(
 ) -> list[dict[str, Any]]:
     """Hotcoco's matches by image and class, objects of every size."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        evaluation = _hotcoco(truth, detections)
+        evaluation = hotcoco_evaluation(truth, detections)
         evaluation.params.cat_ids = categories
         evaluation.params.area_rng = [[0.0, 1e10]]
         evaluation.params.area_rng_lbl = ["all"]
@@ -122,34 +131,43 @@ def _matched(
 
 
 def _average_precision(entry: _Class, weights: Floats) -> Floats:
-    """AP of a class, mean over the IoU thresholds, for each row of weights.
+    """AP of a class, mean over the IoU thresholds, for each row of weights."""
+    step = max(1, _BLOCK // max(1, len(entry.image)))
+    starts = range(0, len(weights), step)
+    # Draws side by side in memory: every running sum then goes over all of them at once.
+    blocks = (np.ascontiguousarray(weights[start : start + step].T) for start in starts)
+    return np.concatenate([_block_precision(entry, block) for block in blocks])
+
+
+def _block_precision(entry: _Class, weights: Floats) -> Floats:
+    """AP of a class for each column of weights, images x draws.
 
     Precision at recall r is the best precision at any recall of r or more, r = 0, 0.01 .. 1. Recall
     grows at hits alone and precision is best there, so only hits are looked at.
     """
-    objects = weights @ entry.objects
-    own = weights[:, entry.image]
-    seen = np.cumsum(own, axis=1)
-    result = np.zeros(len(weights))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for hit, counts in zip(entry.hit, entry.counts, strict=True):
-            (at,) = np.nonzero(hit)
-            if not len(at):
-                continue
-            hits = np.cumsum(own[:, at], axis=1)
-            among = seen[:, at]
-            if not counts.all():
-                among = among - np.cumsum(np.where(counts, 0.0, own), axis=1)[:, at]
-            precision = np.where(among > 0, hits / among, 0.0)
-            best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-            steps = np.diff(_recalls_reached(hits / objects[:, None]), axis=1, prepend=0.0)
-            result += (best * steps).sum(1) / len(_RECALLS)
+    objects = entry.objects @ weights
+    own = weights[entry.image]
+    seen = np.cumsum(own, axis=0)
+    result = np.zeros(weights.shape[1])
+    for hit, counts in zip(entry.hit, entry.counts, strict=True):
+        (at,) = np.nonzero(hit)
+        if not len(at):
+            continue
+        hits = np.cumsum(own[at], axis=0)
+        among = seen[at]
+        if not counts.all():
+            among = among - np.cumsum(np.where(counts[:, None], 0.0, own), axis=0)[at]
+        precision = np.divide(hits, among, out=np.zeros_like(hits), where=among > 0)
+        best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+        recall = hits / np.where(objects > 0, objects, 1.0)
+        steps = np.diff(_recalls_reached(recall), axis=0, prepend=0.0)
+        result += (best * steps).sum(0) / len(_RECALLS)
     return np.where(objects > 0, result / len(entry.hit), np.nan)
 
 
 def _recalls_reached(recall: Floats) -> Floats:
     """How many of the recalls 0, 0.01 .. 1 are not above the given one; compared in floats."""
-    near = np.nan_to_num(np.rint(recall * (len(_RECALLS) - 1))).astype(np.intp)
+    near = np.rint(recall * (len(_RECALLS) - 1)).astype(np.intp)
     return np.asarray(near + (_RECALLS[near] <= recall), np.float64)
 
 
@@ -160,10 +178,94 @@ def draws(images: int, count: int = 200, seed: int = 0) -> Floats:
     return np.concatenate([np.ones((1, images)), picks.astype(np.float64)])
 
 
-def interval(values: Floats, level: float = 0.9) -> tuple[float, float]:
+def interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:
     """The middle `level` of some draws; NaN where there are none."""
     known = values[np.isfinite(values)]
     if not len(known):
         return float("nan"), float("nan")
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with the middle of its bootstrap draws over the images.
+
+    Attributes:
+        value: On the images as they are.
+        low: Lower end of the interval.
+        high: Upper end.
+        level: The share of the draws between them.
+        draws: How many there were.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float = LEVEL
+    draws: int = DRAWS
+
+    @classmethod
+    def of(cls, values: Floats) -> Estimate:
+        """From a figure on the images as they are, followed by one for each draw."""
+        return cls(float(values[0]), *interval(values[1:]), draws=len(values) - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; None where there is nothing to measure."""
+        ends = (("value", self.value), ("low", self.low), ("high", self.high))
+        figures = {name: value if np.isfinite(value) else None for name, value in ends}
+        return {**figures, "level": self.level, "draws": self.draws}
+
+
+@dataclass(frozen=True)
+class MapDraws:
+    """The mAP of one graph under a bootstrap of its images.
+
+    The draws depend on the number of images alone. Two graphs on the same images are therefore
+    paired: they see the same images in each draw, so that what is hard about an image cancels out.
+
+    Attributes:
+        images: SHA-256 of the ids of the images, in the order of the annotation file.
+        values: mAP on the images as they are, then one figure a draw; NaN without ground truth.
+    """
+
+    images: str
+    values: tuple[float, ...]
+
+    @property
+    def estimate(self) -> Estimate:
+        """The mAP itself."""
+        return Estimate.of(np.asarray(self.values))
+
+    def against(self, reference: MapDraws) -> Estimate:
+        """The mAP less a reference's: negative where this graph is worse.
+
+        Raises:
+            UsageError: The two are not of the same images and draws.
+        """
+        if self.images != reference.images or len(self.values) != len(reference.values):
+            raise UsageError(
+                "a difference in mAP needs two evaluations on the same images and with the same "
+                "number of draws: evaluate both on the same split with the same --images"
+            )
+        return Estimate.of(np.asarray(self.values) - np.asarray(reference.values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; None stands for NaN."""
+        values = [value if np.isfinite(value) else None for value in self.values]
+        return {"images_sha256": self.images, "map": values}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MapDraws:
+        """Reads the JSON form; raises KeyError, TypeError or ValueError where it is malformed."""
+        values = (float("nan") if value is None else float(value) for value in data["map"])
+        return cls(str(data["images_sha256"]), tuple(values))
+
+
+def map_draws(dataset: CocoDataset, detections: Detections, count: int = DRAWS) -> MapDraws:
+    """The mAP of some detections on their images, and on `count` draws of them."""
+    found = detections.by_image.keys()
+    ids = [image.id for image in dataset.images if image.id in found]
+    values = Matches(dataset, detections).score(draws(len(ids), count))
+    digest = hashlib.sha256(repr(ids).encode()).hexdigest()
+    return MapDraws(digest, tuple(float(value) for value in values))

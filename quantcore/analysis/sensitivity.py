@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantcore.analysis.accuracy import Estimate, Judge, Loss
+from quantcore.analysis.accuracy import Judge, Loss
 from quantcore.analysis.journal import Journal
 from quantcore.analysis.keep import alone, quantized_layers
 from quantcore.analysis.macs import macs_of
+from quantcore.analysis.resample import Estimate
 from quantcore.analysis.runs import Runs, Variant
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import UsageError

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from quantcore import pipeline, registry
+from quantcore.analysis.resample import MapDraws
 from quantcore.commands.options import (
     Backend,
     CalibrationSplit,
@@ -35,6 +36,7 @@ from quantcore.commands.options import (
 )
 from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
+from quantcore.errors import UsageError
 from quantcore.files import ensure_folder, write_whole
 from quantcore.policy import CalibrationPolicy
 from quantcore.progress import for_console
@@ -153,10 +155,15 @@ def evaluate(
     split: EvaluationSplit = pipeline.EVALUATION_SPLIT,
     threads: Threads = None,
     batch_size: Annotated[int, typer.Option(help="Images per inference.", min=1)] = 1,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Earlier result (JSON) on the same images: print the difference in mAP."),
+    ] = None,
 ) -> None:
     """Measure accuracy (COCO figures) and speed of the float model, or of a graph made from it."""
     if out is not None:
         ensure_folder(out.parent)
+    reference = _drawn(against) if against else None
     loaded = load_model(model, weights, size, preset)
     proto = pipeline.load_onnx(graph) if graph else loaded.proto
     how = pipeline.Evaluation(
@@ -166,7 +173,24 @@ def evaluate(
         loaded, proto, pipeline.Data(data, evaluation=split), how, for_console()
     )
     terminal.console().print(terminal.evaluation(found))
+    result = {"model": model, "onnx": str(graph) if graph else None, **found.to_dict()}
+    result |= {"versions": dict(found.versions)}
+    if found.map_draws and reference:
+        change = found.map_draws.against(reference)
+        result |= {"against": str(against), "map_difference": change.to_dict()}
+        print(f"mAP against {against}: {terminal.estimate(change, sign='+')}")
     if out is not None:
-        result = {"model": model, "onnx": str(graph) if graph else None, **found.to_dict()}
-        write_whole(out, json.dumps({**result, "versions": dict(found.versions)}, indent=1) + "\n")
+        if found.map_draws:
+            result |= {"map_draws": found.map_draws.to_dict()}
+        write_whole(out, json.dumps(result, indent=1) + "\n")
         print(f"{out}: written")
+
+
+def _drawn(path: Path) -> MapDraws:
+    """The draws in a result of `evaluate --out`."""
+    try:
+        return MapDraws.from_dict(json.loads(path.read_text(encoding="utf-8"))["map_draws"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(
+            f"--against {path}: not a result of `quantcore evaluate --out`: {error!r}"
+        ) from None

@@ -46,7 +46,7 @@ def score(
     if implementation not in _IMPLEMENTATIONS:
         known = ", ".join(_IMPLEMENTATIONS)
         raise DataError(f"no COCO metric {implementation!r}; there are {known}")
-    truth = _ground_truth(dataset, detections)
+    truth = ground_truth(dataset, detections)
     # Both libraries print what they do, on either stream.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         evaluation = _IMPLEMENTATIONS[implementation](truth, detections)
@@ -59,8 +59,12 @@ def score(
     return CocoScores(figures, _per_class(dataset, evaluation))
 
 
-def _ground_truth(dataset: CocoDataset, detections: Detections) -> dict[str, Any]:
-    """The part of the annotation file that is about the images run, in its own format."""
+def ground_truth(dataset: CocoDataset, detections: Detections) -> dict[str, Any]:
+    """The part of the annotation file that is about the images run, in its own format.
+
+    Raises:
+        DataError: There are detections for an image that the data set does not have.
+    """
     wanted = detections.by_image.keys()
     images = [i for i in dataset.images if i.id in wanted]
     if len(images) != len(wanted):
@@ -85,7 +89,13 @@ def _ground_truth(dataset: CocoDataset, detections: Detections) -> dict[str, Any
     }
 
 
-def _hotcoco(truth: dict[str, Any], detections: Detections) -> Any:
+def hotcoco_evaluation(truth: dict[str, Any], detections: Detections) -> Any:
+    """Hotcoco's COCOeval of some detections, not yet run.
+
+    Args:
+        truth: From `ground_truth`.
+        detections: Of the same images.
+    """
     import hotcoco
 
     reference = hotcoco.COCO(truth)
@@ -115,7 +125,7 @@ def _pycocotools(truth: dict[str, Any], detections: Detections) -> Any:
 
 
 _IMPLEMENTATIONS: dict[str, Callable[[dict[str, Any], Detections], Any]] = {
-    "hotcoco": _hotcoco,
+    "hotcoco": hotcoco_evaluation,
     "pycocotools": _pycocotools,
 }
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from quantcore.analysis.agreement import Audit
+from quantcore.analysis.resample import Estimate, MapDraws
 from quantcore.engines.audit import Int8Audit
 from quantcore.results import DetectionResult, LatencyResult
 
@@ -24,6 +25,7 @@ class Evaluated:
         versions: Of its library.
         peak_rss_mb: Of the process that evaluated.
         int8: Which of the quantized layers the engine really runs in INT8, None for a float graph.
+        map_draws: The mAP under a bootstrap of the images.
     """
 
     detection: DetectionResult
@@ -32,6 +34,7 @@ class Evaluated:
     versions: Mapping[str, str]
     peak_rss_mb: float
     int8: Int8Audit | None = None
+    map_draws: MapDraws | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; the twelve COCO figures lie flat beside the rest."""
@@ -39,6 +42,7 @@ class Evaluated:
         return {
             "engine": self.engine,
             **self.detection.to_dict(),
+            "map_interval": self.map_draws.estimate.to_dict() if self.map_draws else None,
             "latency_ms": {p: latency[f"{p}_ms"] for p in ("p50", "p90", "p99", "mean")},
             "images_per_second": latency["images_per_second"],
             "latency_batch_size": latency["batch_size"],
@@ -63,6 +67,8 @@ class Variant:
         pairs: Q/DQ pairs on activations and weights.
         audit: The Q/DQ graph against the framework's own simulation.
         parity: Relative difference of the framework's float network from the float graph.
+        map_difference: mAP less the float model's on the same engine and images; None for the
+            float model, and where that failed.
     """
 
     backend: str | None
@@ -76,6 +82,7 @@ class Variant:
     pairs: Mapping[str, int] = field(default_factory=dict)
     audit: Audit | None = None
     parity: float | None = None
+    map_difference: Estimate | None = None
 
     @property
     def name(self) -> str:
@@ -87,6 +94,7 @@ class Variant:
         return {
             "backend": self.backend,
             **self.evaluated.to_dict(),
+            "map_difference": self.map_difference.to_dict() if self.map_difference else None,
             "calibration_seconds": self.calibration_seconds,
             "peak_rss_mb": self.peak_rss_mb,
             "sizes": {"onnx_bytes": self.onnx_bytes},

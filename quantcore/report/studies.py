@@ -6,19 +6,12 @@ import math
 
 from rich.table import Table
 
-from quantcore.analysis.accuracy import Estimate
 from quantcore.analysis.mixed import Mixed
 from quantcore.analysis.sensitivity import Sensitivity
+from quantcore.report.terminal import estimate
 
 #: Rows on the terminal; the JSON has all layers.
 SHOWN = 25
-
-
-def _estimate(found: Estimate, digits: int = 4, sign: str = "+") -> str:
-    if not math.isfinite(found.value):
-        return "-"
-    value, low, high = (f"{v:{sign}.{digits}f}" for v in (found.value, found.low, found.high))
-    return f"{value} ({low} to {high})"
 
 
 def _decibels(value: float) -> str:
@@ -29,7 +22,7 @@ def sensitivity(found: Sensitivity, shown: int = SHOWN) -> Table:
     """The most sensitive layers."""
     title = (
         f"{found.model}: each layer quantized alone, {found.images} images of {found.split}, float "
-        f"mAP {_estimate(found.float_map, 3, '')}; ranked by {found.method}"
+        f"mAP {estimate(found.float_map)}; ranked by {found.method}"
     )
     table = Table(title=title, title_justify="left")
     table.add_column("rank", justify="right")
@@ -43,8 +36,8 @@ def sensitivity(found: Sensitivity, shown: int = SHOWN) -> Table:
             cost.layer,
             cost.op,
             f"{cost.macs / 1e6:.1f}",
-            _estimate(cost.loss.map_drop),
-            _estimate(cost.loss.detections, sign=""),
+            estimate(cost.loss.map_drop, 4, "+"),
+            estimate(cost.loss.detections, 4),
             _decibels(cost.loss.heads_db),
             _decibels(cost.loss.layer_db),
         )
@@ -67,9 +60,9 @@ def mixed(found: Mixed) -> Table:
             "chosen" if point == found.chosen else "",
             str(len(point.kept)),
             f"{point.share:.1%}",
-            _estimate(point.loss.map_drop),
-            _estimate(point.loss.detections, sign=""),
-            *([_estimate(again.losses[number].map_drop)] if again else []),
+            estimate(point.loss.map_drop, 4, "+"),
+            estimate(point.loss.detections, 4),
+            *([estimate(again.losses[number].map_drop, 4, "+")] if again else []),
         )
     return table
 
@@ -79,7 +72,7 @@ def verdict(found: Mixed) -> str:
     chosen = found.chosen
     figures = (
         f"{len(chosen.kept)} layers in float, {chosen.share:.1%} of the MACs in INT8, mAP drop "
-        f"{_estimate(chosen.loss.map_drop)} on {found.split}, with margin "
+        f"{estimate(chosen.loss.map_drop, 4, '+')} on {found.split}, with margin "
         f"{chosen.drop:+.4f} (confidence {found.confidence:g})"
     )
     if found.met:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 from rich.console import Console
 from rich.table import Table
 
 from quantcore.analysis.agreement import Audit
 from quantcore.analysis.difference import TableDifference
+from quantcore.analysis.resample import Estimate
 from quantcore.engines.audit import Int8Audit
 from quantcore.registry import PluginInfo
 from quantcore.report.record import Evaluated, RunRecord, Variant
@@ -18,6 +19,25 @@ from quantcore.testing.kit import Outcome
 def figure(value: float | None, digits: int = 3) -> str:
     """A figure, or a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def estimate(found: Estimate | None, digits: int = 3, sign: str = "") -> str:
+    """A figure and its interval, or a dash where there is none.
+
+    Args:
+        found: The figure.
+        digits: Behind the point.
+        sign: `+` where a difference is shown.
+    """
+    if found is None or not math.isfinite(found.value):
+        return "-"
+    value, low, high = (f"{v:{sign}.{digits}f}" for v in (found.value, found.low, found.high))
+    return f"{value} ({low} to {high})"
+
+
+def intervals(found: Estimate) -> str:
+    """What the interval behind a figure is, in words."""
+    return f"{found.level:.0%} of {found.draws} draws of the images"
 
 
 def console() -> Console:
@@ -31,25 +51,23 @@ def comparison(record: RunRecord) -> Table:
     table = Table(title=f"{record.model}, float and quantized", title_justify="left")
     table.add_column("")
     variants = (*record.floats, *record.variants)
-    columns = [_column(variant, record.floats) for variant in variants]
+    columns = [_column(variant) for variant in variants]
     for variant in variants:
         table.add_column(variant.name, justify="right", overflow="fold")
     for name in columns[0]:
         table.add_row(name, *(column[name] for column in columns))
+    known = next((v.map_difference for v in variants if v.map_difference), None)
+    if known is not None:
+        table.caption = f"in brackets: {intervals(known)}, float and quantized on the same ones"
     return table
 
 
-def _column(variant: Variant, floats: Sequence[Variant]) -> dict[str, str]:
+def _column(variant: Variant) -> dict[str, str]:
     detection, latency = variant.evaluated.detection, variant.evaluated.latency
-    same = (f for f in floats if f.evaluated.engine == variant.evaluated.engine)
-    base = next(same, floats[0]).evaluated.detection.map
     quantized = variant.backend is not None
-    change = None
-    if quantized and detection.map is not None and base is not None:
-        change = detection.map - base
     return {
         "mAP": figure(detection.map),
-        "mAP against float": "-" if change is None else f"{change:+.3f}",
+        "mAP against float": estimate(variant.map_difference, sign="+"),
         "AP50": figure(detection.map50),
         "latency p50, ms": figure(latency.p50_ms, 1),
         "latency p99, ms": figure(latency.p99_ms, 1),
@@ -82,6 +100,10 @@ def evaluation(found: Evaluated) -> Table:
     table.add_column("value", justify="right")
     for name, value in detection.figures().items():
         table.add_row(name, figure(value))
+    if found.map_draws:
+        drawn = found.map_draws.estimate
+        table.add_section()
+        table.add_row(f"map, {intervals(drawn)}", estimate(drawn))
     table.add_section()
     for name, value in (
         ("preprocessing, ms per image", detection.preprocess_ms),

@@ -1,18 +1,21 @@
 """Figures of the studies: MACs, cuts, the resampled metric, losses, rank correlations."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import helper
 
+from quantcore.analysis import resample
 from quantcore.analysis.losses import agreement, iou
 from quantcore.analysis.macs import int8_share, macs_of, shapes_of
 from quantcore.analysis.prefix import cut, tapped
 from quantcore.analysis.rank import correlation, kendall, ranks, spearman
-from quantcore.analysis.resample import Matches, draws, interval
+from quantcore.analysis.resample import MapDraws, Matches, draws, interval, map_draws
 from quantcore.data.coco import Annotation, Category, CocoDataset, CocoImage
+from quantcore.errors import UsageError
 from quantcore.evaluation.coco import score
 from quantcore.evaluation.detections import Detections
 from quantcore.ir import FloatModel
@@ -98,6 +101,54 @@ def test_a_weight_of_zero_leaves_an_image_out() -> None:
     fewer = {i: boxes for i, boxes in detections.by_image.items() if i not in (1, 6)}
     wanted = score(dataset, Detections(fewer, detections.category_ids)).figures["map"]
     assert Matches(dataset, detections).score(weights)[0] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_a_weight_of_two_is_the_image_twice() -> None:
+    dataset, detections = scene()
+    weights = np.ones((1, 12))
+    weights[0, [2, 7]] = 2
+    copies = {3: 103, 8: 108}
+    images = [*dataset.images, *(CocoImage(c, Path("c.jpg"), 200, 200) for c in copies.values())]
+    more = [
+        replace(a, image_id=copies[a.image_id]) for a in dataset.annotations if a.image_id in copies
+    ]
+    both = replace(dataset, images=tuple(images), annotations=(*dataset.annotations, *more))
+    boxes = {**detections.by_image, **{c: detections.by_image[i] for i, c in copies.items()}}
+    wanted = score(both, Detections(boxes, detections.category_ids)).figures["map"]
+    assert Matches(dataset, detections).score(weights)[0] == pytest.approx(wanted, abs=1e-12)
+
+
+def test_draws_in_blocks_are_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    matches, weights = Matches(*scene()), draws(12, 40)
+    whole = matches.score(weights)
+    monkeypatch.setattr(resample, "_BLOCK", 7)
+    np.testing.assert_allclose(matches.score(weights), whole, rtol=1e-12)
+
+
+def test_a_difference_is_paired() -> None:
+    dataset, detections = scene(40)
+    worse = {i: boxes * [1, 1, 1.02, 1.02, 1, 1] for i, boxes in detections.by_image.items()}
+    first = map_draws(dataset, detections)
+    second = map_draws(dataset, Detections(worse, detections.category_ids))
+    assert map_draws(dataset, detections) == first, "the seed is fixed"
+    same, change = first.against(first), second.against(first)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert change.value == pytest.approx(second.values[0] - first.values[0])
+    assert change.low < change.value < change.high
+    alone = second.estimate
+    assert change.high - change.low < (alone.high - alone.low) / 2
+    assert change.to_dict().keys() == {"value", "low", "high", "level", "draws"}
+    assert (change.level, change.draws) == (0.9, 1000)
+    assert MapDraws.from_dict(second.to_dict()) == second
+    with pytest.raises(UsageError, match="same images"):
+        first.against(map_draws(*scene(39)))
+
+
+def test_without_objects_there_is_no_interval() -> None:
+    dataset, detections = scene()
+    found = map_draws(replace(dataset, annotations=()), detections, 5)
+    assert found.estimate.to_dict()["value"] is None
+    assert found.to_dict()["map"] == [None] * 6
 
 
 def test_detections_agree_with_themselves_and_less_with_others() -> None:

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from quantcore.analysis.accuracy import Estimate, Loss
+from quantcore.analysis.accuracy import Loss
 from quantcore.analysis.mixed import Mixed, Point, Whole, Wish
+from quantcore.analysis.resample import Estimate
 from quantcore.errors import UsageError
 from quantcore.policy import CalibrationPolicy
 
