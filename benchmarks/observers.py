@@ -36,27 +36,40 @@ BINNED = ("percentile", "mse", "entropy")
 
 
 class Clock:
-    """Wall and CPU seconds of what ran under it."""
+    """Wall and CPU seconds of what ran under it, lap by lap."""
 
     def __init__(self) -> None:
-        self.wall = self.cpu = 0.0
+        self.laps: list[tuple[float, float]] = []
 
     def __call__(self, work: Callable[[], object]) -> None:
-        """Adds what the work takes."""
+        """Times the work as one lap."""
         wall, cpu = time.perf_counter(), time.process_time()
         work()
-        self.wall += time.perf_counter() - wall
-        self.cpu += time.process_time() - cpu
+        self.laps.append((time.perf_counter() - wall, time.process_time() - cpu))
 
-    def over(self, other: Clock) -> str:
-        """The ratios to another clock."""
-        return f"wall {self.wall / other.wall:5.2f}x  CPU {self.cpu / other.cpu:5.2f}x"
+    @property
+    def wall(self) -> float:
+        """Seconds of all laps, each taken as the median: busy moments do not count."""
+        return float(np.median([wall for wall, _ in self.laps])) * len(self.laps)
+
+    @property
+    def cpu(self) -> float:
+        """Likewise, CPU seconds."""
+        return float(np.median([cpu for _, cpu in self.laps])) * len(self.laps)
+
+    def over(self, other: Clock, search: Clock | None = None) -> str:
+        """The ratios to another clock, those of a search included."""
+        wall = self.wall + (search.wall if search else 0)
+        cpu = self.cpu + (search.cpu if search else 0)
+        return f"wall {wall / other.wall:5.2f}x  CPU {cpu / other.cpu:5.2f}x"
 
 
 class Variant:
     """One way to calibrate: forward passes whose activations a collector sees."""
 
-    def __init__(self, sites: Sequence[Site], observers: Sequence[str], threads: int) -> None:
+    def __init__(
+        self, sites: Sequence[Site], observers: Sequence[str], threads: int | None
+    ) -> None:
         self.policies = [TensorPolicy(name) for name in observers]
         own = [Site(s.tensor, s.role, self.policies[0], s.consumers) for s in sites]
         self.collector = Collector(own, extra=self.policies[1:], threads=threads)
@@ -101,10 +114,8 @@ def measure(args: argparse.Namespace) -> Variant:
     print(f"floor: {floor.wall / args.images * 1e3:.1f} ms an image, {args.images} images")
     for name, variant in variants.items():
         variant.search(variant.ranges)
-        whole = Clock()
-        whole.wall = variant.clock.wall + variant.search.wall
-        whole.cpu = variant.clock.cpu + variant.search.cpu
-        print(f"  {name:14s} {whole.over(floor)}, of it search {variant.search.wall:.3f} s")
+        ratios = variant.clock.over(floor, variant.search)
+        print(f"  {name:14s} {ratios}, of it search {variant.search.wall:.3f} s")
     dearest = max((variants[name] for name in BINNED), key=lambda v: v.clock.cpu)
     for name in ("three", "all"):
         print(f"{name} in one pass over the dearest: {variants[name].clock.over(dearest.clock)}")
@@ -144,12 +155,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=80)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--collector-threads", type=int, help="as --threads unless given")
+    parser.add_argument("--collector-threads", type=int, help="what calibration uses unless given")
     parser.add_argument("--search-tensors", type=int, default=3)
     parser.add_argument("--search-bins", type=int, default=2048)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    args.collector_threads = args.collector_threads or args.threads
     everything = measure(args)
     search(everything.collector, args.search_tensors, args.search_bins)
 

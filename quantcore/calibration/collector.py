@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
@@ -32,8 +31,8 @@ _SHARE = 1 << 16
 class Collector:
     """Statistics of activation sites, in memory that the number of images does not change.
 
-    A context manager: it owns a thread for each core but one, among which it divides each tensor,
-    and returns from `see` when the tensor is done, so that a framework may overwrite it.
+    A context manager: it may own threads, among which it divides each tensor, and returns from
+    `see` when the tensor is done, so that a framework may overwrite it.
     """
 
     def __init__(
@@ -49,7 +48,9 @@ class Collector:
             sites: What to watch; sites of weights are passed over.
             extra: Other policies that `ranges` will be asked for, beside each site's own.
             keep_histograms: Keeps a histogram where no observer reads one.
-            threads: How many threads count, this one included; None for one on each core.
+            threads: How many threads count, this one included; None for one on each core but one:
+                a framework's own threads spin for a while after each operation, and on two cores
+                a second thread that counts was seen to lose more to them than it won.
 
         Raises:
             PolicyError: A policy that the portable observers cannot follow.
@@ -60,10 +61,8 @@ class Collector:
         self._keep = keep_histograms
         for policy in (*(site.policy for site in self.sites.values()), *self._extra):
             check_policy(policy)
-        self._threads = threads or _cores()
-        self._counters: SimpleQueue[Counter] = SimpleQueue()
-        for _ in range(self._threads):
-            self._counters.put(Counter())
+        self._threads = threads or max(_cores() - 1, 1)
+        self._counters = [Counter() for _ in range(self._threads)]
         self._pool = ThreadPoolExecutor(self._threads - 1) if self._threads > 1 else None
 
     def see(self, tensor: str, values: npt.NDArray[Any], image: int | None = None) -> None:
@@ -176,20 +175,16 @@ class Collector:
         blocks = [flat[i : i + size] for i in range(0, flat.size, size)]
         exponent = MIN_EXPONENT if histogram is None else histogram.exponent
 
-        def work(block: Flat) -> Part:
-            counter = self._counters.get()
-            try:
-                if histogram is None:
-                    return counter.extremes(block)
-                return counter.count(block, exponent)
-            finally:
-                self._counters.put(counter)
+        waiting = iter(blocks)  # each thread takes the next block when it is free
 
-        if self._pool is None or len(blocks) == 1:
-            return [work(block) for block in blocks]
-        # This thread takes its share instead of waiting.
-        others = [self._pool.submit(work, block) for block in blocks[1:]]
-        return [work(blocks[0]), *(other.result() for other in others)]
+        def work(counter: Counter) -> list[Part]:
+            if histogram is None:
+                return [counter.extremes(block) for block in waiting]
+            return counter.count(waiting, exponent)
+
+        own, *others = self._counters[: len(blocks)]
+        busy = [self._pool.submit(work, other) for other in others] if self._pool else []
+        return [*work(own), *(part for other in busy for part in other.result())]
 
     def close(self) -> None:
         """Ends the threads; safe to call twice. Ranges can still be asked for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -36,12 +37,19 @@ class Part:
     low: float
     high: float
     exponent: int = MIN_EXPONENT
-    counts: npt.NDArray[np.generic] | None = None
+    counts: npt.NDArray[np.int64] | None = None
 
     @property
     def finite(self) -> bool:
         """Whether every value was a finite number."""
         return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def joined(self, other: Part) -> Part:
+        """This part and another one of the same range; takes over this one's counts."""
+        if self.counts is not None and other.counts is not None:
+            np.add(self.counts, other.counts, out=self.counts)
+        low, high = min(self.low, other.low), max(self.high, other.high)
+        return Part(low, high, self.exponent, self.counts)
 
 
 class Counter:
@@ -61,14 +69,29 @@ class Counter:
         """Smallest and largest of a block."""
         return Part(float(values.min()), float(values.max()))
 
-    def count(self, values: Flat, exponent: int) -> Part:
-        """Counts of a block of at most BLOCK values.
+    def count(self, blocks: Iterable[Flat], exponent: int) -> list[Part]:
+        """Counts blocks of at most BLOCK values, in one part for each range that they needed.
 
         Args:
-            values: Contiguous, not empty.
+            blocks: Contiguous, not empty.
             exponent: Range exponent to try first. A range that the values leave is widened, which
                 costs a second look at the block but happens at most once for each power of two.
+
+        Returns:
+            The parts; the last one is without counts where a block is not finite.
         """
+        parts: list[Part] = []
+        for block in blocks:
+            part = self._count(block, max(exponent, parts[-1].exponent if parts else exponent))
+            if parts and parts[-1].exponent == part.exponent and part.finite:
+                parts[-1] = parts[-1].joined(part)
+            else:
+                parts.append(part)
+            if not part.finite:
+                break
+        return parts
+
+    def _count(self, values: Flat, exponent: int) -> Part:
         part = self._encode(values, exponent)
         if part.finite and part.counts is None:
             whole = self.extremes(values)
@@ -93,4 +116,4 @@ class Counter:
         np.bitwise_and(codes, CODES - 1, out=codes)
         image = codes.view(np.uint16).reshape(1, -1)
         counts = cv2.calcHist([image], [0], None, [CODES], [0, CODES])
-        return Part(low, high, exponent, counts.reshape(-1))
+        return Part(low, high, exponent, counts.reshape(-1).astype(np.int64))

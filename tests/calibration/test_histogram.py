@@ -19,7 +19,8 @@ NEAR = hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(-8, 8, widt
 
 
 def add(histogram, values):
-    part = COUNTER.count(np.ascontiguousarray(values, dtype=np.float32), histogram.exponent)
+    block = np.ascontiguousarray(values, dtype=np.float32)
+    (part,) = COUNTER.count([block], histogram.exponent)
     histogram.add_codes(part.exponent, part.counts, part.low, part.high)
 
 
