@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from quantcore.calibration.portable import See, observe
+from quantcore.calibration.portable import See, Seen, observe, watch
 from quantcore.errors import BackendError, CapabilityError, RangeError
 from quantcore.ir import Array, FloatModel, LayerInfo
 from quantcore.policy import TensorPolicy
@@ -147,6 +147,31 @@ class BackendSession(ABC):
         for site in plan.sites:
             check_range(site, ranges[site.tensor], self.model, plan.implementation)
         return {site.tensor: ranges[site.tensor] for site in plan.sites}
+
+    def collect(self, plans: Sequence[Plan], batches: Iterable[Array], keep: bool = False) -> Seen:
+        """Watches the float network once for the portable observers of several plans.
+
+        Args:
+            plans: Of one model, with the same activations; their implementation does not matter.
+            batches: As in `calibrate`.
+            keep: Keeps what any observer needs, not only those of the plans.
+
+        Returns:
+            Statistics of every activation, for `quantcore.calibration.portable.activation_ranges`.
+
+        Raises:
+            CapabilityError: The backend cannot show its activations; no image was read.
+            PolicyError: A policy that the portable observers cannot follow; no image was read.
+            RangeError: NaN or infinite; names tensor, layers and image.
+        """
+        check_shows_activations(self.name, self.capabilities)
+        self._applied = False
+        sites = plans[0].sites
+        watched = self.progress.track(batches, f"{self.name}: collecting")
+        extra = [s.policy for p in plans[1:] for s in p.sites if s.role == "activation"]
+        feed = partial(self._feed, sites, watched)
+        with watch(plans[0], feed, dict.fromkeys(extra), keep) as collector:
+            return collector.seen
 
     def _feed(self, sites: Sequence[Site], batches: Iterable[Array], see: See) -> None:
         """Shows the float network's activations to the portable observers, batch by batch."""
@@ -297,6 +322,16 @@ def check_capabilities(backend: str, capabilities: Capabilities, plan: Plan) -> 
                 f"backend {backend!r} has no {missing} "
                 f"({site.role} {site.tensor!r} of layer {site.consumers[0]!r})"
             )
+
+
+def check_shows_activations(backend: str, capabilities: Capabilities) -> None:
+    """Refuses to watch activations where a backend cannot show them; raises CapabilityError."""
+    if "portable" not in capabilities.implementations:
+        raise CapabilityError(
+            f"backend {backend!r} does not show its activations to quantcore: it can keep no "
+            "histograms, nor serve several observers in one pass; leave out --keep-histograms and "
+            "`observers:`, or use a backend that has portable observers"
+        )
 
 
 def symmetric_range(site: Site, amax: object) -> TensorRange:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -13,7 +14,8 @@ import quantcore
 from quantcore import registry, remote
 from quantcore.analysis.agreement import Audit, audit, check_parity, noise
 from quantcore.analysis.resample import map_draws
-from quantcore.backend import check_capabilities
+from quantcore.backend import check_capabilities, check_shows_activations
+from quantcore.calibration.collecting import find_ranges
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.engine import EngineOptions
@@ -108,41 +110,81 @@ def calibrate(
     data: Data,
     device: str = "auto",
     progress: Progress | None = None,
+    keep_histograms: bool = False,
 ) -> Calibrated:
     """Calibrates a model with one backend and audits the result.
 
     Everything that can be refused is refused before an image is read: rules, capabilities, files.
 
+    Args:
+        model: The float model.
+        policy: What to calibrate and how.
+        backend: Backend name.
+        data: What to calibrate on.
+        device: Where the framework computes.
+        progress: Where long work reports.
+        keep_histograms: The table keeps what any portable observer reads. The frameworks' own
+            calibrators hide it, so that `implementation: native` then takes a second pass.
+
     Raises:
         QuantcoreError: See the classes of `quantcore.errors`.
     """
-    progress = progress or Silent()
+    return calibrate_each(model, (policy,), backend, data, device, progress, keep_histograms)[0]
+
+
+def calibrate_each(
+    model: FloatModel,
+    policies: Sequence[CalibrationPolicy],
+    backend: str,
+    data: Data,
+    device: str = "auto",
+    progress: Progress | None = None,
+    keep_histograms: bool = False,
+) -> list[Calibrated]:
+    """As `calibrate`, for policies that differ in their observers alone: one pass serves all.
+
+    Args:
+        model: See `calibrate`.
+        policies: One, or several portable ones; images, batch size and seed are the first's.
+        backend: See `calibrate`.
+        data: See `calibrate`.
+        device: See `calibrate`.
+        progress: See `calibrate`.
+        keep_histograms: See `calibrate`.
+
+    Raises:
+        QuantcoreError: See the classes of `quantcore.errors`.
+    """
     plugin = registry.load_backend(backend)
-    sites = plan(model, policy)
-    check_capabilities(backend, plugin.capabilities, sites)
-    images = CocoDataset.open(data.root, data.calibration).select(policy.images, policy.seed)
-    batches = Batches(images, model.preprocessing, model.batch_size or policy.batch_size)
+    plans = [plan(model, policy) for policy in policies]
+    for sites in plans:
+        check_capabilities(backend, plugin.capabilities, sites)
+    if keep_histograms or len(plans) > 1:
+        check_shows_activations(backend, plugin.capabilities)
+    first = policies[0]
+    images = CocoDataset.open(data.root, data.calibration).select(first.images, first.seed)
+    batches = Batches(images, model.preprocessing, model.batch_size or first.batch_size)
+    ids = tuple(image.id for image in images)
+    versions = {**plugin.versions(), "quantcore": quantcore.__version__}
+    origin = Provenance(model.name, model.fingerprint, backend, versions, image_ids=ids)
     engine = registry.load_engine(REFERENCE_ENGINE)
     with plugin.open(model, device) as session:
-        session.progress = progress
+        session.progress = progress or Silent()
         parity = check_parity(session, engine)
         began = time.perf_counter()
-        ranges = session.calibrate(sites, batches.inputs())
-        seconds, peak = time.perf_counter() - began, remote.peak_of(session)
-        versions = {**plugin.versions(), "quantcore": quantcore.__version__}
-        ids = tuple(image.id for image in images)
-        provenance = Provenance(
-            model.name, model.fingerprint, backend, versions, policy.to_dict(), ids
-        )
-        table = CalibrationTable(ranges, provenance)
-        qdq = insert(model, sites, table)
-        audited = None
-        if plugin.capabilities.simulate:
-            session.apply(sites, ranges)
-            few = Batches(images, model.preprocessing, model.batch_size or AUDIT_IMAGES)
-            batch = next(iter(few.inputs()))
-            audited = audit(session, qdq, sites, batch, engine)
-    return Calibrated(table, qdq, seconds, peak, parity, audited)
+        found, kept = find_ranges(session, plans, batches.inputs(), keep_histograms)
+        cost = (time.perf_counter() - began, remote.peak_of(session), parity)
+        few = Batches(images, model.preprocessing, model.batch_size or AUDIT_IMAGES)
+        done = []
+        for policy, sites, ranges in zip(policies, plans, found, strict=True):
+            table = CalibrationTable(ranges, replace(origin, policy=policy.to_dict()), kept)
+            qdq = insert(model, sites, table)
+            audited = None
+            if plugin.capabilities.simulate:
+                session.apply(sites, ranges)
+                audited = audit(session, qdq, sites, next(iter(few.inputs())), engine)
+            done.append(Calibrated(table, qdq, *cost, audited))
+    return done
 
 
 def quantize(

@@ -1,9 +1,7 @@
-"""What to calibrate and how: tensor policies, per-layer rules, and the YAML they are read from."""
+"""What to calibrate and how: the general policy, per-layer rules, and their YAML."""
 
 from __future__ import annotations
 
-import difflib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
@@ -15,132 +13,20 @@ import yaml
 from quantcore.errors import PolicyError
 from quantcore.ir import NEUTRAL_OPS, WEIGHTED_OPS, LayerInfo
 from quantcore.qdq.profiles import BUILT_IN, MINIMAL, Profile
+from quantcore.tensor_policy import (
+    GRANULARITIES,
+    OBSERVERS,
+    TensorPolicy,
+    mapping,
+    observer_list,
+    refuse_unknown,
+    suggest,
+)
 
-#: Every observer the policy language knows, with its parameters and their units. What an observer
-#: means in a framework is the backend's business; which ones it has is in its capabilities.
-OBSERVERS: Mapping[str, frozenset[str]] = {
-    "max": frozenset(),
-    "percentile": frozenset({"percentile", "bins"}),  # percentile: 0..100
-    "entropy": frozenset({"bins", "start_bin", "stride"}),
-    "mse": frozenset({"bins", "start_bin", "stride"}),
-    "moving_average": frozenset({"momentum"}),  # momentum: weight of the past, 0..1
-}
-GRANULARITIES = ("per_tensor", "per_channel")
+__all__ = ["GRANULARITIES", "OBSERVERS", "CalibrationPolicy", "LayerRule", "TensorPolicy"]
+
 IMPLEMENTATIONS = ("native", "portable")
 PRECISIONS = ("fp16", "fp32")
-
-
-def _check_parameter(name: str, value: float) -> None:
-    """Refuses a parameter that is not a number or lies outside its unit."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise PolicyError(f"{name} must be a number, not {value!r}")
-    if name == "percentile" and not 0 < value <= 100:
-        raise PolicyError(f"percentile must lie in (0, 100], not {value!r}")
-    if name == "momentum" and not 0 <= value < 1:
-        raise PolicyError(f"momentum must lie in [0, 1), not {value!r}")
-    if name in ("bins", "start_bin", "stride") and (value < 1 or value != int(value)):
-        raise PolicyError(f"{name} must be a whole number from 1, not {value!r}")
-
-
-def _mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = data.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise PolicyError(f"{key}: must be a mapping such as {{observer: max}}, not {value!r}")
-    return value
-
-
-def _refuse_unknown(data: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    known = sorted(known)
-    for key in data:
-        if key not in known:
-            hint = _suggest(str(key), known)
-            raise PolicyError(f"{where}: unknown key {key!r}{hint}; know {', '.join(known)}")
-
-
-def _suggest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-@dataclass(frozen=True)
-class TensorPolicy:
-    """How the range of one tensor is found and coded.
-
-    Attributes:
-        observer: One of `OBSERVERS`.
-        parameters: The observer's parameters that were set, sorted by name.
-        bits: Width of the integer code, 2..8.
-        symmetric: Zero point 0 (True), or an affine code.
-        granularity: `per_tensor` or `per_channel`.
-    """
-
-    observer: str = "max"
-    parameters: tuple[tuple[str, float], ...] = ()
-    bits: int = 8
-    symmetric: bool = True
-    granularity: str = "per_tensor"
-
-    def __post_init__(self) -> None:
-        """Raises PolicyError for an unknown observer or parameter, or one out of its unit."""
-        if not isinstance(self.observer, str) or self.observer not in OBSERVERS:
-            raise PolicyError(
-                f"unknown observer {self.observer!r}{_suggest(str(self.observer), OBSERVERS)}; "
-                f"know {', '.join(OBSERVERS)}"
-            )
-        for name, value in self.parameters:
-            if name not in OBSERVERS[self.observer]:
-                allowed = ", ".join(sorted(OBSERVERS[self.observer])) or "none"
-                raise PolicyError(
-                    f"observer {self.observer!r} has no parameter {name!r}; it takes: {allowed}"
-                )
-            _check_parameter(name, value)
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
-            raise PolicyError(f"bits must be a whole number from 2 to 8, not {self.bits!r}")
-        if not isinstance(self.symmetric, bool):
-            raise PolicyError(f"symmetric must be true or false, not {self.symmetric!r}")
-        if self.granularity not in GRANULARITIES:
-            raise PolicyError(
-                f"granularity must be {' or '.join(GRANULARITIES)}, not {self.granularity!r}"
-            )
-
-    def parameter(self, name: str, default: float) -> float:
-        """The value of an observer parameter, or the default where the policy is silent."""
-        return dict(self.parameters).get(name, default)
-
-    def override(self, changes: Mapping[str, Any], where: str) -> TensorPolicy:
-        """This policy with the keys of a YAML mapping laid over it.
-
-        Args:
-            changes: Keys of a TensorPolicy and, flat beside them, of its observer's parameters.
-            where: Path of the mapping in the policy, for messages.
-
-        Raises:
-            PolicyError: An unknown key, or a value that the policy cannot hold.
-        """
-        own = {f.name for f in fields(self)} - {"parameters"}
-        parameters = frozenset().union(*OBSERVERS.values())
-        _refuse_unknown(changes, own | parameters, where)
-        values = {k: v for k, v in changes.items() if k in own}
-        # Parameters belong to their observer: another observer starts without them.
-        keep = values.get("observer", self.observer) == self.observer
-        given = dict(self.parameters) if keep else {}
-        given.update({k: v for k, v in changes.items() if k in parameters})
-        try:
-            return replace(self, **values, parameters=tuple(sorted(given.items())))
-        except (PolicyError, TypeError) as error:
-            raise PolicyError(f"{where}: {error}") from None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in YAML: parameters flat beside the other keys."""
-        return {
-            "observer": self.observer,
-            **dict(self.parameters),
-            "bits": self.bits,
-            "symmetric": self.symmetric,
-            "granularity": self.granularity,
-        }
 
 
 @dataclass(frozen=True)
@@ -207,6 +93,8 @@ class CalibrationPolicy:
         batch_size: Images per forward pass.
         seed: Chooses which images, where the split has more.
         placement: Which layers are quantized where no rule decides.
+        observers: Several policies for layer inputs, for one table each in one pass over the data
+            (`each`); `activations` is then the first of them.
     """
 
     activations: TensorPolicy = _ACTIVATIONS
@@ -217,9 +105,10 @@ class CalibrationPolicy:
     batch_size: int = 4
     seed: int = 0
     placement: Profile = MINIMAL
+    observers: tuple[TensorPolicy, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises PolicyError for an unknown implementation or a count below one."""
+        """Raises PolicyError for an unknown implementation, a count below one or twin observers."""
         if self.implementation not in IMPLEMENTATIONS:
             raise PolicyError(
                 f"implementation must be {' or '.join(IMPLEMENTATIONS)}, "
@@ -229,6 +118,20 @@ class CalibrationPolicy:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise PolicyError(f"{name} must be a whole number from {least}, not {value!r}")
+        if self.observers and self.implementation != "portable":
+            raise PolicyError(
+                "observers: several in one pass need `implementation: portable`; a framework's own "
+                "calibrators watch for one at a time"
+            )
+        twins = [a.label for i, a in enumerate(self.observers) if a in self.observers[:i]]
+        if twins:
+            raise PolicyError(f"observers: {', '.join(twins)} is there twice")
+
+    def each(self) -> tuple[CalibrationPolicy, ...]:
+        """One policy for each of `observers`, in order; this one alone where there are none."""
+        if not self.observers:
+            return (self,)
+        return tuple(replace(self, activations=one, observers=()) for one in self.observers)
 
     @classmethod
     def load(cls, path: Path) -> CalibrationPolicy:
@@ -258,9 +161,10 @@ class CalibrationPolicy:
         """
         if not isinstance(data, Mapping):
             raise PolicyError("a policy is a mapping of keys to values")
-        _refuse_unknown(data, {f.name for f in fields(cls)}, "policy")
-        activations = _ACTIVATIONS.override(_mapping(data, "activations"), "activations")
-        weights = _WEIGHTS.override(_mapping(data, "weights"), "weights")
+        refuse_unknown(data, {f.name for f in fields(cls)}, "policy")
+        activations, observers = _activations(data)
+        weights = _WEIGHTS.override(mapping(data, "weights"), "weights")
+        bases = {"activations": activations, "weights": weights}
         rules = data.get("layers") or ()
         if not isinstance(rules, list | tuple):
             raise PolicyError("layers: must be a list of rules")
@@ -270,17 +174,21 @@ class CalibrationPolicy:
         if "placement" in data:
             plain["placement"] = Profile.read(data["placement"], folder)
         return cls(
-            activations,
+            observers[0] if observers else activations,
             weights,
-            tuple(_rule(r, i, activations, weights) for i, r in enumerate(rules)),
+            tuple(_rule(r, i, bases, bool(observers)) for i, r in enumerate(rules)),
+            observers=observers,
             **plain,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """As in YAML, every key spelled out; `from_dict` reads it back."""
+        general: dict[str, Any] = {"activations": self.activations.to_dict()}
+        if self.observers:
+            general = {"observers": [one.to_dict() for one in self.observers]}
         return {
             "implementation": self.implementation,
-            "activations": self.activations.to_dict(),
+            **general,
             "weights": self.weights.to_dict(),
             "images": self.images,
             "batch_size": self.batch_size,
@@ -314,17 +222,28 @@ class CalibrationPolicy:
             if not rule.match.startswith(("op:", "tensor:")) and not any(map(rule.matches, layers)):
                 raise PolicyError(
                     f"layers: rule {rule.match!r} matches no layer of this model"
-                    f"{_suggest(rule.match, names)}; `quantcore export` writes a graph whose node "
+                    f"{suggest(rule.match, names)}; `quantcore export` writes a graph whose node "
                     "names are the layer names"
                 )
 
 
-def _rule(data: Any, index: int, activations: TensorPolicy, weights: TensorPolicy) -> LayerRule:
+def _activations(data: Mapping[str, Any]) -> tuple[TensorPolicy, tuple[TensorPolicy, ...]]:
+    """The general policy of layer inputs, and those of `observers`, which have it in common."""
+    changes = mapping(data, "activations")
+    if data.get("observers") is None:
+        return _ACTIVATIONS.override(changes, "activations"), ()
+    if "observer" in changes:
+        raise PolicyError("give `observers` or `activations.observer`, not both")
+    common = TensorPolicy().override(changes, "activations")
+    return common, observer_list(data["observers"], common)
+
+
+def _rule(data: Any, index: int, bases: Mapping[str, TensorPolicy], several: bool) -> LayerRule:
     """One entry of `layers`."""
     where = f"layers[{index}]"
     if not isinstance(data, Mapping):
         raise PolicyError(f"{where}: a rule is a mapping such as {{match: 'model.24.*', ...}}")
-    _refuse_unknown(data, {f.name for f in fields(LayerRule)}, where)
+    refuse_unknown(data, {f.name for f in fields(LayerRule)}, where)
     match = data.get("match")
     if not isinstance(match, str) or not match:
         raise PolicyError(f"{where}: needs `match`, a glob on layer names, op:NAME or tensor:GLOB")
@@ -339,9 +258,12 @@ def _rule(data: Any, index: int, activations: TensorPolicy, weights: TensorPolic
         raise PolicyError(
             f"{where}: precision must be {' or '.join(PRECISIONS)}, not {precision!r}"
         )
-    bases = {"activations": activations, "weights": weights}
+    if several and "activations" in data and "observer" not in mapping(data, "activations"):
+        raise PolicyError(
+            f"{where}.activations: name its observer; beside `observers` there is no general one"
+        )
     changed = {
-        key: base.override(_mapping(data, key), f"{where}.{key}")
+        key: base.override(mapping(data, key), f"{where}.{key}")
         for key, base in bases.items()
         if key in data
     }

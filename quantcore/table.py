@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from quantcore.calibration.kept import Kept
 from quantcore.errors import RangeError, TableError
 from quantcore.files import write_whole
 
@@ -113,6 +114,8 @@ class Provenance:
         versions: Of the framework and of quantcore.
         policy: `CalibrationPolicy.to_dict()`.
         image_ids: In the order they were seen.
+        recalibrated_from: Where the ranges were found again in kept histograms: `policy` and
+            `sha256` of the table that held them; else empty.
     """
 
     model: str
@@ -121,22 +124,39 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=dict)
     policy: Mapping[str, Any] = field(default_factory=dict)
     image_ids: tuple[int, ...] = ()
+    recalibrated_from: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        data = asdict(self)
+        if not self.recalibrated_from:
+            del data["recalibrated_from"]
+        return data
 
 
 @dataclass(frozen=True)
 class CalibrationTable:
-    """Ranges by tensor name in the float graph, and their provenance."""
+    """Ranges by tensor name in the float graph, and their provenance.
+
+    Attributes:
+        tensors: The ranges.
+        provenance: What they were made from.
+        kept: Histograms of the activations, where they were asked for.
+    """
 
     tensors: Mapping[str, TensorRange]
     provenance: Provenance
+    kept: Kept | None = None
 
     def to_json(self) -> str:
         """The file's text; floats are written so that they read back bit for bit."""
         data = {
             "format": FORMAT,
-            "provenance": asdict(self.provenance),
+            "provenance": self.provenance.to_dict(),
             "tensors": {name: entry.to_dict() for name, entry in self.tensors.items()},
         }
+        if self.kept is not None:
+            data["histograms"] = self.kept.to_dict()
         return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
     def save(self, path: Path) -> None:
@@ -173,7 +193,11 @@ class CalibrationTable:
                 raise RangeError(f"{path}: tensor {name!r}: {error}; calibrate again") from None
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise TableError(f"{path}: tensor {name!r}: malformed entry: {error!r}") from None
-        return cls(tensors, provenance)
+        try:
+            kept = Kept.from_dict(data["histograms"]) if "histograms" in data else None
+        except TableError as error:
+            raise TableError(f"{path}: {error}; calibrate again with --keep-histograms") from None
+        return cls(tensors, provenance, kept)
 
 
 def _provenance(data: Mapping[str, Any]) -> Provenance:
@@ -181,7 +205,7 @@ def _provenance(data: Mapping[str, Any]) -> Provenance:
     for key in ("model", "fingerprint", "backend"):
         if not isinstance(data[key], str):
             raise TypeError(f"{key} must be a text")
-    for key in ("versions", "policy"):
+    for key in ("versions", "policy", "recalibrated_from"):
         if not isinstance(data.get(key, {}), dict):
             raise TypeError(f"{key} must be a mapping")
     return Provenance(**{**data, "image_ids": tuple(map(int, data.get("image_ids", ())))})

@@ -59,6 +59,7 @@ def test_defaults_are_symmetric_int8_with_weights_per_channel() -> None:
     assert policy.implementation == "native"
 
 
+PORTABLE = {"implementation": "portable"}
 REFUSED: list[tuple[Any, str]] = [
     ({"activation": {}}, "unknown key 'activation' (did you mean 'activations'?)"),
     ({"activations": {"obsever": "max"}}, "did you mean 'observer'"),
@@ -97,6 +98,25 @@ REFUSED: list[tuple[Any, str]] = [
     ({"layers": [{"match": "a", "quantize": "no"}]}, "quantize must be true or false"),
     ({"layers": [{"match": "a", "weights": {"bits": 0}}]}, "layers[0].weights: bits"),
     (["max"], "a policy is a mapping"),
+    ({"observers": ["max", "mse"]}, "several in one pass need `implementation: portable`"),
+    ({**PORTABLE, "observers": "max"}, "observers: must be a list such as"),
+    ({**PORTABLE, "observers": []}, "observers: must be a list such as"),
+    ({**PORTABLE, "observers": ["maxx"]}, "observers[0]: unknown observer 'maxx' (did you mean"),
+    ({**PORTABLE, "observers": ["max", {"magic": 3}]}, "observers[1]: unknown observer 'magic'"),
+    ({**PORTABLE, "observers": [{"mse": 3}]}, "observers[0]: name the parameter, `mse: {"),
+    ({**PORTABLE, "observers": [{"mse": {"bin": 3}}]}, "observers[0]: unknown key 'bin'"),
+    ({**PORTABLE, "observers": [{"mse": 1, "max": 2}]}, "observers[0]: must be a name, or one"),
+    ({**PORTABLE, "observers": [7]}, "observers[0]: must be a name, or one"),
+    ({**PORTABLE, "observers": [{"percentile": 101}]}, "observers[0]: percentile must lie in"),
+    ({**PORTABLE, "observers": ["max", "mse", "max"]}, "observers: max is there twice"),
+    (
+        {**PORTABLE, "observers": ["max"], "activations": {"observer": "mse"}},
+        "give `observers` or `activations.observer`, not both",
+    ),
+    (
+        {**PORTABLE, "observers": ["max"], "layers": [{"match": "a", "activations": {"bits": 7}}]},
+        "layers[0].activations: name its observer",
+    ),
 ]
 
 
@@ -270,3 +290,43 @@ def test_a_policy_reads_back_through_yaml(tmp_path: Path) -> None:
     policy = CalibrationPolicy.from_dict(yaml.safe_load(EXAMPLE))
     path.write_text(yaml.safe_dump(policy.to_dict()))
     assert CalibrationPolicy.load(path) == policy
+
+
+def test_several_observers_are_a_policy_each() -> None:
+    policy = CalibrationPolicy.from_dict(
+        {
+            **PORTABLE,
+            "activations": {"bits": 7},
+            "observers": [
+                "max",
+                {"percentile": 99.9},
+                {"entropy": {"stride": 2, "bits": 8}},
+                {"observer": "mse", "symmetric": False},
+                {"moving_average": None},
+            ],
+            "layers": [{"match": "a", "activations": {"observer": "percentile"}}],
+            "seed": 3,
+        }
+    )
+    labels = [one.activations.label for one in policy.each()]
+    assert labels == [
+        "max-7bit",
+        "percentile-99.9-7bit",
+        "entropy-stride-2",
+        "mse-7bit-affine",
+        "moving_average-7bit",
+    ]
+    assert policy.activations == policy.observers[0]
+    for one in policy.each():
+        assert one.layers == policy.layers
+        assert one.layers[0].activations == TensorPolicy("percentile", bits=7)
+        assert (one.seed, one.observers, one.implementation) == (3, (), "portable")
+        assert one.each() == (one,)
+    assert CalibrationPolicy.from_dict(policy.to_dict()) == policy
+    assert CalibrationPolicy.from_dict(yaml.safe_load(yaml.safe_dump(policy.to_dict()))) == policy
+
+
+def test_the_observers_of_the_documentation_parse() -> None:
+    text = "{implementation: portable, observers: [max, percentile: 99.99, mse]}"
+    policy = CalibrationPolicy.from_dict(yaml.safe_load(text))
+    assert [one.label for one in policy.observers] == ["max", "percentile-99.99", "mse"]

@@ -47,7 +47,8 @@ class Collector:
         Args:
             sites: What to watch; sites of weights are passed over.
             extra: Other policies that `ranges` will be asked for, beside each site's own.
-            keep_histograms: Keeps a histogram where no observer reads one.
+            keep_histograms: Keeps a histogram where no observer reads one, and the extremes of each
+                image: what any observer needs later.
             threads: How many threads count, this one included; None for one on each core but one:
                 a framework's own threads spin for a while after each operation, and on two cores
                 a second thread that counts was seen to lose more to them than it won.
@@ -115,6 +116,11 @@ class Collector:
         found = self._pool.map(find, sites) if self._pool else map(find, sites)
         return dict(zip(self.sites, found, strict=True))
 
+    @property
+    def seen(self) -> dict[str, tuple[Statistics, ...]]:
+        """By tensor: one, or one for each channel."""
+        return {name: tuple(seen) for name, seen in self._seen.items()}
+
     def histograms(self) -> dict[str, list[Histogram]]:
         """By tensor, where they were kept: one, or one for each channel."""
         return {
@@ -151,14 +157,14 @@ class Collector:
         policies = (site.policy, *self._extra)
         momenta = {moving_average.momentum(p) for p in policies if p.observer == "moving_average"}
         binned = self._keep or any(p.observer in BINNED for p in policies)
-        return Statistics.watching(binned, sorted(momenta))
+        return Statistics.watching(binned, sorted(momenta), extremes=self._keep)
 
     def _add(self, site: Site, seen: Statistics, batch: Values, first: int) -> None:
         flat = _flat(batch)
         parts = self._parts(flat, seen.histogram) if flat.size else []
         if not all(part.finite for part in parts):
             raise RangeError(f"{place(site)}: {_culprit(batch, first)}; check the weights")
-        if seen.averages:
+        if seen.by_image:
             for image in batch:
                 seen.add(1, *_extremes(image))
         else:

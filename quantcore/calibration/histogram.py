@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from quantcore.calibration.packing import pack_array, unpack_array
 from quantcore.errors import TableError
 
 Counts = npt.NDArray[np.int64]
@@ -29,7 +30,7 @@ def exponent_of(magnitude: float) -> int:
     return max(math.frexp(magnitude)[1], MIN_EXPONENT) if magnitude else MIN_EXPONENT
 
 
-@dataclass
+@dataclass(eq=False)
 class Histogram:
     """Counts of values in bins whose width is a power of two.
 
@@ -64,6 +65,10 @@ class Histogram:
     negative: Counts = field(default_factory=lambda: np.zeros(BINS, np.int64))
     minimum: float = math.inf
     maximum: float = -math.inf
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both counted the same values, as far as bins tell."""
+        return isinstance(other, Histogram) and self.to_dict() == other.to_dict()
 
     @property
     def width(self) -> float:
@@ -154,11 +159,11 @@ class Histogram:
         return counts, np.concatenate([-centres[::-1], [0.0], centres])
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form: both signs from bin 0 to their last occupied bin."""
+        """JSON form: both signs, packed, from bin 0 to their last occupied bin."""
         return {
             "exponent": self.exponent,
-            "positive": np.trim_zeros(self.positive, "b").tolist(),
-            "negative": np.trim_zeros(self.negative, "b").tolist(),
+            "positive": pack_array(np.trim_zeros(self.positive, "b")),
+            "negative": pack_array(np.trim_zeros(self.negative, "b")),
             "min": self.minimum if self.count else None,
             "max": self.maximum if self.count else None,
         }
@@ -173,7 +178,7 @@ class Histogram:
         try:
             found = cls(int(data["exponent"]))
             for name, own in (("positive", found.positive), ("negative", found.negative)):
-                given = np.asarray(data[name], dtype=np.int64)
+                given = unpack_array(data[name], np.int64, BINS)
                 own[: len(given)] = given
             if data["min"] is not None:
                 found.minimum, found.maximum = float(data["min"]), float(data["max"])

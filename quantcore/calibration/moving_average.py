@@ -24,7 +24,8 @@ def find(seen: Statistics, policy: TensorPolicy) -> tuple[float, float]:
 
     Source: Jacob et al. 2018 (arXiv:1712.05877), section 3.1, who average batches.
     """
-    average = seen.averages[momentum(policy)]
+    average = seen.average(momentum(policy))
+    assert average is not None
     if policy.symmetric:
         return -average.amax, average.amax
     return min(0.0, average.low), max(0.0, average.high)

@@ -86,7 +86,7 @@ def _ends(where: str, seen: Statistics, policy: TensorPolicy) -> tuple[float, fl
         raise PolicyError(f"{where}: observer {policy.observer!r} needs a histogram; none was kept")
     if policy.observer == "moving_average":
         momentum = moving_average.momentum(policy)
-        if momentum not in seen.averages:
+        if seen.average(momentum) is None:
             raise PolicyError(f"{where}: no moving average with momentum {momentum} was kept")
     try:
         low, high = FINDERS[policy.observer](seen, policy)

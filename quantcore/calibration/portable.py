@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from quantcore.calibration.collector import Collector
+from quantcore.calibration.observers import place, range_of
+from quantcore.calibration.statistics import Statistics
 from quantcore.calibration.weights import weight_range
+from quantcore.errors import RangeError
 from quantcore.ir import FloatModel
 from quantcore.policy import TensorPolicy
 from quantcore.qdq.placement import Plan
@@ -24,6 +27,9 @@ class See(Protocol):
 
 
 Feed = Callable[[See], None]
+
+#: Statistics by activation: one, or one for each channel.
+Seen = Mapping[str, Sequence[Statistics]]
 
 
 def observe(plan: Plan, model: FloatModel, feed: Feed) -> dict[str, TensorRange]:
@@ -81,3 +87,19 @@ def weight_ranges(plan: Plan, model: FloatModel) -> dict[str, TensorRange]:
         for site in plan.sites
         if site.role == "weight"
     }
+
+
+def activation_ranges(plan: Plan, seen: Seen) -> dict[str, TensorRange]:
+    """The ranges of the plan's activations, from what one pass over the data left behind.
+
+    Raises:
+        PolicyError: The statistics lack what an observer of the plan reads.
+        RangeError: A tensor was never seen, or has no scale; names tensor and layers.
+    """
+    found = {}
+    for site in plan.sites:
+        if site.role == "activation":
+            if site.tensor not in seen:
+                raise RangeError(f"{place(site)}: was never computed")
+            found[site.tensor] = range_of(site, seen[site.tensor])
+    return found

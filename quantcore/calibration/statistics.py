@@ -7,8 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from quantcore.calibration.histogram import Histogram
+from quantcore.calibration.packing import pack_array, unpack_array
 from quantcore.errors import TableError
+
+#: More images than any calibration reads; bounds what a table can make this unpack.
+_MOST_IMAGES = 1 << 24
 
 
 @dataclass
@@ -52,6 +58,9 @@ class Statistics:
         images: Images seen, also those where the tensor was empty.
         histogram: None where only extremes are watched.
         averages: By momentum.
+        extremes: Smallest and largest value of each image that had any, in order, from which every
+            moving average can be found later: float32 numbers, 8 bytes an image. None where they
+            are not kept.
     """
 
     minimum: float = math.inf
@@ -59,12 +68,22 @@ class Statistics:
     images: int = 0
     histogram: Histogram | None = None
     averages: dict[float, Average] = field(default_factory=dict)
+    extremes: list[tuple[float, float]] | None = None
 
     @classmethod
-    def watching(cls, histogram: bool, momenta: Iterable[float]) -> Statistics:
+    def watching(
+        cls, histogram: bool, momenta: Iterable[float], extremes: bool = False
+    ) -> Statistics:
         """Empty statistics that will keep what the observers need."""
-        averages = {m: Average(m) for m in momenta}
-        return cls(histogram=Histogram() if histogram else None, averages=averages)
+        found = cls(averages={m: Average(m) for m in momenta})
+        found.histogram = Histogram() if histogram else None
+        found.extremes = [] if extremes else None
+        return found
+
+    @property
+    def by_image(self) -> bool:
+        """Whether images must come one by one."""
+        return bool(self.averages) or self.extremes is not None
 
     @property
     def empty(self) -> bool:
@@ -79,13 +98,24 @@ class Statistics:
     def add(self, images: int, low: float, high: float) -> None:
         """Takes in the extremes of the next images; reversed ones mean that there was no value.
 
-        Where averages are kept, images come one by one.
+        Where it is `by_image`, images come one by one.
         """
         self.images += images
         if low <= high:
             self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
             for average in self.averages.values():
                 average.add(low, high)
+            if self.extremes is not None:
+                self.extremes.append((low, high))
+
+    def average(self, momentum: float) -> Average | None:
+        """The moving average with a momentum, bit for bit as if it had been watched all along."""
+        if momentum in self.averages or self.extremes is None:
+            return self.averages.get(momentum)
+        found = Average(momentum)
+        for low, high in self.extremes:
+            found.add(low, high)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -95,7 +125,13 @@ class Statistics:
             "images": self.images,
             "histogram": self.histogram.to_dict() if self.histogram else None,
             "averages": [vars(a) for a in self.averages.values()],
+            "extremes": self._packed_extremes(),
         }
+
+    def _packed_extremes(self) -> str | None:
+        if self.extremes is None:
+            return None
+        return pack_array(np.array(self.extremes, np.float32).reshape(-1))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Statistics:
@@ -107,6 +143,24 @@ class Statistics:
                 found.minimum, found.maximum = float(data["min"]), float(data["max"])
             if data["histogram"] is not None:
                 found.histogram = Histogram.from_dict(data["histogram"])
-        except (KeyError, TypeError, ValueError) as error:
+            if data.get("extremes") is not None:
+                ends = unpack_array(data["extremes"], np.float32, 2 * _MOST_IMAGES)
+                found.extremes = [(float(a), float(b)) for a, b in ends.reshape(-1, 2)]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TableError(f"malformed statistics: {error!r}") from None
+        found._check()
         return found
+
+    def _check(self) -> None:
+        """Refuses statistics that no images can have left; raises TableError."""
+        own = (self.minimum, self.maximum)
+        ends = [] if self.empty else list(own)
+        ends += [end for average in self.averages.values() for end in (average.low, average.high)]
+        seen = self.histogram
+        clash = seen is not None and (seen.minimum, seen.maximum) != own
+        if self.extremes is not None:
+            lows, highs = ([pair[side] for pair in self.extremes] for side in (0, 1))
+            clash |= (min(lows, default=math.inf), max(highs, default=-math.inf)) != own
+            clash |= any(low > high for low, high in self.extremes)
+        if clash or not all(map(math.isfinite, ends)):
+            raise TableError("malformed statistics: extremes contradict each other")

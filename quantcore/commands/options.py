@@ -84,6 +84,13 @@ def read_policy(
     return policy
 
 
+def table_paths(out: Path, policy: CalibrationPolicy) -> list[Path]:
+    """Where the table of each of the policy's observers goes: `out`, or `out` with their names."""
+    if not policy.observers:
+        return [out]
+    return [out.with_name(f"{out.stem}.{one.label}{out.suffix}") for one in policy.observers]
+
+
 def unique(names: Iterable[str]) -> list[str]:
     """The names in order, each once."""
     return list(dict.fromkeys(names))

@@ -32,6 +32,7 @@ from quantcore.commands.options import (
     decoded,
     load_model,
     read_policy,
+    table_paths,
     unique,
 )
 from quantcore.engine import EngineOptions
@@ -98,21 +99,37 @@ def calibrate(
     preset: Preset = None,
     split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
     device: Device = "auto",
+    keep_histograms: Annotated[
+        bool,
+        typer.Option(
+            "--keep-histograms", help="The table also serves `recalibrate`; larger, and slower."
+        ),
+    ] = False,
 ) -> None:
-    """Find the ranges of a model's tensors with one framework."""
+    """Find the ranges of a model's tensors with one framework.
+
+    Where the policy lists several `observers`, each gets a table: TABLE.max.json, and so on.
+    """
     chosen = read_policy(policy, images, placement)
     ensure_folder(out.parent)
     loaded = load_model(model, weights, size, preset)
-    found = pipeline.calibrate(
-        loaded, chosen, backend, pipeline.Data(data, calibration=split), device, for_console()
+    where = pipeline.Data(data, calibration=split)
+    found = pipeline.calibrate_each(
+        loaded, chosen.each(), backend, where, device, for_console(), keep_histograms
     )
-    found.table.save(out)
-    print(f"float network: agrees with the ONNX graph to {found.parity:.1e} relative")
-    if found.audit is not None:
-        print(terminal.audit(found.audit, backend))
-    print(
-        f"{out}: {len(found.table.tensors)} tensors from "
-        f"{len(found.table.provenance.image_ids)} images in {found.seconds:.1f} s, "
+    print(f"float network: agrees with the ONNX graph to {found[0].parity:.1e} relative")
+    for one, path in zip(found, table_paths(out, chosen), strict=True):
+        one.table.save(path)
+        if one.audit is not None:
+            print(terminal.audit(one.audit, backend))
+        print(f"{path}: {_calibrated(one)}")
+
+
+def _calibrated(found: pipeline.Calibrated) -> str:
+    count = len(found.table.provenance.image_ids)
+    kept = ", with histograms" if found.table.kept else ""
+    return (
+        f"{len(found.table.tensors)} tensors{kept} from {count} images in {found.seconds:.1f} s, "
         f"peak memory {found.peak_rss_mb:.0f} MB"
     )
 

@@ -1,4 +1,4 @@
-"""Calibration tables held side by side."""
+"""Calibration tables held side by side, or made from one another."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Annotated
 import typer
 
 from quantcore.analysis.difference import difference
+from quantcore.calibration.recalibration import recalibrate as find_again
+from quantcore.commands.options import table_paths
+from quantcore.errors import QuantcoreError
+from quantcore.policy import CalibrationPolicy
 from quantcore.report import terminal
 from quantcore.table import CalibrationTable
 
@@ -30,3 +34,26 @@ def diff(
     for path, names in ((first, found.only_first), (second, found.only_second)):
         if names:
             print(f"only in {path.name}: {', '.join(names)}")
+
+
+def recalibrate(
+    table: Annotated[Path, typer.Argument(help="A table made with --keep-histograms.")],
+    policy: Annotated[Path, typer.Option(help="Calibration policy (YAML) with other observers.")],
+    out: Annotated[Path, typer.Option(help="Calibration table (JSON) to write.")],
+) -> None:
+    """Find other ranges in the histograms that a table kept; needs neither model nor images.
+
+    The observers are always quantcore's own (`implementation: portable`).
+    """
+    chosen = CalibrationPolicy.load(policy)
+    source = CalibrationTable.load(table)
+    try:
+        found = [find_again(source, one) for one in chosen.each()]
+    except QuantcoreError as error:
+        raise type(error)(f"{table} with {policy}: {error}") from None
+    for new, path in zip(found, table_paths(out, chosen), strict=True):
+        new.save(path)
+        print(
+            f"{path}: {len(new.tensors)} tensors by portable observers, from the histograms of "
+            f"{len(new.provenance.image_ids)} images in {table.name}; ranges of weights as there"
+        )

@@ -61,6 +61,12 @@ def plan(model: FloatModel, policy: CalibrationPolicy) -> Plan:
     Raises:
         PolicyError: A rule matches nothing, or two rules want one tensor quantized differently.
     """
+    if policy.observers:
+        names = ", ".join(one.label for one in policy.observers)
+        raise PolicyError(
+            f"observers: the policy lists several ({names}), for a table each; only `quantcore "
+            "calibrate` and `quantcore recalibrate` take that, so name one under `activations`"
+        )
     policy.check_rules(model.layers)
     _check_tensor_rules(model, policy)
     verdicts = decide(model, policy)

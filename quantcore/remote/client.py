@@ -15,7 +15,10 @@ from quantcore.backend import (
     Capabilities,
     FrameworkLayer,
     check_capabilities,
+    check_shows_activations,
 )
+from quantcore.calibration.portable import Seen
+from quantcore.calibration.statistics import Statistics
 from quantcore.ir import Array, FloatModel, LayerInfo
 from quantcore.qdq.placement import Plan, Site
 from quantcore.remote import wire
@@ -114,6 +117,16 @@ class RemoteSession(BackendSession):
             "calibrate", self.progress, batches, plan=wire.written(plan), total=total
         )
         return {tensor: TensorRange.from_dict(entry) for tensor, entry in found.items()}
+
+    def collect(self, plans: Sequence[Plan], batches: Iterable[Array], keep: bool = False) -> Seen:
+        """See BackendSession."""
+        check_shows_activations(self.name, self.capabilities)
+        total = len(batches) if isinstance(batches, Sized) else None
+        written = [wire.written(plan) for plan in plans]
+        found = self._peer.ask(
+            "collect", self.progress, batches, plans=written, total=total, keep=keep
+        )
+        return {name: tuple(map(Statistics.from_dict, seen)) for name, seen in found.items()}
 
     def _forward(self, batch: Array) -> Sequence[Array]:
         return wire.load(self._peer.ask("forward", batch=self._peer.save([batch])))

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -123,11 +123,17 @@ class _Server:
         return self._save(list(self._opened.forward(*wire.load(batch)).values()))
 
     def _calibrate(self, plan: Message, total: int | None) -> Message:
-        batches = _Batches(self._batch, total)
-        found = self._opened.calibrate(
-            wire.planned(plan), iter(batches) if total is None else batches
-        )
+        found = self._opened.calibrate(wire.planned(plan), self._batches(total))
         return {tensor: entry.to_dict() for tensor, entry in found.items()}
+
+    def _collect(self, plans: list[Message], total: int | None, keep: bool) -> Message:
+        wanted = [wire.planned(plan) for plan in plans]
+        found = self._opened.collect(wanted, self._batches(total), keep)
+        return {tensor: [s.to_dict() for s in seen] for tensor, seen in found.items()}
+
+    def _batches(self, total: int | None) -> Iterable[Array]:
+        batches = _Batches(self._batch, total)
+        return iter(batches) if total is None else batches
 
     def _batch(self) -> Array | None:
         self._say(kind="batch")

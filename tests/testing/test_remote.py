@@ -320,3 +320,15 @@ def test_a_framework_that_is_not_there_is_told_that_environments_command(apart, 
     told = f'run: {sys.executable} -m pip install "no-such-framework>=2"'
     with pytest.raises(BackendUnavailable, match=told):
         registry.load_backend("bare")
+
+
+def test_statistics_are_the_same_bit_for_bit(apart) -> None:
+    model = small_detector()
+    plans = [sites_of(model), sites_of(model, activations={"observer": "moving_average"})]
+    found = []
+    for _ in ("there", "here"):
+        with registry.load_backend("fake").open(model, "cpu") as session:
+            found.append(session.collect(plans, Stream(8), keep=True))
+        apart.delenv("QUANTCORE_PYTHON_FAKE", raising=False)
+    assert found[0] == found[1]
+    assert all(len(one.extremes) == 8 for seen in found[0].values() for one in seen)
