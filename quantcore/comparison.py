@@ -102,7 +102,7 @@ def _check(what: Comparison) -> None:
     dataset = CocoDataset.open(data.root, data.evaluation)
     dataset.check_classes(what.model.class_names)
     for how in what.engines:
-        registry.load_engine(how.engine)
+        registry.load_engine(how.engine).check(how.options)
         dataset.select(how.images)
 
 

@@ -121,7 +121,7 @@ class BuildReport:
     @property
     def manifest(self) -> Path:
         """The JSON file beside the plan."""
-        return self.path.with_name(self.path.name + ".manifest.json")
+        return _manifest_beside(self.path)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -139,6 +139,28 @@ class BuildReport:
             "precision_verified": self.verified,
             "layers": [layer.to_dict() for layer in self.layers],
         }
+
+
+def _manifest_beside(plan: Path) -> Path:
+    return plan.with_name(plan.name + ".manifest.json")
+
+
+def _manifest_of(plan: Path) -> dict[str, Any]:
+    """What is written beside a plan; empty where nothing is.
+
+    Raises:
+        EngineError: It is no manifest.
+    """
+    path = _manifest_beside(plan)
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EngineError(f"{path}: not a readable manifest: {error}") from None
+    if not isinstance(found, dict) or not {"engine", "versions", "hardware"} <= found.keys():
+        raise EngineError(f"{path}: not the manifest of a plan; build the graph again")
+    return found
 
 
 class Engine(ABC):
@@ -166,6 +188,27 @@ class Engine(ABC):
         Raises:
             EngineError: The batch does not fit the graph, or the engine failed.
         """
+        self._check(batch)
+        return dict(zip(self.output_names, self._infer(batch), strict=True))
+
+    def device_seconds(self, batch: Array) -> float | None:
+        """Runs one batch for its time alone.
+
+        Args:
+            batch: B x 3 x H x W, float32.
+
+        Returns:
+            Seconds of the network by the clock of the device that it runs on, without the copies
+            to and from it; None where the engine has no such clock.
+
+        Raises:
+            EngineError: The batch does not fit the graph, or the engine failed.
+        """
+        self._check(batch)
+        return self._device_seconds(batch)
+
+    def _check(self, batch: Array) -> None:
+        """Raises EngineError for a batch that does not fit the graph."""
         if batch.dtype != np.float32:
             raise EngineError(f"input {self.input_name!r}: needs float32, got {batch.dtype}")
         fits = len(batch.shape) == len(self.input_shape) and all(
@@ -176,11 +219,18 @@ class Engine(ABC):
             want = " x ".join("any" if d is None else str(d) for d in self.input_shape)
             have = " x ".join(map(str, batch.shape))
             raise EngineError(f"input {self.input_name!r}: the graph takes {want}, got {have}")
-        return dict(zip(self.output_names, self._infer(batch), strict=True))
 
     @abstractmethod
     def _infer(self, batch: Array) -> list[Array]:
         """Runs a batch that fits; outputs in the order of `output_names`."""
+
+    def _device_seconds(self, batch: Array) -> float | None:
+        """Times a batch that fits, where the device has a clock."""
+        return None
+
+    def runs_on(self) -> str:
+        """Where the graph really runs, by the engine's own names; empty where it does not tell."""
+        return ""
 
     @abstractmethod
     def layers(self) -> list[EngineLayer]:
@@ -208,10 +258,12 @@ class EnginePlugin(ABC):
     Attributes:
         builds_ahead: Whether graphs can be built into a file, on a machine that may lack the
             hardware to run it.
+        takes: Which of the options `providers`, `target` and `timing_cache` mean something to it.
     """
 
     api_version: ClassVar[int] = API_VERSION
     builds_ahead: ClassVar[bool] = False
+    takes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -227,6 +279,60 @@ class EnginePlugin(ABC):
         Raises:
             EngineError: The engine refuses the graph; names the node where it tells.
         """
+
+    def check(self, options: EngineOptions) -> None:
+        """Refuses options before any work is done with them.
+
+        Raises:
+            EngineError: One means nothing to this engine, or asks for what is not installed here.
+        """
+        for what in ("providers", "target", "timing_cache"):
+            given = getattr(options, what)
+            if given and what not in self.takes:
+                shown = ", ".join(given) if isinstance(given, tuple) else given
+                raise EngineError(
+                    f"engine {self.name!r} takes no {what.replace('_', ' ')}: {shown}"
+                )
+
+    def load(self, path: Path, options: EngineOptions) -> Engine:
+        """Opens a file that `build_ahead` wrote.
+
+        Args:
+            path: The plan file; the manifest beside it tells which engine built it with what.
+            options: How it is run; what was settled when it was built is left as it is.
+
+        Raises:
+            EngineError: The engine keeps no built files, or this is none of its own, or none for
+                this library or hardware.
+        """
+        self._check_builds()
+        self.check(options)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise EngineError(f"{path}: cannot read the plan: {error.strerror or error}") from None
+        built = _manifest_of(path)
+        if built.get("engine", self.name) != self.name:
+            raise EngineError(
+                f"{path}: was built by engine {built['engine']!r}; use --engine {built['engine']}"
+            )
+        try:
+            return self._load(content, options)
+        except EngineError as error:
+            libraries = built.get("versions", {}).items()
+            made = " ".join(f"{name} {version}" for name, version in libraries)
+            made = f" (it was built with {made} for {built['hardware']})" if made else ""
+            raise EngineError(f"{path}: {error}{made}") from None
+
+    def _load(self, content: bytes, options: EngineOptions) -> Engine:
+        """Opens a plan; called where `builds_ahead` is set."""
+        raise EngineError(f"engine {self.name!r} cannot open what it built; evaluate the graph")
+
+    def _check_builds(self) -> None:
+        if not self.builds_ahead:
+            raise EngineError(
+                f"engine {self.name!r} keeps no built file: it builds from ONNX whenever it runs"
+            )
 
     def inspect(self, proto: onnx.ModelProto, options: EngineOptions) -> list[EngineLayer]:
         """What would really run; empty where this machine cannot tell.
@@ -264,10 +370,8 @@ class EnginePlugin(ABC):
             EngineError: The engine has no such file, or refuses the graph or the options.
             OutputError: The files cannot be written.
         """
-        if not self.builds_ahead:
-            raise EngineError(
-                f"engine {self.name!r} keeps no built file: it builds from ONNX whenever it runs"
-            )
+        self._check_builds()
+        self.check(options)
         ensure_folder(out.parent)
         began = time.perf_counter()
         built = self._build_ahead(proto, options, progress or Silent())

@@ -217,32 +217,53 @@ def typed(model: FloatModel, qdq: QdqModel, policy: CalibrationPolicy, precision
 
 def evaluate(
     model: FloatModel,
-    proto: onnx.ModelProto,
+    graph: onnx.ModelProto | Path,
     data: Data,
     how: Evaluation,
     progress: Progress | None = None,
 ) -> Evaluated:
     """Accuracy and speed of a graph of the model, float or Q/DQ, raw heads or decoded.
 
+    Args:
+        model: Says how images go in and how boxes come out.
+        graph: The graph, or the file that the engine built from it; what a file quantizes is not
+            known, so there is no INT8 audit of it.
+        data: What to evaluate on.
+        how: Engine, its options, and how much is run.
+        progress: Where to report.
+
     Raises:
         DataError: The data set is unusable, or has another number of classes.
-        EngineError: The engine refuses the graph.
+        EngineError: The engine refuses the graph, the file or the options.
     """
     progress = progress or Silent()
     dataset = CocoDataset.open(data.root, data.evaluation)
     dataset.check_classes(model.class_names)
     plugin = registry.load_engine(how.engine)
-    with plugin.build(proto, how.options) as engine:
+    engine = (
+        plugin.load(graph, how.options)
+        if isinstance(graph, Path)
+        else plugin.build(graph, how.options)
+    )
+    with engine:
         batch_size = model.batch_size or how.batch_size
         detection, detections = run_evaluation(
             engine, model, dataset, images=how.images, batch_size=batch_size, progress=progress
         )
         latency = measure(engine, noise(model), warmup=how.warmup, runs=how.runs, progress=progress)
         peak = peak_rss_mb()
-        found = int8_audit(plugin, proto, engine.layers())
-    kept = found if found.layers else None
-    drawn = map_draws(dataset, detections)
-    return Evaluated(detection, latency, how.engine, plugin.versions(), peak, kept, drawn)
+        runs_on = engine.runs_on()
+        found = None if isinstance(graph, Path) else int8_audit(plugin, graph, engine.layers())
+    return Evaluated(
+        detection,
+        latency,
+        how.engine,
+        plugin.versions(),
+        peak,
+        found if found and found.layers else None,
+        map_draws(dataset, detections),
+        runs_on,
+    )
 
 
 def save_qdq(qdq: QdqModel, path: Path) -> None:

@@ -35,6 +35,8 @@ class LatencyResult:
         batch_size: Images in the batch.
         images_per_second: Throughput at the mean.
         runs: Timed runs, warm-up not counted.
+        device_p50_ms: Median by the clock of the device that the engine runs on (CUDA events),
+            without the copies to and from it; None where it has none. All others are wall time.
     """
 
     p50_ms: float
@@ -44,6 +46,7 @@ class LatencyResult:
     batch_size: int
     images_per_second: float
     runs: int
+    device_p50_ms: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""

@@ -22,6 +22,7 @@ from quantcore.commands.options import (
     PolicyFile,
     Precision,
     Preset,
+    Providers,
     Size,
     Threads,
     Weights,
@@ -31,7 +32,7 @@ from quantcore.commands.options import (
 )
 from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
-from quantcore.errors import BackendError, PluginError
+from quantcore.errors import BackendError, PluginError, UsageError
 from quantcore.files import ensure_folder
 from quantcore.policy import CalibrationPolicy
 from quantcore.progress import for_console
@@ -48,6 +49,7 @@ def compare(
     engine: Annotated[
         list[str] | None, typer.Option(help="Engine plugin; repeat for several.")
     ] = None,
+    provider: Providers = None,
     policy: PolicyFile = None,
     images: Images = None,
     placement: Placement = None,
@@ -62,9 +64,10 @@ def compare(
 ) -> None:
     """Quantize a model through several frameworks and compare accuracy and speed."""
     ensure_folder(out)
+    engines = unique(engine or [REFERENCE_ENGINE])
     evaluations = tuple(
-        pipeline.Evaluation(name, EngineOptions(threads), eval_images)
-        for name in unique(engine or [REFERENCE_ENGINE])
+        pipeline.Evaluation(name, options, eval_images)
+        for name, options in _options(engines, threads, provider or []).items()
     )
     what = comparison.Comparison(
         load_model(model, weights, size, preset),
@@ -78,6 +81,21 @@ def compare(
         precision,
     )
     _show(comparison.compare(what, for_console(), print), out)
+
+
+def _options(
+    engines: list[str], threads: int | None, providers: list[str]
+) -> dict[str, EngineOptions]:
+    """Options by engine; the execution providers go to those engines that have such.
+
+    Raises:
+        UsageError: None has.
+    """
+    takers = [name for name in engines if "providers" in registry.load_engine(name).takes]
+    if providers and not takers:
+        raise UsageError(f"--provider: {', '.join(engines)} has no execution providers")
+    given = tuple(providers)
+    return {n: EngineOptions(threads, providers=given if n in takers else ()) for n in engines}
 
 
 def demo(

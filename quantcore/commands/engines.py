@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from quantcore import pipeline, registry
-from quantcore.commands.options import Engine, Threads
+from quantcore.commands.options import Engine, Providers, Threads
 from quantcore.engine import EngineOptions
 from quantcore.engines.audit import Int8Audit, audit
 from quantcore.engines.audit import inspect as run_audit
@@ -25,10 +25,6 @@ Target = Annotated[
     str | None,
     typer.Option(help="GPU generation to build for (tensorrt_rtx): SM75, SM86, SM120, ..."),
 ]
-Providers = Annotated[
-    list[str] | None,
-    typer.Option("--provider", help="Execution provider (onnxruntime); repeat for several."),
-]
 
 
 def build(
@@ -41,11 +37,18 @@ def build(
     timing_cache: Annotated[
         Path | None, typer.Option(help="File that keeps kernel timings between builds (tensorrt).")
     ] = None,
+    provider: Providers = None,
 ) -> None:
     """Build a graph into an engine's own file, where it has one, without running it."""
     plugin = registry.load_engine(engine)
     proto = pipeline.load_onnx(graph)
-    options = EngineOptions(threads, max_batch=max_batch, target=target, timing_cache=timing_cache)
+    options = EngineOptions(
+        threads,
+        providers=tuple(provider or ()),
+        max_batch=max_batch,
+        target=target,
+        timing_cache=timing_cache,
+    )
     report = plugin.build_ahead(proto, options, out, for_console())
     library = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     print(

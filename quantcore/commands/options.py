@@ -35,6 +35,12 @@ Size = Annotated[
 Backend = Annotated[str, typer.Option(help="Backend plugin: see `quantcore list`.")]
 Engine = Annotated[str, typer.Option(help="Engine plugin: see `quantcore list`.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]
+Providers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider", help="Execution provider (onnxruntime); repeat, the most wanted first."
+    ),
+]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="Calibration policy (YAML).")]
 Images = Annotated[
     int | None, typer.Option(help="Images to calibrate on; overrides the policy.", min=1)

@@ -26,6 +26,7 @@ from quantcore.commands.options import (
     PolicyFile,
     Precision,
     Preset,
+    Providers,
     Size,
     Threads,
     Weights,
@@ -41,7 +42,7 @@ from quantcore.errors import UsageError
 from quantcore.files import ensure_folder, write_whole
 from quantcore.policy import CalibrationPolicy
 from quantcore.progress import for_console
-from quantcore.qdq.placement import plan
+from quantcore.qdq.placement import plan as placement_plan
 from quantcore.report import layers as layer_report
 from quantcore.report import terminal
 from quantcore.table import CalibrationTable
@@ -78,7 +79,7 @@ def layers(
     loaded = load_model(model, weights, size, preset)
     plugins = [registry.load_backend(name) for name in unique(backend or [])]
     found = layer_report.rows(
-        loaded, plan(loaded, read_policy(policy, placement=placement)), plugins
+        loaded, placement_plan(loaded, read_policy(policy, placement=placement)), plugins
     )
     if as_json:
         print(json.dumps(found, indent=1))
@@ -164,7 +165,11 @@ def evaluate(
     graph: Annotated[
         Path | None, typer.Option("--onnx", help="Graph to evaluate; the float model by default.")
     ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="File to evaluate that `build` wrote, instead of a graph.")
+    ] = None,
     engine: Engine = REFERENCE_ENGINE,
+    provider: Providers = None,
     out: Annotated[Path | None, typer.Option(help="Result (JSON) to write.")] = None,
     images: EvalImages = None,
     size: Size = None,
@@ -178,19 +183,24 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure accuracy (COCO figures) and speed of the float model, or of a graph made from it."""
+    if graph is not None and plan is not None:
+        raise UsageError("give --onnx or --plan, not both: a plan already holds its graph")
     if out is not None:
         ensure_folder(out.parent)
     reference = _drawn(against) if against else None
     loaded = load_model(model, weights, size, preset)
-    proto = pipeline.load_onnx(graph) if graph else loaded.proto
-    how = pipeline.Evaluation(
-        engine, EngineOptions(threads, max_batch=batch_size), images, batch_size
-    )
+    options = EngineOptions(threads, providers=tuple(provider or ()), max_batch=batch_size)
+    what = plan or (pipeline.load_onnx(graph) if graph else loaded.proto)
     found = pipeline.evaluate(
-        loaded, proto, pipeline.Data(data, evaluation=split), how, for_console()
+        loaded,
+        what,
+        pipeline.Data(data, evaluation=split),
+        pipeline.Evaluation(engine, options, images, batch_size),
+        for_console(),
     )
     terminal.console().print(terminal.evaluation(found))
-    result = {"model": model, "onnx": str(graph) if graph else None, **found.to_dict()}
+    files = {"onnx": str(graph) if graph else None, "plan": str(plan) if plan else None}
+    result = {"model": model, **files, **found.to_dict()}
     result |= {"versions": dict(found.versions)}
     if found.map_draws and reference:
         change = found.map_draws.against(reference)

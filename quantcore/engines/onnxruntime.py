@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ class OnnxRuntimeEngine(EnginePlugin):
     """Builds inference sessions; on the CPU unless other execution providers are asked for."""
 
     builds_ahead = True
+    takes = frozenset({"providers"})
 
     def versions(self) -> Mapping[str, str]:
         """See EnginePlugin."""
@@ -47,8 +49,13 @@ class OnnxRuntimeEngine(EnginePlugin):
 
     def build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
         """See EnginePlugin."""
-        _refuse(options)
+        self.check(options)
         return _Session(proto, options)
+
+    def check(self, options: EngineOptions) -> None:
+        """See EnginePlugin; execution providers must be in this build of ONNX Runtime."""
+        super().check(options)
+        _providers(options.providers)
 
     def explain(self, where: Surroundings) -> str:
         """See EnginePlugin; the pattern is DQ, DQ -> Conv -> Q with an INT32 bias or none."""
@@ -65,15 +72,22 @@ class OnnxRuntimeEngine(EnginePlugin):
     def _build_ahead(
         self, proto: onnx.ModelProto, options: EngineOptions, progress: Progress
     ) -> Built:
-        _refuse(options)
         session = _Session(proto, options)
         try:
             # The file holds layouts chosen for this processor.
-            hardware = str(host()["processor"])
+            hardware = f"{host()['processor']}, {session.runs_on()}"
             content = session.optimized().SerializeToString()
             return Built(content, hardware, tuple(session.layers()))
         finally:
             session.close()
+
+    def _load(self, content: bytes, options: EngineOptions) -> Engine:
+        try:
+            proto = onnx.ModelProto.FromString(content)
+        except Exception as error:  # protobuf's own class
+            raise EngineError(f"not an ONNX graph: {one_line(error)}") from None
+        # The file is optimized already; to do it again would fuse what was kept apart.
+        return _Session(proto, replace(options, exact=True))
 
 
 class _Session(Engine):
@@ -106,28 +120,52 @@ class _Session(Engine):
             )
         return session
 
-    def _infer(self, batch: Array) -> list[Array]:
+    @property
+    def _live(self) -> Any:
         if self._session is None:
             raise EngineError("the engine is closed")
+        return self._session
+
+    def _infer(self, batch: Array) -> list[Array]:
+        session = self._live
         try:
             feeds = {self.input_name: np.ascontiguousarray(batch)}
-            return list(self._session.run(None, feeds))
+            return list(session.run(None, feeds))
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed: {one_line(error)}") from None
 
     def layers(self) -> list[EngineLayer]:
-        """From the graph that ONNX Runtime's own optimizer leaves; on the CPU alone.
+        """On the CPU, from the graph that ONNX Runtime's own optimizer leaves.
 
         Other providers compile parts of the graph and do not tell in which precision.
         """
-        if self._session is None:
-            raise EngineError("the engine is closed")
-        reader = _Reader(self._proto, self.optimized())
-        told = self._providers == [_CPU]
-        return [
-            layer if told else replace(layer, precision=None)
-            for layer in map(reader.layer, reader.nodes)
-        ]
+        parts = self._assigned()
+        if self._providers == [_CPU]:
+            reader = _Reader(self._proto, self.optimized())
+            return list(map(reader.layer, reader.nodes))
+        nodes = (node for _, assigned in parts for node in assigned)
+        return [EngineLayer(n.name, n.op_type, None, (n.name,)) for n in nodes]
+
+    def runs_on(self) -> str:
+        """The execution providers that nodes were really given to, and how many of them.
+
+        Releases before 1.24 tell only which were started.
+        """
+        parts = self._assigned()
+        if self._providers == [_CPU]:
+            return _CPU
+        counts: Counter[str] = Counter()
+        for provider, nodes in parts:
+            counts[provider] += len(nodes)
+        known = ", ".join(f"{name} ({count} nodes)" for name, count in counts.most_common())
+        return known or ", ".join(self._live.get_providers())
+
+    def _assigned(self) -> list[tuple[str, list[Any]]]:
+        """Parts of the graph with the provider that runs each; none where that is not told."""
+        if not hasattr(self._live, "get_provider_graph_assignment_info"):
+            return []
+        parts = self._live.get_provider_graph_assignment_info()
+        return [(str(part.ep_name), list(part.get_nodes())) for part in parts]
 
     def optimized(self) -> onnx.ModelProto:
         """The graph after the session's optimizations; a second session writes it to a file."""
@@ -196,13 +234,6 @@ class _Reader:
         return None
 
 
-def _refuse(options: EngineOptions) -> None:
-    """Raises EngineError for options that would otherwise be silently left out."""
-    for what in ("target", "timing_cache"):
-        if getattr(options, what):
-            raise EngineError(f"ONNX Runtime takes no {what}")
-
-
 def _providers(wanted: Sequence[str]) -> list[str]:
     """The execution providers to use; ONNX Runtime itself only warns about unknown ones.
 
@@ -226,6 +257,8 @@ def _settings(options: EngineOptions, proto: onnx.ModelProto) -> Any:
 
     settings = ort.SessionOptions()
     settings.log_severity_level = 3
+    # So that the session can tell where each node runs; releases before 1.24 do not know it.
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
     if options.exact:

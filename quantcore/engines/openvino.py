@@ -52,7 +52,7 @@ class OpenVinoEngine(EnginePlugin):
 
     def build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
         """See EnginePlugin."""
-        _refuse(options)
+        self.check(options)
         return _Compiled(proto, options)
 
     def caveat(self) -> str | None:
@@ -78,12 +78,50 @@ class OpenVinoEngine(EnginePlugin):
     def _build_ahead(
         self, proto: onnx.ModelProto, options: EngineOptions, progress: Progress
     ) -> Built:
-        _refuse(options)
         engine = _Compiled(proto, options)
         try:
             return Built(engine.exported(), engine.hardware(), tuple(engine.layers()))
         finally:
             engine.close()
+
+    def _load(self, content: bytes, options: EngineOptions) -> Engine:
+        return _Imported(content, options)
+
+
+class _Imported(Engine):
+    """A model that was compiled for batch 1, or the graph's own, and saved."""
+
+    def __init__(self, content: bytes, options: EngineOptions) -> None:
+        import openvino
+
+        try:
+            compiled = openvino.Core().import_model(content, "CPU", _settings(options))
+            self._compiled: Any = compiled
+            self._request: Any = compiled.create_infer_request()
+            self.input_name = compiled.input(0).get_any_name()
+            self.input_shape = tuple(int(size) for size in compiled.input(0).shape)
+            self.output_names = tuple(output.get_any_name() for output in compiled.outputs)
+        except Exception as error:  # the library raises bare RuntimeErrors and its own
+            raise EngineError(f"OpenVINO cannot open the model: {one_line(error)}") from None
+
+    def _infer(self, batch: Array) -> list[Array]:
+        if self._request is None:
+            raise EngineError("the engine is closed")
+        return _run(self._request, batch, len(self.output_names))
+
+    def layers(self) -> list[EngineLayer]:
+        """By OpenVINO's names: the ONNX nodes are not known from the file."""
+        if self._compiled is None:
+            raise EngineError("the engine is closed")
+        return _layers(self._compiled, {}, {})
+
+    def runs_on(self) -> str:
+        """See Engine."""
+        return "CPU"
+
+    def close(self) -> None:
+        """See Engine."""
+        self._request = self._compiled = None
 
 
 class _Compiled(Engine):
@@ -119,51 +157,27 @@ class _Compiled(Engine):
     def _request(self, batch: int) -> Any:
         fixed = batch == 1 or self.input_shape[0] is not None
         if fixed not in self._requests:
-            compiled = self._one if fixed else self._compile(None)
-            self._requests[fixed] = compiled.create_infer_request()
+            try:
+                compiled = self._one if fixed else self._compile(None)
+                self._requests[fixed] = compiled.create_infer_request()
+            except Exception as error:
+                raise EngineError(f"OpenVINO failed: {one_line(error)}") from None
         return self._requests[fixed]
 
     def _infer(self, batch: Array) -> list[Array]:
         if self._core is None:
             raise EngineError("the engine is closed")
-        try:
-            request = self._request(len(batch))
-            request.infer([np.ascontiguousarray(batch)], share_inputs=True)
-            # Copies: the request writes the next batch into the same memory.
-            return [
-                np.array(request.get_output_tensor(number).data)
-                for number in range(len(self.output_names))
-            ]
-        except Exception as error:
-            raise EngineError(f"OpenVINO failed: {one_line(error)}") from None
+        return _run(self._request(len(batch)), batch, len(self.output_names))
 
     def layers(self) -> list[EngineLayer]:
         """From the runtime model: what the compiler really chose for every layer."""
         if self._core is None:
             raise EngineError("the engine is closed")
-        found = []
-        for operation in self._one.get_runtime_model().get_ordered_ops():
-            facts = {key: _text(value) for key, value in dict(operation.get_rt_info()).items()}
-            kind = facts.get("layerType", operation.get_type_name())
-            if kind in _IDLE:
-                continue
-            origins = [_SUFFIX.sub("", n) for n in facts.get("originalLayersNames", "").split(",")]
-            known = (self._names.get(n) for n in origins)
-            nodes = tuple(dict.fromkeys(n for n in known if n is not None))
-            if kind not in _HEAVY_KINDS:
-                # A bias that was not fused still carries its convolution's name.
-                nodes = tuple(n for n in nodes if self._ops[n] not in HEAVY)
-            name = None if kind in _GLUE else leading(nodes, self._ops)
-            precision = facts.get("runtimePrecision", "").lower()
-            found.append(
-                EngineLayer(
-                    name or operation.get_friendly_name(),
-                    kind,
-                    PRECISIONS.get(precision),
-                    nodes if name else (),
-                )
-            )
-        return found
+        return _layers(self._one, self._ops, self._names)
+
+    def runs_on(self) -> str:
+        """See Engine."""
+        return "CPU"
 
     def exported(self) -> bytes:
         """The compiled model, for `Core.import_model`."""
@@ -184,11 +198,40 @@ class _Compiled(Engine):
         self._core = self._model = self._one = None
 
 
-def _refuse(options: EngineOptions) -> None:
-    """Raises EngineError for options that would otherwise be silently left out."""
-    for what in ("providers", "target", "timing_cache"):
-        if getattr(options, what):
-            raise EngineError(f"OpenVINO runs on this machine's CPU and takes no {what}")
+def _run(request: Any, batch: Array, outputs: int) -> list[Array]:
+    try:
+        request.infer([np.ascontiguousarray(batch)], share_inputs=True)
+        # Copies: the request writes the next batch into the same memory.
+        return [np.array(request.get_output_tensor(number).data) for number in range(outputs)]
+    except Exception as error:
+        raise EngineError(f"OpenVINO failed: {one_line(error)}") from None
+
+
+def _layers(compiled: Any, ops: Mapping[str, str], names: Mapping[str, str]) -> list[EngineLayer]:
+    """What a compiled model runs, with the ONNX nodes that are known by `names`."""
+    found = []
+    for operation in compiled.get_runtime_model().get_ordered_ops():
+        facts = {key: _text(value) for key, value in dict(operation.get_rt_info()).items()}
+        kind = facts.get("layerType", operation.get_type_name())
+        if kind in _IDLE:
+            continue
+        origins = [_SUFFIX.sub("", n) for n in facts.get("originalLayersNames", "").split(",")]
+        known = (names.get(n) for n in origins)
+        nodes = tuple(dict.fromkeys(n for n in known if n is not None))
+        if kind not in _HEAVY_KINDS:
+            # A bias that was not fused still carries its convolution's name.
+            nodes = tuple(n for n in nodes if ops[n] not in HEAVY)
+        name = None if kind in _GLUE else leading(nodes, ops)
+        precision = facts.get("runtimePrecision", "").lower()
+        found.append(
+            EngineLayer(
+                name or operation.get_friendly_name(),
+                kind,
+                PRECISIONS.get(precision),
+                nodes if name else (),
+            )
+        )
+    return found
 
 
 def _guard(model: Any) -> None:

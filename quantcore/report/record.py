@@ -24,8 +24,10 @@ class Evaluated:
         engine: Engine name.
         versions: Of its library.
         peak_rss_mb: Of the process that evaluated.
-        int8: Which of the quantized layers the engine really runs in INT8, None for a float graph.
+        int8: Which of the quantized layers the engine really runs in INT8, None for a float graph
+            or a plan.
         map_draws: The mAP under a bootstrap of the images.
+        runs_on: Where it ran, as the engine tells.
     """
 
     detection: DetectionResult
@@ -35,17 +37,20 @@ class Evaluated:
     peak_rss_mb: float
     int8: Int8Audit | None = None
     map_draws: MapDraws | None = None
+    runs_on: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; the twelve COCO figures lie flat beside the rest."""
         latency = self.latency.to_dict()
         return {
             "engine": self.engine,
+            "runs_on": self.runs_on,
             **self.detection.to_dict(),
             "map_interval": self.map_draws.estimate.to_dict() if self.map_draws else None,
             "latency_ms": {p: latency[f"{p}_ms"] for p in ("p50", "p90", "p99", "mean")},
             "images_per_second": latency["images_per_second"],
             "latency_batch_size": latency["batch_size"],
+            "latency_device_p50_ms": latency["device_p50_ms"],
             "evaluation_peak_rss_mb": self.peak_rss_mb,
             "int8": self.int8.to_dict() if self.int8 else None,
         }

@@ -55,11 +55,17 @@ def comparison(record: RunRecord) -> Table:
     for variant in variants:
         table.add_column(variant.name, justify="right", overflow="fold")
     for name in columns[0]:
-        table.add_row(name, *(column[name] for column in columns))
+        values = [column[name] for column in columns]
+        if name not in _WHERE_KNOWN or set(values) != {"-"}:
+            table.add_row(name, *values)
     known = next((v.map_difference for v in variants if v.map_difference), None)
     if known is not None:
         table.caption = f"in brackets: {intervals(known)}, float and quantized on the same ones"
     return table
+
+
+#: Rows that are left out where no engine tells.
+_WHERE_KNOWN = ("on the device p50, ms", "runs on")
 
 
 def _column(variant: Variant) -> dict[str, str]:
@@ -71,6 +77,8 @@ def _column(variant: Variant) -> dict[str, str]:
         "AP50": figure(detection.map50),
         "latency p50, ms": figure(latency.p50_ms, 1),
         "latency p99, ms": figure(latency.p99_ms, 1),
+        "on the device p50, ms": figure(latency.device_p50_ms, 2),
+        "runs on": variant.evaluated.runs_on or "-",
         "calibration, s": figure(variant.calibration_seconds if quantized else None, 1),
         "peak memory, MB": figure(variant.peak_rss_mb, 0),
         "ONNX file, MB": figure(variant.onnx_bytes / 1e6, 2),
@@ -112,10 +120,14 @@ def evaluation(found: Evaluated) -> Table:
         (f"latency p50, ms at batch {latency.batch_size}", latency.p50_ms),
         ("latency p90, ms", latency.p90_ms),
         ("latency p99, ms", latency.p99_ms),
+        ("on the device p50, ms", latency.device_p50_ms),
         ("throughput, images per second", latency.images_per_second),
         ("peak memory, MB", found.peak_rss_mb),
     ):
-        table.add_row(name, figure(value, 1))
+        if value is not None:
+            table.add_row(name, figure(value, 1))
+    if found.runs_on:
+        table.add_row("runs on", found.runs_on)
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import typer
@@ -75,3 +76,81 @@ def test_engines_that_are_missing_tell_how_to_install(engine, requirement) -> No
     else:
         assert "pip install" in info.unavailable
         assert requirement in info.unavailable
+
+
+@pytest.fixture
+def evaluate(cli, squares):
+    """Evaluates the squares on all images with further arguments."""
+
+    def run(*arguments: object):
+        return cli("evaluate", *squares.model, "--data", squares.data, *arguments)
+
+    return run
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_plan_is_evaluated_as_its_graph_is(cli, evaluate, squares, engine) -> None:
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    plan, found = squares.root / "squares.plan", {}
+    assert cli("build", squares.weights, "--engine", engine, "--out", plan).code == 0
+    for how in (["--plan", plan], ["--onnx", squares.weights]):
+        out = squares.root / "result.json"
+        done = evaluate(*how, "--engine", engine, "--out", out)
+        assert done.code == 0, done.err
+        found[how[0]] = json.loads(out.read_text())
+    assert found["--plan"]["map"] == found["--onnx"]["map"] > 0.95
+    assert found["--plan"]["plan"] == str(plan)
+    assert found["--plan"]["onnx"] is None
+    assert found["--plan"]["runs_on"] == found["--onnx"]["runs_on"] != ""
+    assert found["--plan"]["latency_device_p50_ms"] is None
+
+
+def test_a_plan_for_another_engine_is_refused(cli, evaluate, squares) -> None:
+    plan = squares.root / "squares.plan"
+    cli("build", squares.weights, "--engine", "onnxruntime", "--out", plan)
+    pytest.importorskip("openvino")
+    done = evaluate("--plan", plan, "--engine", "openvino")
+    assert done.code == 2
+    assert "was built by engine 'onnxruntime'; use --engine onnxruntime" in done.err
+    done = evaluate("--plan", plan, "--onnx", squares.weights)
+    assert done.code == 2
+    assert "not both" in done.err
+
+
+def test_the_provider_that_ran_is_told(evaluate) -> None:
+    done = evaluate("--provider", "CPUExecutionProvider", "--images", 2)
+    assert done.code == 0, done.err
+    assert re.search(r"runs on\W+CPUExecutionProvider", done.out)
+
+
+def test_a_provider_that_is_not_there_is_refused(cli, evaluate, squares) -> None:
+    plan = squares.root / "squares.plan"
+    build = ("build", squares.weights, "--engine", "onnxruntime", "--out", plan)
+    for done in (evaluate("--provider", "Nonsense"), cli(*build, "--provider", "Nonsense")):
+        assert done.code == 2
+        assert "no execution provider 'Nonsense' here; available: " in done.err
+        assert "CPUExecutionProvider" in done.err
+    assert not plan.exists()
+
+
+def test_compare_gives_providers_to_the_engines_that_have_them(cli, squares) -> None:
+    if "onnxruntime" not in {info.name for info in registry.installed(registry.BACKENDS)}:
+        pytest.skip("needs plugins/onnxruntime")
+    pytest.importorskip("openvino")
+    out = squares.root / "compared"
+    words = ("compare", *squares.model, "--data", squares.data, "--backend", "onnxruntime")
+    words = (*words, "--out", out, "--images", 2, "--eval-images", 2, "--engine", "openvino")
+    done = cli(*words, "--provider", "CPUExecutionProvider")
+    assert done.code == 2
+    assert "openvino has no execution providers" in done.err
+    done = cli(*words, "--engine", "onnxruntime", "--provider", "Nonsense")
+    assert done.code == 2
+    assert "no execution provider 'Nonsense'" in done.err
+    assert list(out.iterdir()) == []
+    done = cli(*words, "--engine", "onnxruntime", "--provider", "CPUExecutionProvider")
+    assert done.code == 0, done.err
+    report = json.loads((out / "report.json").read_text())
+    assert [v["runs_on"] for v in report["floats"]] == ["CPU", "CPUExecutionProvider"]
+    assert "runs on" in done.out
+    assert "CPUExecutionProvider" in (out / "report.html").read_text()

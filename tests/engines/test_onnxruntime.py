@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import onnx
 import pytest
 
@@ -77,3 +80,74 @@ def test_a_closed_engine_says_so(plugin, net, pictures) -> None:
     for call in (engine.layers, lambda: engine.infer(pictures)):
         with pytest.raises(EngineError, match="closed"):
             call()
+
+
+def test_what_was_built_can_be_opened(plugin, qdq, chain, pictures, tmp_path) -> None:
+    proto, path = qdq(chain), tmp_path / "plan.onnx"
+    options = EngineOptions(threads=1)
+    plugin.build_ahead(proto, options, path)
+    with plugin.build(proto, options) as built, plugin.load(path, options) as loaded:
+        want, got = built.infer(pictures)["y"], loaded.infer(pictures)["y"]
+        assert (got == want).all()
+        assert "QLinearConv" in {layer.op for layer in loaded.layers()}
+        assert loaded.runs_on() == "CPUExecutionProvider"
+
+
+def test_plans_of_others_and_broken_ones_are_refused(plugin, net, tmp_path) -> None:
+    path = tmp_path / "plan.onnx"
+    with pytest.raises(EngineError, match=r"plan\.onnx: cannot read the plan: No such file"):
+        plugin.load(path, EngineOptions())
+    plugin.build_ahead(net.proto, EngineOptions(threads=1), path)
+    path.write_bytes(b"\xff" * 100)
+    told = r"plan\.onnx: not an ONNX graph: .* \(it was built with onnxruntime \d.* for .+\)"
+    with pytest.raises(EngineError, match=told):
+        plugin.load(path, EngineOptions())
+    manifest = path.with_name("plan.onnx.manifest.json")
+    manifest.write_text(manifest.read_text().replace('"engine": "onnxruntime"', '"engine": "x"'))
+    with pytest.raises(EngineError, match="was built by engine 'x'; use --engine x"):
+        plugin.load(path, EngineOptions())
+    for broken in ("{", "[]", "{}"):
+        manifest.write_text(broken)
+        with pytest.raises(EngineError, match=r"plan\.onnx\.manifest\.json: not "):
+            plugin.load(path, EngineOptions())
+
+
+def test_an_engine_without_files_refuses_them(plugin, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(type(plugin), "builds_ahead", False)
+    with pytest.raises(EngineError, match="keeps no built file"):
+        plugin.load(tmp_path / "plan.onnx", EngineOptions())
+
+
+def test_a_provider_that_runs_nothing_is_not_told(plugin, net, pictures) -> None:
+    """Azure's is in ordinary builds and takes no nodes of its own accord."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this build of ONNX Runtime has no second execution provider")
+    if not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
+        pytest.skip("this release of ONNX Runtime does not tell where nodes run")
+    options = EngineOptions(threads=1, providers=("AzureExecutionProvider",))
+    with plugin.build(net.proto, options) as engine:
+        engine.infer(pictures)
+        assert {layer.precision for layer in engine.layers()} == {None}
+        assert re.fullmatch(r"CPUExecutionProvider \(\d+ nodes\)", engine.runs_on())
+
+
+def test_options_of_other_engines_are_refused(plugin, net) -> None:
+    with pytest.raises(EngineError, match="'onnxruntime' takes no target: SM86"):
+        plugin.build(net.proto, EngineOptions(target="SM86"))
+
+
+def test_another_provider_runs_the_graph_where_one_is_installed(
+    plugin, qdq, chain, pictures
+) -> None:
+    """With `onnxruntime-openvino`, `onnxruntime-gpu`, ...: the numbers, and who ran what."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    ordinary = {"AzureExecutionProvider", "CPUExecutionProvider"}
+    others = [n for n in onnxruntime.get_available_providers() if n not in ordinary]
+    if not others:
+        pytest.skip("only the ordinary build of ONNX Runtime is installed")
+    want = plugin.build(chain.proto, EngineOptions(threads=1)).infer(pictures)["y"]
+    with plugin.build(chain.proto, EngineOptions(threads=1, providers=(others[0],))) as engine:
+        np.testing.assert_allclose(engine.infer(pictures)["y"], want, rtol=1e-3, atol=1e-3)
+        assert engine.runs_on().startswith(others[0])
+        assert {layer.precision for layer in engine.layers()} <= {None}

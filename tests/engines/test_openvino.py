@@ -42,6 +42,27 @@ def test_results_of_earlier_batches_stay(plugin, net, pictures) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
+def test_what_was_built_can_be_opened(plugin, qdq, joined, pictures, tmp_path) -> None:
+    proto, path = qdq(joined), tmp_path / "net.blob"
+    options = EngineOptions(threads=1)
+    plugin.build_ahead(proto, options, path)
+    with plugin.build(proto, options) as built, plugin.load(path, options) as loaded:
+        assert loaded.input_shape == (1, 3, 16, 16)
+        assert loaded.output_names == built.output_names
+        want, got = built.infer(pictures[:1]), loaded.infer(pictures[:1])
+        np.testing.assert_array_equal(got["y"], want["y"])
+        assert loaded.runs_on() == built.runs_on() == "CPU"
+        assert [layer.precision for layer in loaded.layers()] == [
+            layer.precision for layer in built.layers()
+        ]
+    with pytest.raises(EngineError, match="closed"):
+        loaded.infer(pictures[:1])
+    path.write_bytes(b"no model")
+    told = r"net\.blob: OpenVINO cannot open the model: .* built with openvino \d"
+    with pytest.raises(EngineError, match=told):
+        plugin.load(path, options)
+
+
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("name", ["net", "joined", "chain"])
 def test_qdq_graphs_agree_with_onnx_runtime(

@@ -15,6 +15,7 @@ from quantcore.engines.audit import inspect
 from quantcore.engines.tensorrt import cuda
 from quantcore.engines.tensorrt.inspector import read_layers
 from quantcore.errors import EngineError
+from quantcore.evaluation.latency import measure
 from quantcore.progress import Progress
 from quantcore.registry import load_engine
 
@@ -127,6 +128,22 @@ def test_inference_without_a_gpu_is_one_clear_line(plugin, chain) -> None:
     assert "\n" not in str(caught.value)
 
 
+@without_gpu
+def test_a_plan_without_a_gpu_is_one_clear_line(plugin, chain, tmp_path) -> None:
+    path = tmp_path / "engine.plan"
+    plugin.build_ahead(chain.proto, EngineOptions(), path)
+    told = r"engine\.plan: .* cannot run a plan here: .*built with tensorrt_?\w* \d"
+    with pytest.raises(EngineError, match=told) as caught:
+        plugin.load(path, EngineOptions())
+    assert "\n" not in str(caught.value)
+
+
+def test_execution_providers_are_refused(plugin, chain, tmp_path) -> None:
+    options = EngineOptions(providers=("CPUExecutionProvider",))
+    with pytest.raises(EngineError, match="'tensorrt' takes no providers: CPUExecutionProvider"):
+        plugin.build_ahead(chain.proto, options, tmp_path / "engine.plan")
+
+
 @pytest.mark.parametrize(
     ("format_", "precision"),
     [
@@ -165,6 +182,16 @@ class TestOnAGpu:
             for _ in range(3):  # directly, then recorded, then launched
                 got = engine.infer(pictures[:batch])["y"]
                 np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+
+    def test_a_plan_is_opened_and_timed(self, plugin, joined, run, pictures, tmp_path) -> None:
+        path = tmp_path / "engine.plan"
+        plugin.build_ahead(joined.proto, EngineOptions(max_batch=4, exact=True), path)
+        want = run(joined.proto, pictures)["y"]
+        with plugin.load(path, EngineOptions()) as engine:
+            np.testing.assert_allclose(engine.infer(pictures)["y"], want, rtol=1e-3, atol=1e-3)
+            found = measure(engine, pictures, warmup=3, runs=10)
+        assert found.device_p50_ms is not None
+        assert 0 < found.device_p50_ms < found.p50_ms
 
     def test_the_audit_is_verified(self, plugin, qdq, joined) -> None:
         assert inspect(plugin, qdq(joined)).verified

@@ -1,4 +1,4 @@
-"""The GPU session against a CUDA and a TensorRT played in memory: order, shapes, recording."""
+"""The GPU session against CUDA libraries and a TensorRT played in memory: order, shapes, timing."""
 
 from __future__ import annotations
 
@@ -9,70 +9,12 @@ import numpy as np
 import pytest
 
 from quantcore.engines.tensorrt import cuda
+from quantcore.engines.tensorrt.cuda_pycuda import PyCuda
+from quantcore.engines.tensorrt.cuda_python import CudaPython
 from quantcore.errors import EngineError
+from quantcore.evaluation.latency import measure
 
-
-class Cuda:
-    """Memory is ordinary memory; what is queued runs at once, or is recorded in a capture."""
-
-    cudaError_t = SimpleNamespace(cudaSuccess=0)  # noqa: N815
-    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
-    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
-
-    def __init__(self) -> None:
-        self.memory: dict[int, object] = {}
-        self.recording: list | None = None
-        self.launches = self.runs = 0
-        self.capturable = True
-
-    def queue(self, work) -> tuple[int]:
-        if self.recording is not None:
-            self.recording.append(work)
-        else:
-            work()
-        return (0,)
-
-    def __getattr__(self, name: str):
-        calls = {
-            "cudaMalloc": self._allocate,
-            "cudaMallocHost": self._allocate,
-            "cudaFree": lambda address: (0, self.memory.pop(address)),
-            "cudaFreeHost": lambda address: (0, self.memory.pop(address)),
-            "cudaStreamCreate": lambda: (0, 7),
-            "cudaStreamDestroy": lambda stream: (0,),
-            "cudaStreamSynchronize": lambda stream: (0,),
-            "cudaMemcpyAsync": lambda to, source, size, kind, stream: self.queue(
-                lambda: ctypes.memmove(to, source, size)
-            ),
-            "cudaStreamBeginCapture": self._begin,
-            "cudaStreamEndCapture": self._end,
-            "cudaGraphInstantiate": lambda graph, flags: (0, graph),
-            "cudaGraphDestroy": lambda graph: (0,),
-            "cudaGraphExecDestroy": lambda graph: (0,),
-            "cudaGraphLaunch": self._launch,
-        }
-        return calls[name]
-
-    def _allocate(self, size):
-        block = ctypes.create_string_buffer(size)
-        self.memory[ctypes.addressof(block)] = block
-        return 0, ctypes.addressof(block)
-
-    def _begin(self, stream, mode):
-        if not self.capturable:
-            return (9,)
-        self.recording = []
-        return (0,)
-
-    def _end(self, stream):
-        recorded, self.recording = self.recording, None
-        return 0, recorded
-
-    def _launch(self, graph, stream):
-        self.launches += 1
-        for work in graph:
-            work()
-        return (0,)
+from .played_cuda import RUN_MS, Driver, Gpu, Runtime
 
 
 class Plan:
@@ -80,8 +22,8 @@ class Plan:
 
     num_io_tensors = 2
 
-    def __init__(self, played: Cuda) -> None:
-        self.cuda, self.shape, self.addresses = played, (-1, 2, 3), {}
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu, self.shape, self.addresses = gpu, (-1, 2, 3), {}
 
     def create_execution_context(self):
         return self
@@ -112,23 +54,33 @@ class Plan:
         count = int(np.prod(self.shape))
 
         def work() -> None:
-            self.cuda.runs += 1
+            self.gpu.runs += 1
             kind = ctypes.c_float * count
             data = np.ctypeslib.as_array(kind.from_address(self.addresses["images"]))
             np.ctypeslib.as_array(kind.from_address(self.addresses["y"]))[:] = data * 2
 
-        self.cuda.queue(work)
+        assert stream == 7
+        self.gpu.queue(work, RUN_MS)
         return True
 
 
-@pytest.fixture
-def played(monkeypatch):
-    pytest.importorskip("tensorrt_rtx")
-    from quantcore.engines.tensorrt import session
+def cuda_python(gpu: Gpu) -> cuda.Driver:
+    return CudaPython(Runtime(gpu))
 
-    runtime = Cuda()
-    monkeypatch.setattr(cuda, "_runtime", lambda: runtime)
-    plan = Plan(runtime)
+
+def pycuda(gpu: Gpu) -> cuda.Driver:
+    return PyCuda(Driver(gpu))
+
+
+@pytest.fixture(params=[cuda_python, pycuda])
+def played(request, monkeypatch):
+    pytest.importorskip("tensorrt_rtx")
+    from quantcore.engines.tensorrt import cuda_pycuda, session
+
+    ends: list = []
+    monkeypatch.setattr(cuda_pycuda.atexit, "register", ends.append)
+    gpu = Gpu()
+    plan = Plan(gpu)
     trt = SimpleNamespace(
         __name__="played",
         __version__="0",
@@ -139,7 +91,14 @@ def played(monkeypatch):
         nptype=lambda kind: np.float32,
     )
     monkeypatch.setattr(session, "trt", trt)
-    return SimpleNamespace(cuda=runtime, open=lambda content=b"plan": session.Session(content))
+    driver = request.param(gpu)
+
+    def open_(content=b"plan"):
+        return session.Session(content, driver)
+
+    return SimpleNamespace(
+        gpu=gpu, open=open_, driver=driver, ends=ends, graphs=request.param is cuda_python
+    )
 
 
 def _batch(size: int, start: float = 0) -> np.ndarray:
@@ -148,8 +107,9 @@ def _batch(size: int, start: float = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("capturable", [True, False])
 def test_every_batch_size_gives_its_own_numbers(played, capturable) -> None:
-    played.cuda.capturable = capturable
+    played.gpu.capturable = capturable
     with played.open() as engine:
+        assert engine.runs_on() == "Played (SM89)"
         assert (engine.input_name, engine.output_names) == ("images", ("y",))
         assert engine.input_shape == (None, 2, 3)
         kept = []
@@ -158,8 +118,22 @@ def test_every_batch_size_gives_its_own_numbers(played, capturable) -> None:
             kept.append((engine.infer(batch)["y"], batch * 2))
         for got, want in kept:
             np.testing.assert_array_equal(got, want)
-    assert played.cuda.runs == 6
-    assert played.cuda.launches == (3 if capturable else 0)
+    assert played.gpu.runs == 6
+    assert played.gpu.launches == (3 if capturable and played.graphs else 0)
+
+
+@pytest.mark.parametrize("capturable", [True, False])
+def test_events_time_the_network_without_the_copies(played, capturable) -> None:
+    played.gpu.capturable = capturable
+    with played.open() as engine:
+        assert engine.device_seconds(_batch(2)) == pytest.approx(RUN_MS / 1e3)
+        before = played.gpu.runs
+        found = measure(engine, _batch(4), warmup=1, runs=5)
+        assert found.device_p50_ms == pytest.approx(RUN_MS)
+        assert played.gpu.runs - before == 1 + 5 + 5
+        assert 0 < found.p50_ms < RUN_MS  # wall time: the played GPU takes none
+        with pytest.raises(EngineError, match=r"batch of 5.*up to 4"):
+            engine.device_seconds(_batch(5))
 
 
 def test_everything_is_given_back(played) -> None:
@@ -168,7 +142,7 @@ def test_everything_is_given_back(played) -> None:
     engine.infer(_batch(2))
     engine.close()
     engine.close()
-    assert played.cuda.memory == {}
+    assert played.gpu.memory == {}
     with pytest.raises(EngineError, match="closed"):
         engine.infer(_batch(1))
 
@@ -181,10 +155,4 @@ def test_a_batch_beyond_the_plan_is_refused(played) -> None:
 def test_a_plan_that_does_not_load_is_an_error(played) -> None:
     with pytest.raises(EngineError, match="played 0 cannot run the plan here"):
         played.open(b"other")
-    assert played.cuda.memory == {}
-
-
-def test_cuda_errors_name_the_call(played) -> None:
-    played.cuda.capturable = False
-    with pytest.raises(EngineError, match="cudaStreamBeginCapture failed"):
-        cuda.call("cudaStreamBeginCapture", 7, 1)
+    assert played.gpu.memory == {}

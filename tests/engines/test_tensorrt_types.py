@@ -33,17 +33,31 @@ def stubs(tmp_path) -> Path:
     return tmp_path
 
 
+#: Mistakes that only the stubs can tell.
+MISTAKES = """
+from quantcore.engines.tensorrt.library import Logger, trt
+
+builder = trt.Builder("no logger")
+trt.Runtime(Logger()).deserialize_cuda_engine(b"").create_execution_contex()
+"""
+
+
 def test_the_engine_fits_the_stubs(stubs, tmp_path) -> None:
+    probe = tmp_path / "mistakes.py"
+    probe.write_text(MISTAKES)
     found = subprocess.run(
         [
             *(sys.executable, "-m", "mypy", "--strict", "--no-error-summary"),
-            *("--cache-dir", str(tmp_path / "cache"), "-p", "quantcore.engines.tensorrt"),
+            *("--cache-dir", str(tmp_path / "cache"), "quantcore/engines/tensorrt", str(probe)),
         ],
         cwd=ROOT,
         env={**os.environ, "MYPYPATH": str(stubs)},
         capture_output=True,
         text=True,
     )
-    ours = [line for line in found.stdout.splitlines() if line.startswith("quantcore/engines/")]
-    assert ours == []
-    assert "error: " in found.stdout, "the stubs' own flaws show that they were read"
+    lines = found.stdout.splitlines()
+    assert [line for line in lines if line.startswith("quantcore/")] == []
+    told = [line for line in lines if Path(line.partition(":")[0]).name == probe.name]
+    assert len(told) == 2, "the stubs were not read"
+    assert '"Builder" has incompatible type "str"' in told[0]
+    assert 'has no attribute "create_execution_contex"' in told[1]

@@ -1,9 +1,10 @@
-"""The few CUDA calls that running a plan needs, through cuda-python."""
+"""What running a plan needs of CUDA; cuda-python gives it, or pycuda where only that is there."""
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantcore.errors import EngineError
+from quantcore.engines.common import one_line
 
 Values = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
+#: Queues work on a stream and returns before it is done.
+Queue = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -30,104 +34,125 @@ class NoGpu:
     reason: str
 
 
-def gpu() -> Gpu | NoGpu:
-    """The GPU that plans run on here."""
-    try:
-        runtime = _runtime()
-    except ImportError:
-        return NoGpu('running on a GPU needs cuda-python; run: pip install "cuda-bindings"')
-    error, count = runtime.cudaGetDeviceCount()
-    if error != runtime.cudaError_t.cudaSuccess or not count:
-        why = runtime.cudaGetErrorName(error)[1]
-        return NoGpu(f"there is no usable GPU ({why.decode() if why else error})")
-    error, facts = runtime.cudaGetDeviceProperties(0)
-    if error != runtime.cudaError_t.cudaSuccess:
-        return NoGpu(f"the GPU does not answer ({error})")
-    name = facts.name.decode() if isinstance(facts.name, bytes) else str(facts.name)
-    return Gpu(f"{name} (SM{facts.major}{facts.minor})")
+class Buffer(ABC):
+    """Memory on the GPU and page-locked memory here, of one size, copied either way.
 
-
-def _runtime() -> Any:
-    """`cuda.bindings.runtime`, which releases before 12.6 called `cuda.cudart`."""
-    try:
-        return importlib.import_module("cuda.bindings.runtime")
-    except ImportError:
-        return importlib.import_module("cuda.cudart")
-
-
-def call(name: str, *arguments: Any) -> Any:
-    """Calls the CUDA runtime and unpacks its answer.
-
-    Raises:
-        EngineError: CUDA failed.
+    Attributes:
+        device: Address on the GPU.
+        here: The page-locked memory.
     """
-    runtime = _runtime()
-    error, *values = getattr(runtime, name)(*arguments)
-    if error != runtime.cudaError_t.cudaSuccess:
-        raise EngineError(f"CUDA: {name} failed: {getattr(error, 'name', error)}")
-    return values[0] if len(values) == 1 else tuple(values) or None
 
+    device: int
+    here: Bytes
 
-class Buffer:
-    """Memory on the GPU and page-locked memory here, of one size, copied either way."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        self.dtype = np.dtype(dtype)
-        self._bytes = max(int(np.prod(shape)) * self.dtype.itemsize, 1)
-        self.device = int(call("cudaMalloc", self._bytes))
-        self._pinned = 0
-        try:
-            self._pinned = int(call("cudaMallocHost", self._bytes))
-        except EngineError:
-            self.free()
-            raise
-        here = (ctypes.c_ubyte * self._bytes).from_address(self._pinned)
-        self._here: Values = np.ctypeslib.as_array(here).view()
-
-    def host(self, shape: tuple[int, ...]) -> Values:
+    def host(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Values:
         """The first values of the page-locked memory."""
-        size = int(np.prod(shape)) * self.dtype.itemsize
-        return self._here[:size].view(self.dtype).reshape(shape)
+        return self.here[: size_of(shape, dtype)].view(dtype).reshape(shape)
 
-    def copy(self, shape: tuple[int, ...], to_device: bool, stream: Any) -> None:
-        """Queues a copy of the first values."""
-        size = int(np.prod(shape)) * self.dtype.itemsize
-        kinds = _runtime().cudaMemcpyKind
-        if to_device:
-            kind, to, source = kinds.cudaMemcpyHostToDevice, self.device, self._pinned
-        else:
-            kind, to, source = kinds.cudaMemcpyDeviceToHost, self._pinned, self.device
-        call("cudaMemcpyAsync", to, source, size, kind, stream)
+    @abstractmethod
+    def upload(self, count: int, stream: Stream) -> None:
+        """Queues a copy of the first bytes to the GPU."""
 
+    @abstractmethod
+    def download(self, count: int, stream: Stream) -> None:
+        """Queues a copy of the first bytes from the GPU."""
+
+    @abstractmethod
     def free(self) -> None:
         """Gives both back; safe to call twice."""
-        if self._pinned:
-            call("cudaFreeHost", self._pinned)
-        if self.device:
-            call("cudaFree", self.device)
-        self._pinned = self.device = 0
 
 
-class Recorded:
+class Graph(ABC):
     """Queued work recorded once as a CUDA graph and launched as a whole from then on."""
 
-    def __init__(self, stream: Any, queue: Callable[[], None]) -> None:
-        modes = _runtime().cudaStreamCaptureMode
-        call("cudaStreamBeginCapture", stream, modes.cudaStreamCaptureModeThreadLocal)
-        try:
-            queue()
-        finally:
-            # Also after a failure: a stream left in capture refuses everything else.
-            graph = call("cudaStreamEndCapture", stream)
-        try:
-            self._graph = call("cudaGraphInstantiate", graph, 0)
-        finally:
-            call("cudaGraphDestroy", graph)
+    @abstractmethod
+    def launch(self) -> None:
+        """Queues the recorded work on the stream that it was recorded on."""
 
-    def launch(self, stream: Any) -> None:
-        """Queues the recorded work."""
-        call("cudaGraphLaunch", self._graph, stream)
-
+    @abstractmethod
     def free(self) -> None:
         """Gives the graph back."""
-        call("cudaGraphExecDestroy", self._graph)
+
+
+class Stream(ABC):
+    """A queue of the GPU, with two events that tell how long work in it takes.
+
+    Attributes:
+        handle: The stream as TensorRT takes it.
+    """
+
+    handle: int
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Waits until everything queued is done; raises EngineError for what failed in it."""
+
+    @abstractmethod
+    def milliseconds(self, queue: Queue) -> float:
+        """Queues work between two events, waits for it, and tells the time between them."""
+
+    @abstractmethod
+    def record(self, queue: Queue) -> Graph | None:
+        """Records work as a CUDA graph without running it.
+
+        Returns:
+            None where the work cannot be recorded, or the library cannot do it.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives stream and events back."""
+
+
+class Driver(ABC):
+    """One library that drives CUDA; its calls raise EngineError where CUDA fails."""
+
+    @abstractmethod
+    def gpu(self) -> Gpu | NoGpu:
+        """The GPU that plans run on here."""
+
+    @abstractmethod
+    def buffer(self, size: int) -> Buffer:
+        """Memory of so many bytes on both sides."""
+
+    @abstractmethod
+    def stream(self) -> Stream:
+        """A new stream."""
+
+
+#: Modules in the order they are tried, and the class of ours that drives each. Releases of
+#: cuda-python before 12.6 called the first one `cuda.cudart`.
+LIBRARIES = (
+    ("cuda.bindings.runtime", "cuda_python", "CudaPython"),
+    ("cuda.cudart", "cuda_python", "CudaPython"),
+    ("pycuda.driver", "cuda_pycuda", "PyCuda"),
+)
+
+
+@functools.cache
+def driver() -> Driver | NoGpu:
+    """The first library that is installed; it is loaded once in a process."""
+    for name, file, class_name in LIBRARIES:
+        try:
+            library = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+                continue
+            return NoGpu(f"{name} does not load: {one_line(error)}")
+        except ImportError as error:  # pycuda without the GPU's driver
+            return NoGpu(f"{name} does not load: {one_line(error)}")
+        ours = importlib.import_module(f"quantcore.engines.tensorrt.{file}")
+        found: Driver = getattr(ours, class_name)(library)
+        return found
+    return NoGpu('running on a GPU needs cuda-python; run: pip install "cuda-bindings"')
+
+
+def gpu() -> Gpu | NoGpu:
+    """The GPU that plans run on here."""
+    found = driver()
+    return found if isinstance(found, NoGpu) else found.gpu()
+
+
+def size_of(shape: tuple[int, ...], dtype: npt.DTypeLike) -> int:
+    """Bytes of an array."""
+    return int(np.prod(shape)) * np.dtype(dtype).itemsize

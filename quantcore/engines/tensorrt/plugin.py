@@ -17,6 +17,7 @@ class TensorRtEngine(EnginePlugin):
     """Builds with `tensorrt` (8.6 and later) or `tensorrt_rtx`; runs where there is a GPU."""
 
     builds_ahead = True
+    takes = frozenset({"target", "timing_cache"})
 
     def versions(self) -> Mapping[str, str]:
         """See EnginePlugin."""
@@ -27,16 +28,29 @@ class TensorRtEngine(EnginePlugin):
     def build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
         """See EnginePlugin; without a GPU this is refused before any time is spent."""
         from quantcore.engines.tensorrt.builder import build_plan
-        from quantcore.engines.tensorrt.library import trt
         from quantcore.engines.tensorrt.session import Session
 
-        gpu = cuda.gpu()
-        if isinstance(gpu, cuda.NoGpu):
+        self.check(options)
+        driver = self._driver("a graph")
+        return Session(build_plan(proto, options, Silent()), driver)
+
+    def _load(self, content: bytes, options: EngineOptions) -> Engine:
+        from quantcore.engines.tensorrt.session import Session
+
+        return Session(content, self._driver("a plan"))
+
+    def _driver(self, what: str) -> cuda.Driver:
+        """CUDA with a GPU; raises EngineError where there is none."""
+        from quantcore.engines.tensorrt.library import trt
+
+        driver, gpu = cuda.driver(), cuda.gpu()
+        if isinstance(driver, cuda.NoGpu) or isinstance(gpu, cuda.NoGpu):
+            reason = gpu.reason if isinstance(gpu, cuda.NoGpu) else ""
             raise EngineError(
-                f"{trt.__name__} {trt.__version__} cannot run a graph here: {gpu.reason}; "
+                f"{trt.__name__} {trt.__version__} cannot run {what} here: {reason}; "
                 f"`quantcore build GRAPH --engine {self.name} --out FILE` builds it ahead of time"
             )
-        return Session(build_plan(proto, options, Silent()))
+        return driver
 
     def inspect(self, proto: onnx.ModelProto, options: EngineOptions) -> list[EngineLayer]:
         """See EnginePlugin; without a GPU the graph is built all the same, and nothing claimed."""
@@ -69,5 +83,5 @@ class TensorRtEngine(EnginePlugin):
             return Built(plan, f"built for {where}, without a GPU")
         if options.target not in (None, "CURRENT"):
             return Built(plan, f"built for {options.target} on {gpu.name}")
-        with Session(plan) as session:
+        with Session(plan, self._driver("a plan")) as session:
             return Built(plan, gpu.name, tuple(session.layers()))

@@ -38,12 +38,22 @@ def _load(plan: bytes, logger: Logger) -> _Loaded:
 
 
 class Session(Engine):
-    """A deserialized plan with one execution context."""
+    """A deserialized plan with one execution context.
 
-    def __init__(self, plan: bytes) -> None:
+    Args:
+        plan: As TensorRT serialized it.
+        driver: CUDA; it has a GPU.
+
+    Raises:
+        EngineError: The plan does not fit this library or GPU, or its memory cannot be had.
+    """
+
+    def __init__(self, plan: bytes, driver: cuda.Driver) -> None:
+        self._driver = driver
         self._buffers: dict[str, cuda.Buffer] = {}
-        self._recorded: dict[int, cuda.Recorded | None] = {}
-        self._stream: Any = None
+        self._dtypes: dict[str, np.dtype[Any]] = {}
+        self._graphs: dict[int, cuda.Graph | None] = {}
+        self._stream: cuda.Stream | None = None
         self._logger = Logger()
         self._loaded: _Loaded | None = _load(plan, self._logger)
         engine = self._live.engine
@@ -68,18 +78,44 @@ class Session(Engine):
             raise EngineError("the engine is closed")
         return self._loaded
 
+    @property
+    def _queue(self) -> cuda.Stream:
+        if self._stream is None:
+            raise EngineError("the engine is closed")
+        return self._stream
+
     def _allocate(self) -> None:
         """Memory for the largest batch, at addresses that never change: graphs keep them."""
         engine, context = self._live.engine, self._live.context
-        self._stream = cuda.call("cudaStreamCreate")
+        self._stream = self._driver.stream()
         context.set_input_shape(self.input_name, self._largest)
         nptype: Any = trt.nptype
         for name in (self.input_name, *self.output_names):
-            dtype = nptype(engine.get_tensor_dtype(name))
-            self._buffers[name] = cuda.Buffer(self._shape(name), dtype)
+            self._dtypes[name] = np.dtype(nptype(engine.get_tensor_dtype(name)))
+            self._buffers[name] = self._driver.buffer(self._bytes(name))
             context.set_tensor_address(name, self._buffers[name].device)
 
     def _infer(self, batch: Array) -> list[Array]:
+        self._upload(batch)
+        self._compute(len(batch))
+        for name in self.output_names:
+            self._buffers[name].download(self._bytes(name), self._queue)
+        self._queue.synchronize()
+        return [
+            self._buffers[name].host(self._shape(name), self._dtypes[name]).astype(np.float32)
+            for name in self.output_names
+        ]
+
+    def _device_seconds(self, batch: Array) -> float | None:
+        """By CUDA events around the network, without the copies before and behind it."""
+        self._upload(batch)
+        size = len(batch)
+        if size not in self._graphs:
+            self._compute(size)  # records, which is not to be timed
+        return self._queue.milliseconds(lambda: self._compute(size)) / 1e3
+
+    def _upload(self, batch: Array) -> None:
+        """Queues the copy of a batch to the GPU and sets the shapes that follow from it."""
         context = self._live.context
         if len(batch) > self._largest[0]:
             raise EngineError(
@@ -88,40 +124,37 @@ class Session(Engine):
             )
         if not context.set_input_shape(self.input_name, batch.shape):
             raise EngineError(f"{trt.__name__} refuses the input: {self._logger.reason()}")
-        self._buffers[self.input_name].host(batch.shape)[...] = batch
-        self._run(len(batch))
-        cuda.call("cudaStreamSynchronize", self._stream)
-        return [
-            self._buffers[name].host(self._shape(name)).astype(np.float32)
-            for name in self.output_names
-        ]
-
-    def _run(self, size: int) -> None:
-        """Queues a batch: the first of its size directly, later ones as a CUDA graph."""
-        graph = self._recorded.get(size)
-        if graph is not None:
-            graph.launch(self._stream)
-            return
-        self._queue()
-        if size not in self._recorded:
-            # The run above has done what is done once and must not be recorded.
-            cuda.call("cudaStreamSynchronize", self._stream)
-            try:
-                self._recorded[size] = cuda.Recorded(self._stream, self._queue)
-            except EngineError:
-                self._recorded[size] = None  # some plans cannot be recorded; they run as they are
-
-    def _queue(self) -> None:
         images = self._buffers[self.input_name]
-        images.copy(self._shape(self.input_name), to_device=True, stream=self._stream)
-        if not self._live.context.execute_async_v3(int(self._stream)):
+        images.host(batch.shape, self._dtypes[self.input_name])[...] = batch
+        images.upload(self._bytes(self.input_name), self._queue)
+
+    def _compute(self, size: int) -> None:
+        """Queues the network: the first of its batch size directly, later ones as a CUDA graph."""
+        graph = self._graphs.get(size)
+        if graph is not None:
+            graph.launch()
+            return
+        self._enqueue()
+        if size not in self._graphs:
+            # The run above has done what is done once and must not be recorded.
+            self._queue.synchronize()
+            self._graphs[size] = self._queue.record(self._enqueue)
+
+    def _enqueue(self) -> None:
+        if not self._live.context.execute_async_v3(self._queue.handle):
             raise EngineError(f"{trt.__name__} failed: {self._logger.reason()}")
-        for name in self.output_names:
-            self._buffers[name].copy(self._shape(name), to_device=False, stream=self._stream)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         dims: Any = self._live.context.get_tensor_shape(name)
         return tuple(dims)
+
+    def _bytes(self, name: str) -> int:
+        return cuda.size_of(self._shape(name), self._dtypes[name])
+
+    def runs_on(self) -> str:
+        """See Engine."""
+        found = self._driver.gpu()
+        return found.name if isinstance(found, cuda.Gpu) else ""
 
     def layers(self) -> list[EngineLayer]:
         """From the engine inspector."""
@@ -132,12 +165,12 @@ class Session(Engine):
 
     def close(self) -> None:
         """See Engine."""
-        for graph in self._recorded.values():
+        for graph in self._graphs.values():
             if graph is not None:
                 graph.free()
         for buffer in self._buffers.values():
             buffer.free()
         if self._stream is not None:
-            cuda.call("cudaStreamDestroy", self._stream)
-        self._recorded, self._buffers = {}, {}
+            self._stream.close()
+        self._graphs, self._buffers = {}, {}
         self._stream = self._loaded = None
