@@ -32,7 +32,7 @@ def clock() -> tuple[float, float]:
 
 def graphs(subject: Subject) -> list[Variant]:
     return [
-        subject.variant(name, alone(subject.model, subject.policy, name), name)
+        subject.variant(name, alone(subject.policy, subject.layers, name), name)
         for name in subject.layers
     ]
 
@@ -43,7 +43,7 @@ def naive(
     """One layer after another: quantize, build, run the whole graph on every image, score."""
     found = {}
     for name in names:
-        variant = subject.variant(name, alone(subject.model, subject.policy, name))
+        variant = subject.variant(name, alone(subject.policy, subject.layers, name))
         with load_engine(REFERENCE_ENGINE).build(variant.proto, EngineOptions()) as engine:
             result, detections = evaluate(engine, subject.model, dataset, images=images)
         found[name] = (detections, result.map)

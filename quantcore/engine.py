@@ -38,6 +38,8 @@ class EngineOptions:
         max_batch: Largest batch that an engine with fixed shapes is built for.
         target: Hardware to build for by the engine's own name (`SM86`); None for this machine's.
         timing_cache: File in which an engine that times kernels keeps what it learnt.
+        shared_memory: Share working memory with the other engines of the process that say so, for
+            many engines of which few run at a time; an engine that cannot keeps its own.
     """
 
     threads: int | None = None
@@ -46,6 +48,7 @@ class EngineOptions:
     max_batch: int = 1
     target: str | None = None
     timing_cache: Path | None = None
+    shared_memory: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,11 @@ class CalibrationTable:
         if self.kept is not None:
             data["histograms"] = self.kept.to_dict()
         return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's text."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Writes the table whole or not at all; raises OutputError."""

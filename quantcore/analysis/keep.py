@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from glob import escape
 
@@ -25,7 +25,6 @@ def keeping(policy: CalibrationPolicy, layers: Collection[str]) -> CalibrationPo
     return replace(policy, layers=(*rules, *policy.layers))
 
 
-def alone(model: FloatModel, policy: CalibrationPolicy, layer: str) -> CalibrationPolicy:
-    """The policy that quantizes one layer, its inputs and its weight, as the given policy does."""
-    others = [name for name in quantized_layers(model, policy) if name != layer]
-    return keeping(policy, others)
+def alone(policy: CalibrationPolicy, quantized: Iterable[str], layer: str) -> CalibrationPolicy:
+    """The policy that quantizes one of the layers that the given policy does, and as it does."""
+    return keeping(policy, [name for name in quantized if name != layer])

@@ -80,11 +80,11 @@ def _needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onn
     return kept[::-1]
 
 
-def _feeds(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
+def _feeds(constants: Iterable[str], nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
     """Tensors that the nodes read and that none of them makes, in reading order."""
     nodes = list(nodes)
     made = {name for node in nodes for name in node.output}
-    made.update(i.name for i in proto.graph.initializer)
+    made.update(constants)
     read = (name for node in nodes for name in node.input if name and name not in made)
     return tuple(dict.fromkeys(read))
 
@@ -97,12 +97,13 @@ def _with_producers(
     types[model.input_name] = _FLOAT
     order = {node.name: place for place, node in enumerate(model.proto.graph.node)}
     makers = {name: node for node in model.proto.graph.node for name in node.output}
+    constants = {i.name for i in model.proto.graph.initializer}
     extra: list[onnx.NodeProto] = []
     while True:
         have = [*extra, *nodes]
         lost = [
             makers[name]
-            for name in _feeds(model.proto, have)
+            for name in _feeds(constants, have)
             if name in makers and (name not in shapes or types.get(name, _FLOAT) != _FLOAT)
         ]
         if not lost:
@@ -116,6 +117,7 @@ def extract(
     nodes: Sequence[onnx.NodeProto],
     outputs: tuple[str, ...],
     shapes: Mapping[str, Shape],
+    lost: Iterable[onnx.TensorProto] = (),
 ) -> Suffix:
     """The graph of some nodes, with what splits the one input in front of them.
 
@@ -124,10 +126,12 @@ def extract(
         nodes: In order.
         outputs: Tensors to give.
         shapes: Of the tensors that the nodes read and do not make.
+        lost: Constants that the graph may have lost.
     """
-    feeds = _feeds(proto, nodes)
     read = {name for node in nodes for name in node.input}
-    constants = [i for i in proto.graph.initializer if i.name in read]
+    found = {i.name: i for i in (*lost, *proto.graph.initializer) if i.name in read}
+    constants = list(found.values())
+    feeds = _feeds(found, nodes)
     size = sum(i.ByteSize() for i in constants)
     front: list[onnx.NodeProto] = []
     if len(feeds) == 1:

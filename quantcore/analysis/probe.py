@@ -44,12 +44,7 @@ def layer_probe(
         _sum_of_squares(reference.output[0], _SIGNAL),
         _sum_of_squares(error, _NOISE),
     ]
-    both = onnx.ModelProto()
-    both.CopyFrom(alone)
-    have = {i.name for i in both.graph.initializer}
-    lost = (i for i in model.proto.graph.initializer if i.name not in have)
-    both.graph.initializer.extend(lost)
-    return extract(both, nodes, (_SIGNAL, _NOISE), shapes)
+    return extract(alone, nodes, (_SIGNAL, _NOISE), shapes, model.proto.graph.initializer)
 
 
 def _sum_of_squares(tensor: str, output: str) -> onnx.NodeProto:

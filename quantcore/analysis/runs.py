@@ -126,7 +126,7 @@ class Runs:
         self._journal, self._progress = journal, progress or Silent()
         self._workers = workers or cores()
         self._plugin = load_engine(REFERENCE_ENGINE)
-        self._options = EngineOptions(threads=1)
+        self._options = EngineOptions(threads=1, shared_memory=True)
         self._shapes = shapes_of(model)
         self._inputs = _Inputs(model)
         versions = sorted(self._plugin.versions().items())
@@ -152,11 +152,14 @@ class Runs:
         return [self._outcome(job) for job in jobs]
 
     def _job(self, variant: Variant, shared: bool) -> _Job:
-        measured = (fingerprint(variant.proto), self._settings, shared, bool(variant.layer))
+        suffix = cut(self.model, variant.proto, self._shapes) if shared else None
+        # What is cut off is as in the float graph.
+        graph = fingerprint(suffix.proto if suffix else variant.proto)
+        layer = variant.layer and variant.layer.name
+        measured = (self.model.fingerprint, graph, self._settings, shared, layer)
         key = hashlib.sha256(repr(measured).encode()).hexdigest()[:24]
         if not shared:
             return _Job(variant, key, None, None)
-        suffix = cut(self.model, variant.proto, self._shapes)
         probe = None
         if variant.layer is not None:
             probe = layer_probe(self.model, variant.proto, variant.layer, self._shapes)

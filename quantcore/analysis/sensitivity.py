@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ class Subject:
         found = next((info for info in self.model.layers if info.name == layer), None)
         return Variant(name, proto, found)
 
-    @property
+    @cached_property
     def layers(self) -> tuple[str, ...]:
         """Names of the quantized layers.
 
@@ -193,7 +193,7 @@ def measure(
         runs = Runs(subject.model, dataset, chosen, journal, workers, progress)
         variants = [Variant("float", subject.model.proto)]
         for name in names:
-            variants.append(subject.variant(name, alone(subject.model, subject.policy, name), name))
+            variants.append(subject.variant(name, alone(subject.policy, names, name), name))
         outcomes = runs.run(variants, "layers x images")
     judge = Judge(dataset, outcomes[0], labels or method == "map")
     if method == "map" and not judge.labelled:
@@ -204,7 +204,7 @@ def measure(
     return Sensitivity(
         subject.model.name,
         subject.model.fingerprint,
-        hashlib.sha256(subject.table.to_json().encode()).hexdigest(),
+        subject.table.sha256,
         subject.table.provenance.backend,
         split,
         len(chosen),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +254,23 @@ def _providers(wanted: Sequence[str]) -> list[str]:
     return list(wanted) or [_CPU]
 
 
+@cache
+def _open_shared_memory() -> None:
+    """Makes the arena that sessions may share; once in a process, it stays to the end.
+
+    A session's own arena grows to what one run takes and is kept: sixty sessions in turn touch
+    sixty times the memory, and the first run of each waits for it page by page.
+    """
+    import onnxruntime as ort
+
+    where = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    # An arena that somebody else in the process has made serves as well.
+    with contextlib.suppress(Exception):
+        ort.create_and_register_allocator(where, None)
+
+
 def _settings(options: EngineOptions, proto: onnx.ModelProto) -> Any:
     import onnxruntime as ort
 
@@ -261,6 +280,9 @@ def _settings(options: EngineOptions, proto: onnx.ModelProto) -> Any:
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if options.threads is not None:
         settings.intra_op_num_threads = options.threads
+    if options.shared_memory:
+        _open_shared_memory()
+        settings.add_session_config_entry("session.use_env_allocators", "1")
     if options.exact:
         # Without fusions every Q, DQ and Conv runs as the graph says, in float32.
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

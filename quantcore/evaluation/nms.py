@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -63,26 +63,31 @@ def _candidates(rows: Array, conf_threshold: float) -> Array:
 def _suppress(candidates: Array, iou_threshold: float, max_detections: int) -> Array:
     """Greedy suppression by class of candidates that come best first."""
     # What survives among the first n does not depend on the rest. Trying growing prefixes ends
-    # early in crowds, where OpenCV's cost is the square of the number of survivors.
+    # early in crowds, where OpenCV's cost is the square of a class's survivors.
     prefix = 2 * max_detections
     while True:
         head = candidates[:prefix]
         kept = head[_survivors(head, iou_threshold)][:max_detections]
         if len(kept) == max_detections or prefix >= len(candidates):
             return kept
-        prefix *= 2
+        prefix *= 4
 
 
 def _survivors(
     candidates: Array, iou_threshold: float
 ) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """Rows that no better one of their class suppresses, in order."""
     if not len(candidates):
         return np.empty(0, np.intp)
-    # OpenCV keeps classes apart by shifting their boxes by the largest coordinate: exact enough
-    # in float64, and right only where no coordinate is negative.
     boxes = candidates[:, :4].astype(np.float64)
-    boxes -= boxes.min()
     boxes[:, 2:] -= boxes[:, :2]
-    scores, labels = candidates[:, 4].copy(), candidates[:, 5].astype(np.int32)
-    kept = cv2.dnn.NMSBoxesBatched(boxes, scores, labels, 0.0, iou_threshold)  # type: ignore[arg-type]
-    return np.sort(np.asarray(kept, np.intp).ravel())
+    scores, labels = candidates[:, 4].copy(), candidates[:, 5]
+    order = np.argsort(labels, kind="stable")
+    ends = np.flatnonzero(np.diff(labels[order])) + 1
+    kept = []
+    for rows in np.split(order, ends):
+        alive: Sequence[int] = (0,)
+        if len(rows) > 1:
+            alive = cv2.dnn.NMSBoxes(boxes[rows], scores[rows], 0.0, iou_threshold)  # type: ignore[arg-type]
+        kept.append(rows[np.asarray(alive, np.intp)])
+    return np.sort(np.concatenate(kept))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -152,7 +151,7 @@ def _manifest(model: FloatModel, plan: Plan, table: CalibrationTable) -> Mapping
     return {
         "model": model.name,
         "float_fingerprint": model.fingerprint,
-        "table_sha256": hashlib.sha256(table.to_json().encode()).hexdigest(),
+        "table_sha256": table.sha256,
         "backend": table.provenance.backend,
         "activations": sum(site.role == "activation" for site in plan.sites),
         "weights": sum(site.role == "weight" for site in plan.sites),

@@ -40,7 +40,7 @@ def dataset(shared_squares: SimpleNamespace) -> CocoDataset:
 
 def singles(subject: Subject) -> list[Variant]:
     return [
-        subject.variant(name, alone(subject.model, subject.policy, name), name)
+        subject.variant(name, alone(subject.policy, subject.layers, name), name)
         for name in subject.layers
     ]
 
@@ -60,7 +60,7 @@ def test_layers_alone_equal_the_naive_loop(
 
 def test_one_layer_is_quantized_alone(subject: Subject) -> None:
     for name in subject.layers:
-        policy = alone(subject.model, subject.policy, name)
+        policy = alone(subject.policy, subject.layers, name)
         assert quantized_layers(subject.model, policy) == (name,)
 
 

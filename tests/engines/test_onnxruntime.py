@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -51,6 +52,21 @@ def test_exact_runs_the_graph_as_it_stands(plugin, qdq, chain) -> None:
     with plugin.build(proto, EngineOptions(threads=1, exact=True)) as engine:
         ops = [layer.op for layer in engine.layers()]
     assert sorted(ops) == sorted(node.op_type for node in proto.graph.node)
+
+
+def test_engines_that_share_memory_run_in_turns_and_side_by_side(plugin, net, pictures) -> None:
+    with plugin.build(net.proto, EngineOptions(threads=1)) as alone:
+        expected = alone.infer(pictures)
+    options = EngineOptions(threads=1, shared_memory=True)
+    with (
+        plugin.build(net.proto, options) as first,
+        plugin.build(net.proto, options) as second,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        found = list(pool.map(lambda engine: engine.infer(pictures), [first, second] * 4))
+    for heads in found:
+        for name, values in heads.items():
+            np.testing.assert_array_equal(values, expected[name])
 
 
 def test_unknown_providers_are_refused_with_those_there_are(plugin, net) -> None:
