@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +13,24 @@ from quantcore.analysis.journal import Journal
 from quantcore.analysis.keep import alone, keeping, quantized_layers
 from quantcore.analysis.runs import Runs, Variant
 from quantcore.analysis.sensitivity import Subject
+from quantcore.backend import check_capabilities
 from quantcore.data.coco import CocoDataset
 from quantcore.engine import EngineOptions
-from quantcore.errors import UsageError
+from quantcore.errors import CapabilityError, PluginError, UsageError
 from quantcore.evaluation.evaluator import evaluate
 from quantcore.model import ModelOptions
 from quantcore.pipeline import load_model, quantize
 from quantcore.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
-from quantcore.registry import load_engine
+from quantcore.registry import BACKENDS, installed, load_backend, load_engine
 from quantcore.report import plots, studies
+
+#: One that every backend takes, one in the framework's own observers, and one with rules.
+POLICIES: list[dict[str, Any]] = [
+    {"implementation": "portable", "activations": {"observer": "max"}},
+    {"activations": {"observer": "max"}},
+    {"layers": [{"match": "op:conv2d", "activations": {"observer": "max"}}]},
+]
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +154,29 @@ def test_the_policy_of_a_search_gives_the_measured_graph(
     quantize(subject.model, subject.table, policy)
     assert "target" in studies.verdict(found)
     assert plots.frontier(found).startswith("<svg")
+
+
+@pytest.mark.parametrize("backend", [info.name for info in installed(BACKENDS)])
+@pytest.mark.parametrize("base", POLICIES)
+def test_every_backend_that_takes_the_policy_takes_the_mixed_one(
+    subject: Subject, dataset: CocoDataset, tmp_path: Path, backend: str, base: dict[str, Any]
+) -> None:
+    try:
+        capabilities = load_backend(backend).capabilities
+    except PluginError as error:
+        pytest.skip(str(error))
+    studied = Subject(subject.model, subject.table, CalibrationPolicy.from_dict(base))
+    try:
+        check_capabilities(backend, capabilities, plan(studied.model, studied.policy))
+    except CapabilityError as error:
+        pytest.skip(str(error))
+    ranking = sensitivity.measure(studied, dataset, "val2017", tmp_path, images=2)
+    for top in range(len(studied.layers) + 1):
+        found = mixed.find(studied, ranking, dataset, tmp_path, mixed.Wish(top=top), images=2)
+        (tmp_path / "policy.yaml").write_text(found.policy_yaml())
+        policy = CalibrationPolicy.load(tmp_path / "policy.yaml")
+        check_capabilities(backend, capabilities, plan(studied.model, policy))
+        assert len(quantized_layers(studied.model, policy)) == len(studied.layers) - top
 
 
 def test_the_top_layers_are_kept_without_a_search(
