@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from quantcore.analysis.sqnr import sqnr
 from quantcore.errors import TableError
+from quantcore.policy import CalibrationPolicy, TensorPolicy
+from quantcore.qdq.placement import plan
 from quantcore.table import CalibrationTable, TensorRange
 
 
@@ -24,6 +27,10 @@ class TensorDifference:
         second: Likewise in the second.
         ratio: second / first; per channel that of the channel that differs most. 1 where both are
             zero, infinite where only the first is.
+        first_db: SQNR of the tensor coded with the first table's range, see
+            `quantcore.analysis.sqnr`; None where no histogram is at hand. Both are found on one
+            histogram: the first table's, or the second's where the first kept none.
+        second_db: Likewise with the second table's range.
     """
 
     tensor: str
@@ -31,6 +38,15 @@ class TensorDifference:
     first: float
     second: float
     ratio: float
+    first_db: float | None = None
+    second_db: float | None = None
+
+    @property
+    def decibels(self) -> float | None:
+        """SQNR won in the second table against the first, in dB; negative where it is noisier."""
+        if self.first_db is None or self.second_db is None:
+            return None
+        return 0.0 if self.first_db == self.second_db else self.second_db - self.first_db
 
     @property
     def octaves(self) -> float:
@@ -38,14 +54,21 @@ class TensorDifference:
         return abs(math.log2(self.ratio)) if 0 < self.ratio < math.inf else math.inf
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; an infinite ratio is None."""
+        """JSON form; what is infinite is None."""
         return {
             "tensor": self.tensor,
             "role": self.role,
             "first": self.first,
             "second": self.second,
-            "ratio": self.ratio if math.isfinite(self.ratio) else None,
+            "ratio": _finite(self.ratio),
+            "first_db": _finite(self.first_db),
+            "second_db": _finite(self.second_db),
+            "decibels": _finite(self.decibels),
         }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -53,7 +76,8 @@ class TableDifference:
     """Two tables.
 
     Attributes:
-        tensors: What both hold, the largest disagreement first.
+        tensors: What both hold, the largest disagreement first: in dB where a histogram tells it,
+            then the rest by the ratio of their ranges.
         only_first: Tensors that the second table lacks.
         only_second: Tensors that the first table lacks.
     """
@@ -61,6 +85,11 @@ class TableDifference:
     tensors: tuple[TensorDifference, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether any disagreement is known in dB."""
+        return any(tensor.decibels is not None for tensor in self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -85,13 +114,40 @@ def difference(first: CalibrationTable, second: CalibrationTable) -> TableDiffer
         )
     both = [name for name in first.tensors if name in second.tensors]
     found = [_compare(name, first.tensors[name], second.tensors[name]) for name in both]
+    found = _with_noise(found, first, second)
     # A stable sort: equal disagreements stay in the graph's order.
-    found.sort(key=lambda tensor: -tensor.octaves)
+    found.sort(key=lambda t: (1 if t.decibels is None else -abs(t.decibels), -t.octaves))
     return TableDifference(
         tuple(found),
         tuple(name for name in first.tensors if name not in second.tensors),
         tuple(name for name in second.tensors if name not in first.tensors),
     )
+
+
+def _with_noise(
+    found: list[TensorDifference], first: CalibrationTable, second: CalibrationTable
+) -> list[TensorDifference]:
+    """The differences, in dB too where either table kept a histogram."""
+    kept = first.kept or second.kept
+    if kept is None:
+        return found
+    outline = kept.outline(first.provenance.model)
+    policies: list[Mapping[str, TensorPolicy]] = []
+    for table in (first, second):
+        policy = CalibrationPolicy.from_dict(table.provenance.policy)
+        policies.append({site.tensor: site.policy for site in plan(outline, policy).sites})
+    seen = {**(second.kept or kept).tensors, **kept.tensors}
+
+    def noise(tensor: str, which: int) -> float | None:
+        table, policy = (first, second)[which], policies[which].get(tensor, TensorPolicy())
+        return sqnr(seen[tensor], table.tensors[tensor], policy)
+
+    return [
+        replace(one, first_db=noise(one.tensor, 0), second_db=noise(one.tensor, 1))
+        if one.tensor in seen and one.role == "activation"
+        else one
+        for one in found
+    ]
 
 
 def _compare(name: str, first: TensorRange, second: TensorRange) -> TensorDifference:

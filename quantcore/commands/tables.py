@@ -12,8 +12,9 @@ from quantcore.analysis.difference import difference
 from quantcore.calibration.recalibration import recalibrate as find_again
 from quantcore.commands.options import table_paths
 from quantcore.errors import QuantcoreError
+from quantcore.files import write_whole
 from quantcore.policy import CalibrationPolicy
-from quantcore.report import terminal
+from quantcore.report import plots, terminal
 from quantcore.table import CalibrationTable
 
 
@@ -21,10 +22,16 @@ def diff(
     first: Annotated[Path, typer.Argument(help="A calibration table.")],
     second: Annotated[Path, typer.Argument(help="Another one, of the same float graph.")],
     top: Annotated[int, typer.Option(help="How many tensors to show.", min=1)] = 20,
+    plot: Annotated[Path | None, typer.Option(help="Picture (SVG) to write.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All tensors, for programs.")] = False,
 ) -> None:
-    """Show where two calibration tables disagree, the largest disagreement first."""
+    """Show where two calibration tables disagree, the largest disagreement first.
+
+    Where either was made with --keep-histograms, also in dB of quantization noise.
+    """
     found = difference(CalibrationTable.load(first), CalibrationTable.load(second))
+    if plot is not None:
+        write_whole(plot, plots.difference(found, first.name, second.name))
     if as_json:
         print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
         return
@@ -34,6 +41,8 @@ def diff(
     for path, names in ((first, found.only_first), (second, found.only_second)):
         if names:
             print(f"only in {path.name}: {', '.join(names)}")
+    if plot is not None:
+        print(f"{plot}: written")
 
 
 def recalibrate(

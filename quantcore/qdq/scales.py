@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantcore.errors import RangeError
+from quantcore.policy import TensorPolicy
 from quantcore.table import TensorRange
 
 
@@ -33,6 +34,45 @@ def symmetric_scale(found: TensorRange, bits: int = 8) -> npt.NDArray[np.float32
     if ((scale == 0) & (found.amax_array > 0)).any() or not np.isfinite(scale).all():
         raise RangeError(f"the range {found.amax} has no float32 scale")
     return np.where(found.amax_array == 0, np.float32(1), scale).astype(np.float32)
+
+
+def affine_scale(
+    found: TensorRange, bits: int = 8
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Scale and zero point of an affine unsigned code.
+
+    scale = (high - low) / (2**bits - 1) and zero point = rint(-low / scale), both of the range
+    widened to hold zero, so that zero is coded exactly (Jacob et al. 2018, arXiv:1712.05877,
+    section 2.1, rounding half to even). A range of zero has scale 1 and zero point 0.
+
+    Args:
+        found: Per tensor or per channel.
+        bits: Width of the code, 2..8; codes are 0..2**bits - 1.
+
+    Returns:
+        Two 0-d or 1-d arrays.
+
+    Raises:
+        RangeError: A scale underflows to zero in float32, or overflows it.
+    """
+    low = np.minimum(np.asarray(found.min, dtype=np.float64), 0)
+    high = np.maximum(np.asarray(found.max, dtype=np.float64), 0)
+    span = high - low
+    scale = np.asarray(span / (2**bits - 1), dtype=np.float32)
+    if ((scale == 0) & (span > 0)).any() or not np.isfinite(scale).all():
+        raise RangeError(f"the range [{found.min}, {found.max}] has no float32 scale")
+    scale = np.where(span == 0, np.float32(1), scale).astype(np.float32)
+    return scale, np.rint(-low / scale).astype(np.int64)
+
+
+def code_of(
+    found: TensorRange, policy: TensorPolicy
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Scale and zero point of a range, coded as a policy says; raises RangeError."""
+    if policy.symmetric:
+        scale = symmetric_scale(found, policy.bits)
+        return scale, np.zeros(scale.shape, np.int64)
+    return affine_scale(found, policy.bits)
 
 
 def quantize(

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from quantcore.analysis.difference import TableDifference, TensorDifference
 from quantcore.analysis.mixed import Mixed, Point
 from quantcore.analysis.sensitivity import LayerCost, Sensitivity
 
@@ -84,7 +85,7 @@ def _bar(
     drop = cost.loss.map_drop.value
     text = f"mAP {-drop:+.4f}" if math.isfinite(drop) else f"{value:.4g}"
     return {
-        "name": cost.layer if len(cost.layer) <= 36 else f"…{cost.layer[-35:]}",
+        "name": _short(cost.layer),
         "y": y,
         "x": start,
         "width": round(end - start, 2),
@@ -146,6 +147,89 @@ def _dot(
         "text": str(len(point.kept)) if chosen or best else "",
         "hint": f"{len(point.kept)} in float, {point.share:.1%} INT8, mAP {-drop.value:+.4f}",
     }
+
+
+def difference(found: TableDifference, first: str, second: str, shown: int = SHOWN) -> str:
+    """Two tables: how their ranges compare and, where known, their noise; one row a tensor."""
+    tensors = found.tensors[:shown]
+    more = f", the first {shown} of {len(found.tensors)}" if len(found.tensors) > shown else ""
+    middle = 590 if found.has_noise else _WIDTH - 20
+    ranges = ("amax, second / first", tensors, _octaves, _factor, _BLUE)
+    panels = [_panel(*ranges, (_LEFT, middle - 90))]
+    if found.has_noise:
+        ends = (middle + 20, _WIDTH - 90)
+        noise = ("SQNR, second - first, dB", tensors, _decibels, _signed, _RED)
+        panels.append(_panel(*noise, ends))
+    return _render(
+        "difference.svg.j2",
+        title=f"{second} against {first}",
+        subtitle="the largest disagreement first"
+        + (" (in dB of quantization noise, then by range)" if found.has_noise else "")
+        + (f"; red: {second} is noisier" if found.has_noise else "")
+        + more,
+        width=_WIDTH,
+        height=76 + 18 * len(tensors) + 30,
+        left=_LEFT,
+        names=[{"y": 76 + 18 * n, "text": _short(t.tensor)} for n, t in enumerate(tensors)],
+        panels=panels,
+    )
+
+
+def _octaves(tensor: TensorDifference) -> float | None:
+    """log2 of the ratio, at most 16 either way."""
+    if not 0 < tensor.ratio < math.inf:
+        return 16.0 if tensor.ratio else -16.0
+    return min(max(math.log2(tensor.ratio), -16.0), 16.0)
+
+
+def _decibels(tensor: TensorDifference) -> float | None:
+    value = tensor.decibels
+    return None if value is None else min(max(value, -100.0), 100.0)
+
+
+def _factor(octaves: float) -> str:
+    return f"{2**octaves:.3g}"
+
+
+def _signed(decibels: float) -> str:
+    return f"{decibels:+.3g}" if abs(decibels) >= 0.005 else "0"
+
+
+def _panel(
+    title: str,
+    tensors: Sequence[TensorDifference],
+    value: Callable[[TensorDifference], float | None],
+    words: Callable[[float], str],
+    below: str,
+    ends: tuple[int, int],
+) -> dict[str, Any]:
+    """Bars to either side of a line that means no difference; `below` colours the left ones."""
+    values = [value(tensor) for tensor in tensors]
+    most = max([abs(v) for v in values if v is not None], default=0.0)
+    # Differences in the last place are no bars as long as the panel.
+    ticks = _ticks(-max(most, 0.1), max(most, 0.1))
+    scale = _scale(ticks, *ends)
+    bars = []
+    for row, (one, tensor) in enumerate(zip(values, tensors, strict=True)):
+        if one is not None:
+            start, end = sorted((scale(0.0), scale(one)))
+            text = words(one)
+            bars.append(
+                {
+                    "x": start,
+                    "y": 76 + 18 * row,
+                    "width": round(end - start, 2),
+                    "color": _BLUE if one > 0 else below,
+                    "text": text,
+                    "hint": f"{tensor.tensor} ({tensor.role}): {text}",
+                }
+            )
+    lines = [{"x": scale(t), "text": words(t), "zero": t == 0} for t in ticks]
+    return {"title": title, "x": ends[0], "text": ends[1] + 6, "ticks": lines, "bars": bars}
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 36 else f"…{name[-35:]}"
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -174,12 +174,13 @@ def table_difference(found: TableDifference, first: str, second: str, top: int) 
     table.add_column("role")
     for column in (f"amax in {first}", f"amax in {second}", "second / first"):
         table.add_column(column, justify="right")
+    if found.has_noise:
+        for column in ("SQNR first, dB", "SQNR second, dB", "second - first, dB"):
+            table.add_column(column, justify="right")
     for tensor in found.tensors[:top]:
-        table.add_row(
-            tensor.tensor,
-            tensor.role,
-            f"{tensor.first:.6g}",
-            f"{tensor.second:.6g}",
-            f"{tensor.ratio:.4f}",
-        )
+        row = [f"{tensor.first:.6g}", f"{tensor.second:.6g}", f"{tensor.ratio:.4f}"]
+        if found.has_noise:
+            row += [figure(tensor.first_db, 2), figure(tensor.second_db, 2)]
+            row += ["-" if tensor.decibels is None else f"{tensor.decibels:+.2f}"]
+        table.add_row(tensor.tensor, tensor.role, *row)
     return table
