@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 import quantcore
-from quantcore.commands import authoring, compare, engines, plugins, stages, study, tables, verify
+from quantcore.commands import (
+    authoring,
+    compare,
+    engines,
+    plugins,
+    portability,
+    stages,
+    study,
+    tables,
+    verify,
+)
 from quantcore.errors import QuantcoreError
 
 app = typer.Typer(
@@ -55,6 +65,7 @@ app.command("build")(engines.build)
 app.command("inspect")(engines.inspect)
 app.command("sensitivity")(study.sensitivity)
 app.command("mixed")(study.mixed)
+app.command("portability")(portability.portability)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantcore.analysis.losses import agreements
+from quantcore.analysis.losses import agreements, shares
 from quantcore.analysis.resample import Estimate, Floats, Matches, draws
 from quantcore.analysis.runs import Outcome
 from quantcore.data.coco import CocoDataset
@@ -61,7 +61,7 @@ class Judge:
         powers = np.asarray([outcome.powers[i] for i in self._order])
         return Loss(
             Estimate.of(self._float - self._map(outcome)),
-            Estimate.of(self._disagreement(outcome)),
+            Estimate.of(1 - self._agreement(outcome)),
             _decibels(powers[:, 0], powers[:, 1]),
             _decibels(powers[:, 2], powers[:, 3]),
         )
@@ -71,10 +71,9 @@ class Judge:
             return np.full(len(self._weights), np.nan)
         return Matches(self._dataset, outcome.detections).score(self._weights)
 
-    def _disagreement(self, outcome: Outcome) -> Floats:
+    def _agreement(self, outcome: Outcome) -> Floats:
         found = agreements(self._reference.detections, outcome.detections, self._order)
-        common, total = self._weights @ found[:, 0], self._weights @ found[:, 1]
-        return 1 - np.divide(common, total, out=np.ones_like(common), where=total > 0)
+        return shares(found, self._weights)
 
 
 def _decibels(signal: Floats, noise: Floats) -> float:

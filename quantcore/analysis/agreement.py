@@ -137,7 +137,7 @@ def audit(
     ]
     with engine.build(exposed(qdq.proto, watched), EngineOptions(exact=True)) as built:
         shared = built.infer(batch)
-    with engine.build(_nudged(qdq.proto), EngineOptions(exact=True)) as built:
+    with engine.build(nudged(qdq.proto), EngineOptions(exact=True)) as built:
         moved = built.infer(batch)
     layered = session.simulate(batch, {name: shared[name] for name in watched})
     free = session.simulate(batch)
@@ -159,8 +159,8 @@ def exposed(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
     return copy
 
 
-def _nudged(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with every activation scale moved by one unit in the last place."""
+def nudged(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with every activation scale moved up by one unit in the last place."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     scales = {node.input[1] for node in copy.graph.node if node.op_type == "QuantizeLinear"}

@@ -59,3 +59,14 @@ def agreements(reference: Detections, other: Detections, images: Sequence[int]) 
     """`agreement` for each of the images, n x 2."""
     pairs = [agreement(reference.by_image[i], other.by_image[i]) for i in images]
     return np.asarray(pairs, np.float64).reshape(-1, 2)
+
+
+def shares(pairs: Pairs, weights: Pairs) -> Pairs:
+    """How much two sets of detections agree, 0..1; 1 where neither has any.
+
+    Args:
+        pairs: From `agreements`, images x 2.
+        weights: Draws x images, how often each image counts.
+    """
+    common, total = weights @ pairs[:, 0], weights @ pairs[:, 1]
+    return np.divide(common, total, out=np.ones_like(common), where=total > 0)

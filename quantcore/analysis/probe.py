@@ -1,8 +1,8 @@
-"""A graph of one layer, float and quantized side by side: the error that it makes by itself."""
+"""Layers float and quantized side by side: the error that each makes by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 from onnx import helper
@@ -45,6 +45,67 @@ def layer_probe(
         _sum_of_squares(error, _NOISE),
     ]
     return extract(alone, nodes, (_SIGNAL, _NOISE), shapes, model.proto.graph.initializer)
+
+
+def layers_probe(
+    model: FloatModel, quantized: onnx.ModelProto, layers: Sequence[LayerInfo]
+) -> onnx.ModelProto:
+    """The float graph with every quantized layer beside its float self; one run measures all.
+
+    Each layer starts from the float graph's tensors, so its error is its own.
+
+    Args:
+        model: The float model.
+        quantized: Its Q/DQ graph.
+        layers: Layers of it; one that is not quantized has no error.
+
+    Returns:
+        A graph from images to `<layer>.signal` and `<layer>.noise`, sums of squares of the layer's
+        float outputs and of their errors.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    float_names = {node.name for node in model.proto.graph.node}
+    added = [node for node in quantized.graph.node if node.name not in float_names]
+    by_name = {node.name: node for node in quantized.graph.node}
+    beside: list[onnx.NodeProto] = []
+    outputs: list[str] = []
+    for layer in layers:
+        ends = signal_name(layer.name), noise_name(layer.name)
+        beside.extend(_beside(by_name[layer.name], *ends))
+        outputs.extend(ends)
+    have = {i.name for i in proto.graph.initializer}
+    proto.graph.initializer.extend(i for i in quantized.graph.initializer if i.name not in have)
+    proto.graph.node.extend([*added, *beside])
+    del proto.graph.output[:]
+    infos = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []) for name in outputs)
+    proto.graph.output.extend(infos)
+    return proto
+
+
+def signal_name(layer: str) -> str:
+    """Output of `layers_probe`: sum of squares of the layer's float output."""
+    return f"{layer}.signal"
+
+
+def noise_name(layer: str) -> str:
+    """Output of `layers_probe`: sum of squares of the layer's error."""
+    return f"{layer}.noise"
+
+
+def _beside(node: onnx.NodeProto, signal: str, noise: str) -> list[onnx.NodeProto]:
+    """The quantized layer under another name, and what measures its first output."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.name = f"{node.name}.int8"
+    copy.output[:] = [f"{name}.int8" for name in node.output]
+    error = f"{node.output[0]}.error"
+    return [
+        copy,
+        helper.make_node("Sub", [copy.output[0], node.output[0]], [error], f"{node.name}.error"),
+        helper.make_node("ReduceSumSquare", [node.output[0]], [signal], signal, keepdims=0),
+        helper.make_node("ReduceSumSquare", [error], [noise], noise, keepdims=0),
+    ]
 
 
 def _sum_of_squares(tensor: str, output: str) -> onnx.NodeProto:

@@ -9,9 +9,11 @@ import pytest
 from onnx import helper
 
 from quantcore.analysis import resample
+from quantcore.analysis.agreement import exposed
 from quantcore.analysis.losses import agreement, iou
 from quantcore.analysis.macs import int8_share, macs_of, shapes_of
 from quantcore.analysis.prefix import cut, tapped
+from quantcore.analysis.probe import layers_probe
 from quantcore.analysis.rank import correlation, kendall, ranks, spearman
 from quantcore.analysis.resample import MapDraws, Matches, draws, interval, map_draws
 from quantcore.data.coco import Annotation, Category, CocoDataset, CocoImage
@@ -63,6 +65,27 @@ def test_a_cut_computes_what_the_change_reaches_and_no_more(
             np.testing.assert_array_equal(found.get(name, tensors[name]), head)
     assert part.outputs == ("z",)
     assert {n.name for n in part.proto.graph.node} & {"m.0.conv", "m.1.conv", "m.3.up"} == set()
+
+
+def test_one_graph_measures_every_layer_alone(
+    net: FloatModel, table: Callable, planned: Callable, run: Callable
+) -> None:
+    images = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)
+    sites = planned(net)
+    layers = [layer for layer in net.layers if layer.weights]
+    found = run(layers_probe(net, insert(net, sites, table(net, sites)).proto, layers), images)
+    assert found.keys() == {
+        f"{layer.name}.{end}" for layer in layers for end in ("signal", "noise")
+    }
+    for layer in layers:
+        others = [{"match": o.name, "quantize": False} for o in layers if o.name != layer.name]
+        own = planned(net, layers=others)
+        quantized = insert(net, own, table(net, own)).proto
+        (name,) = layer.outputs
+        reference = run(exposed(net.proto, [name]), images)[name].astype(float)
+        error = run(exposed(quantized, [name]), images)[name] - reference
+        assert found[f"{layer.name}.signal"] == pytest.approx(np.square(reference).sum(), rel=1e-5)
+        assert found[f"{layer.name}.noise"] == pytest.approx(np.square(error).sum(), rel=1e-4)
 
 
 def scene(images: int = 12, seed: int = 0) -> tuple[CocoDataset, Detections]:

@@ -1,0 +1,149 @@
+"""The detections of every graph and simulation of a study, and what they score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+from quantcore import registry
+from quantcore.analysis.losses import agreements, shares
+from quantcore.analysis.portability.record import GRAPH, SIMULATE, Change, place
+from quantcore.analysis.portability.store import digest
+from quantcore.analysis.portability.work import Task, on_engine, on_simulation
+from quantcore.analysis.prefix import fingerprint
+from quantcore.analysis.resample import DRAWS, Estimate, MapDraws, draws, map_draws
+from quantcore.data.coco import CocoDataset, CocoImage
+from quantcore.evaluation.detections import Detections
+from quantcore.evaluation.evaluator import Limits
+from quantcore.ir import FloatModel
+from quantcore.pipeline import Evaluation
+from quantcore.progress import Progress
+from quantcore.qdq.placement import Plan
+from quantcore.table import TensorRange
+from quantcore.worker import run_apart
+
+_FLOAT = "float"
+
+#: Name of a table, and the place where it is run.
+Cell = tuple[str, str]
+
+
+class Cells:
+    """Finds detections once, keeps them in journals, and compares them.
+
+    Args:
+        model: The float model.
+        key: Of the model.
+        dataset: The ground truth.
+        images: What is run.
+        image_keys: Of their files, by image id.
+        how: How graphs are run.
+        out: Folder of the study.
+        progress: Where to report.
+
+    Raises:
+        DataError: The data set has other classes than the model.
+    """
+
+    def __init__(
+        self,
+        model: FloatModel,
+        key: str,
+        dataset: CocoDataset,
+        images: tuple[CocoImage, ...],
+        image_keys: Mapping[int, str],
+        how: Evaluation,
+        out: Path,
+        progress: Progress,
+    ) -> None:
+        self._model, self._key, self._dataset, self._images = model, key, dataset, images
+        self._image_keys, self._how, self._progress = image_keys, how, progress
+        self._folder = out / "detections"
+        self._category_ids = dataset.check_classes(model.class_names)
+        self._engine_versions = sorted(registry.load_engine(how.engine).versions().items())
+        self._weights = draws(len(images), DRAWS)
+        self._found: dict[Cell, Detections] = {}
+        self._draws: dict[Cell, MapDraws] = {}
+
+    def float_model(self) -> Estimate:
+        """Runs the float model; its mAP."""
+        self.graph(_FLOAT, self._model.proto)
+        return self.map(_FLOAT, self._float_place)
+
+    def graph(self, name: str, proto: onnx.ModelProto) -> None:
+        """Runs a graph on the engine.
+
+        Raises:
+            EngineError: The engine refuses the graph.
+        """
+        where = place(GRAPH, self._how.engine)
+        about = (self._engine_versions, self._how.options, fingerprint(proto))
+        task = self._task(f"{name}.graph.{self._how.engine}", (GRAPH, self._how.engine, *about))
+        job = (task, proto, self._how.engine, self._how.options)
+        if not task.finished:
+            run_apart(on_engine, *job, progress=self._progress, what=f"{name}, {where}")
+        self._keep((name, where), task)
+
+    def simulation(
+        self,
+        name: str,
+        backend: str,
+        versions: Sequence[tuple[str, str]],
+        device: str,
+        plan: Plan,
+        ranges: Mapping[str, TensorRange],
+    ) -> None:
+        """Runs a backend's simulation with the ranges of a table.
+
+        Raises:
+            BackendError: The framework failed.
+            RangeError: The table lacks a site of the plan.
+        """
+        where = place(SIMULATE, backend)
+        sites = [(site, ranges.get(site.tensor)) for site in plan.sites]
+        about = (SIMULATE, backend, versions, device, sites)
+        task = self._task(f"{name}.simulate.{backend}", about)
+        job = (task, backend, device, plan, ranges)
+        if not task.finished:
+            run_apart(on_simulation, *job, progress=self._progress, what=f"{name}, {where}")
+        self._keep((name, where), task)
+
+    def map(self, name: str, where: str) -> Estimate:
+        """MAP of a cell that has been run."""
+        return self._draws[name, where].estimate
+
+    def against_float(self, name: str, where: str) -> Change:
+        """A cell that has been run against the float model."""
+        return self._change((name, where), (_FLOAT, self._float_place))
+
+    def change(self, cell: Cell, reference: Cell) -> Change | None:
+        """A cell against another, None where either was not run."""
+        if cell not in self._found or reference not in self._found:
+            return None
+        return self._change(cell, reference)
+
+    def _change(self, cell: Cell, reference: Cell) -> Change:
+        order = [image.id for image in self._images]
+        pairs = agreements(self._found[reference], self._found[cell], order)
+        return Change(
+            self._draws[cell].against(self._draws[reference]),
+            Estimate.of(shares(pairs, self._weights)),
+        )
+
+    @property
+    def _float_place(self) -> str:
+        return place(GRAPH, self._how.engine)
+
+    def _task(self, name: str, about: tuple[object, ...]) -> Task:
+        base = digest(self._key, Limits(), self._how.batch_size, about)
+        keys = tuple(digest(base, self._image_keys[image.id])[:24] for image in self._images)
+        journal = self._folder / f"{name}.jsonl"
+        size = self._model.batch_size or self._how.batch_size
+        return Task(self._model, self._images, keys, journal, size)
+
+    def _keep(self, cell: Cell, task: Task) -> None:
+        found = task.detections(self._category_ids)
+        self._found[cell] = found
+        self._draws[cell] = map_draws(self._dataset, found)

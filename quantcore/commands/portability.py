@@ -1,0 +1,120 @@
+"""The study of whether policies and tables carry over from one framework to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantcore import pipeline
+from quantcore.analysis.portability.record import Portability
+from quantcore.analysis.portability.study import Study, run
+from quantcore.commands.options import (
+    CalibrationSplit,
+    DataRoot,
+    Device,
+    Engine,
+    EvalImages,
+    EvaluationSplit,
+    Images,
+    Model,
+    Placement,
+    Preset,
+    Size,
+    Threads,
+    Weights,
+    load_model,
+    read_policy,
+    unique,
+)
+from quantcore.engine import EngineOptions
+from quantcore.engines import REFERENCE_ENGINE
+from quantcore.errors import BackendError, UsageError
+from quantcore.files import ensure_folder, write_whole
+from quantcore.policy import IMPLEMENTATIONS, CalibrationPolicy
+from quantcore.progress import for_console
+from quantcore.report import portability as report
+from quantcore.report import terminal
+
+
+def portability(
+    model: Model,
+    weights: Weights,
+    data: DataRoot,
+    backend: Annotated[list[str], typer.Option(help="Backend plugin; repeat for several.")],
+    out: Annotated[Path, typer.Option(help="Folder for report, tables and detections.")],
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(help="Calibration policy (YAML); repeat for several. The default by default."),
+    ] = None,
+    implementation: Annotated[
+        list[str] | None,
+        typer.Option(help="native or portable; both by default, whatever the policies say."),
+    ] = None,
+    engine: Engine = REFERENCE_ENGINE,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="BACKEND.POLICY.IMPLEMENTATION to hold the others against."),
+    ] = None,
+    images: Images = None,
+    placement: Placement = None,
+    eval_images: EvalImages = None,
+    size: Size = None,
+    preset: Preset = None,
+    calibration_split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
+    evaluation_split: EvaluationSplit = pipeline.EVALUATION_SPLIT,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Calibrate with every backend and policy, and deploy every table everywhere.
+
+    A run that is interrupted goes on where it stopped when it is started again.
+    """
+    policies = _policies(policy or [], images, placement)
+    chosen = unique(implementation or IMPLEMENTATIONS)
+    for name in chosen:
+        if name not in IMPLEMENTATIONS:
+            raise UsageError(f"--implementation must be native or portable, not {name!r}")
+    ensure_folder(out)
+    study = Study(
+        load_model(model, weights, size, preset),
+        weights,
+        policies,
+        tuple(unique(backend)),
+        tuple(chosen),
+        pipeline.Data(data, calibration_split, evaluation_split),
+        out,
+        pipeline.Evaluation(engine, EngineOptions(threads), eval_images),
+        device,
+        reference,
+    )
+    _show(run(study, for_console(), print), out)
+
+
+def _policies(
+    paths: list[Path], images: int | None, placement: str | None
+) -> dict[str, CalibrationPolicy]:
+    """The policies by the names of their files, without the ending."""
+    if not paths:
+        return {"default": read_policy(None, images, placement)}
+    found: dict[str, CalibrationPolicy] = {}
+    for path in paths:
+        if path.stem in found:
+            raise UsageError(f"two policies are called {path.stem!r}; rename one of the files")
+        found[path.stem] = read_policy(path, images, placement)
+    return found
+
+
+def _show(found: Portability, out: Path) -> None:
+    """Writes and prints the study; a failed cell makes the command fail, after the report."""
+    write_whole(out / "portability.json", found.to_json())
+    write_whole(out / "portability.html", report.page(found))
+    console = terminal.console()
+    for table in (report.matrix(found), report.carried(found), report.spread(found)):
+        if table.row_count:
+            console.print(table)
+    print(f"{out / 'portability.json'} and {out / 'portability.html'}: written")
+    if found.failures:
+        lines = "; ".join(f"{f.table}, {f.where}: {f.reason}" for f in found.failures)
+        raise BackendError(f"not everything finished: {lines}")

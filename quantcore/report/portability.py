@@ -1,0 +1,117 @@
+"""A portability study as tables on the terminal and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from rich.table import Table
+
+from quantcore.analysis.portability.record import Deployment, Portability
+from quantcore.report.terminal import estimate, intervals
+
+#: A loss of so much mAP is shown in the darkest colour.
+_DARKEST = 0.05
+
+
+def matrix(found: Portability) -> Table:
+    """What each table loses against the float model at each place."""
+    title = (
+        f"{found.model}: mAP against float ({estimate(found.float_map)} on {found.engine}), "
+        f"{found.images} images of {found.splits[1]}"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("calibrated with", overflow="fold")
+    for place in found.places:
+        table.add_column(place, justify="right")
+    for cost in found.tables:
+        cells = (found.cell(cost.recipe.name, place) for place in found.places)
+        table.add_row(cost.recipe.name, *(_against_float(cell) for cell in cells))
+    table.caption = f"in brackets: {intervals(found.float_map)}, paired with the float model"
+    return table
+
+
+def _against_float(cell: Deployment | None) -> str:
+    return estimate(cell.against_float.map_difference if cell else None, sign="+")
+
+
+def spread(found: Portability) -> Table:
+    """How far each table lies from the reference, and whether it ranks the layers alike."""
+    table = Table(title=f"tables against {found.reference}", title_justify="left")
+    table.add_column("table", overflow="fold")
+    columns = ("thresholds equal", "median ratio", "worst ratio", "Spearman", "Kendall")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for cost in found.tables:
+        pair = found.pair(found.reference, cost.recipe.name)
+        if pair is None:
+            continue
+        ranks = pair.spearman
+        table.add_row(
+            cost.recipe.name,
+            f"{pair.equal} of {pair.activations}",
+            _number(pair.median_ratio, 4),
+            f"{_number(pair.worst_ratio, 3)} at {pair.worst_tensor}",
+            f"{_number(ranks.value, 2)} ({_number(ranks.low, 2)} to {_number(ranks.high, 2)})",
+            _number(pair.kendall.value, 2),
+        )
+    return table
+
+
+def carried(found: Portability) -> Table:
+    """Tables in another framework's simulation, against that of the framework that made them."""
+    table = Table(title="tables in another backend's simulation", title_justify="left")
+    for column in ("table", "simulated by"):
+        table.add_column(column, overflow="fold")
+    for column in ("mAP against its own", "detections agree"):
+        table.add_column(column, justify="right")
+    for cell in found.carried:
+        change = cell.against_own
+        if change is not None:
+            row = estimate(change.map_difference, 4, "+"), estimate(change.agreement)
+            table.add_row(cell.table, cell.runner, *row)
+    if found.floor is not None:
+        row = estimate(found.floor.map_difference, 4, "+"), estimate(found.floor.agreement)
+        table.add_section()
+        where = f"{found.engine}, scales moved by one unit in the last place"
+        table.add_row(str(found.reference), where, *row)
+    return table
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+
+
+def page(found: Portability) -> str:
+    """The page `portability.html`; needs no network and no other file."""
+    environment = Environment(
+        loader=PackageLoader("quantcore.report"), autoescape=True, trim_blocks=True
+    )
+    environment.filters["number"] = _number_or_dash
+    rows = [
+        (cost.recipe.name, [_shaded(found.cell(cost.recipe.name, p)) for p in found.places])
+        for cost in found.tables
+    ]
+    ranks = {(p.first, p.second): p.spearman.value for p in found.pairs}
+    ranks |= {(second, first): value for (first, second), value in ranks.items()}
+    template = environment.get_template("portability.html.j2")
+    return template.render(
+        found=found, study=found.to_dict(), rows=rows, ranks=ranks, estimate=estimate
+    )
+
+
+def _shaded(cell: Deployment | None) -> dict[str, Any]:
+    """A cell of the matrix, with a colour that grows with the loss."""
+    if cell is None:
+        return {"text": "-", "opacity": 0.0, "hint": ""}
+    change = cell.against_float.map_difference
+    loss = -change.value if math.isfinite(change.value) else 0.0
+    agree = estimate(cell.against_float.agreement)
+    hint = f"mAP {estimate(cell.map)}; detections agree with the float model's {agree}"
+    opacity = round(min(max(loss / _DARKEST, 0.0), 1.0), 2)
+    return {"text": estimate(change, sign="+"), "opacity": opacity, "hint": hint}
+
+
+def _number_or_dash(value: float | None, digits: int = 3) -> str:
+    return _number(math.nan if value is None else value, digits)

@@ -1,0 +1,45 @@
+"""Backends for the portability study, built on the fakes; their processes import this too."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from fake_backends import Fake, Session, scaled
+
+from quantcore.errors import BackendError
+
+
+class First(Fake):
+    """As honest as `Fake`; where `STUDY_SLOW` is set, it simulates slowly enough to be killed."""
+
+    class Session(Session):
+        def _simulate(self, batch, forced, computed):
+            time.sleep(float(os.environ.get("STUDY_SLOW", 0)))
+            return super()._simulate(batch, forced, computed)
+
+        def _observe(self, sites, batches):
+            log = os.environ.get("STUDY_LOG")
+            if log:
+                with Path(log).open("a") as file:
+                    file.write(f"{self.name}\n")
+            return super()._observe(sites, batches)
+
+
+class Wide(First):
+    """Finds ranges a quarter wider than they are."""
+
+    class Session(First.Session):
+        def _observe(self, sites, batches):
+            return scaled(super()._observe(sites, batches), 1.25)
+
+
+class Mute(First):
+    """Calibrates and passes the audit, which is in pairs; single images it cannot simulate."""
+
+    class Session(First.Session):
+        def _simulate(self, batch, forced, computed):
+            if len(batch) == 1:
+                raise BackendError("this framework has lost its voice")
+            return super()._simulate(batch, forced, computed)

@@ -1,0 +1,201 @@
+"""The matrix "calibrated with x deployed as", on small fake backends and in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from quantcore.analysis.portability.record import FORMAT
+
+pytest.importorskip("quantcore_onnx")
+
+Cli = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture
+def backends(honest: Path, install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`first` and `wide`, which differ by their ranges, and `mute`, which breaks down."""
+    for name in ("first", "wide", "mute"):
+        install(name, f"study_backends:{name.capitalize()}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([os.environ["PYTHONPATH"], *sys.path]))
+
+
+@pytest.fixture
+def study(squares: SimpleNamespace, backends: None, tmp_path: Path) -> Callable[..., list[str]]:
+    """The arguments of a study of two backends with a policy `top`, calibrated on 4 images."""
+    (tmp_path / "top.yaml").write_text("activations: {observer: max}\nimages: 4\n")
+
+    def arguments(*more: object, other: str = "wide") -> list[str]:
+        given = ["portability", *squares.model, "--data", squares.data, "--out", tmp_path / "out"]
+        given += ["--backend", "first", "--backend", other, "--policy", tmp_path / "top.yaml"]
+        return list(map(str, [*given, "--implementation", "native", "--threads", 1, *more]))
+
+    return arguments
+
+
+def journals(out: Path) -> dict[str, list[bytes]]:
+    folder = out / "detections"
+    return {path.name: path.read_bytes().splitlines() for path in sorted(folder.glob("*.jsonl"))}
+
+
+def kill_while_simulating(call: list[str], out: Path, log: Path) -> None:
+    """Starts a study, and kills it once some images have been simulated."""
+    slow = {**os.environ, "STUDY_SLOW": "0.4", "STUDY_LOG": str(log)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "quantcore", *call],
+        env=slow,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        limit = time.monotonic() + 120
+        while len(journals(out).get("first.top.native.simulate.first.jsonl", [])) < 2:
+            assert process.poll() is None, process.stdout.read().decode()
+            assert time.monotonic() < limit, "the study does not get on"
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_a_killed_study_goes_on_where_it_stopped(
+    cli: Cli, study: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, log = tmp_path / "out", tmp_path / "calibrations.log"
+    kill_while_simulating(study(), out, log)
+    before = journals(out)
+    assert 2 <= len(before["first.top.native.simulate.first.jsonl"]) < 8
+    tables = {path: path.read_bytes() for path in (out / "tables").glob("*.table.json")}
+    assert len(tables) == 2
+    assert not (out / "portability.json").exists()
+
+    monkeypatch.setenv("STUDY_LOG", str(log))
+    done = cli(*study())
+    assert done.code == 0, done.err
+    assert done.out.count("table reused") == 2
+    assert log.read_text().split() == ["first", "wide"], "each has calibrated once"
+    assert all(path.read_bytes() == content for path, content in tables.items())
+    after = journals(out)
+    for name, lines in before.items():
+        whole = [line for line in lines if line.endswith(b"}")]
+        assert after[name][: len(whole)] == whole, "what was found is found no more"
+    for lines in after.values():
+        units = [(json.loads(line)["key"], json.loads(line)["image"]) for line in lines]
+        assert len(units) == len(set(units)) == 8
+    check_report(out)
+
+    again = cli(*study())
+    assert again.code == 0, again.err
+    assert journals(out) == after
+    changed_inputs_are_seen(cli, study, out, log)
+
+
+def check_report(out: Path) -> None:
+    """The report of the finished study."""
+    report = json.loads((out / "portability.json").read_text())
+    assert report["format"] == FORMAT
+    names = ["first.top.native", "wide.top.native"]
+    assert [table["name"] for table in report["tables"]] == names
+    assert report["reference"] == names[0]
+    cells = {(c["table"], c["kind"], c["runner"]): c for c in report["deployments"]}
+    places = [("graph", "onnxruntime"), ("simulate", "first"), ("simulate", "wide")]
+    assert cells.keys() == {(name, *place) for name in names for place in places}
+    for (name, kind, runner), cell in cells.items():
+        change = cell["against_float"]["map_difference"]
+        wanted = cell["map"]["value"] - report["float_map"]["value"]
+        assert change["value"] == pytest.approx(wanted)
+        assert change["low"] <= change["value"] <= change["high"]
+        assert (cell["against_graph"] is None) == (kind == "graph")
+        assert (cell["against_own"] is None) == (kind == "graph" or name.startswith(runner))
+    # Both simulate with the same arithmetic, so a table gives both the same detections.
+    own = cells["wide.top.native", "simulate", "first"]["against_own"]
+    assert own["map_difference"]["value"] == 0
+    assert own["agreement"]["value"] == pytest.approx(1)
+    (pair,) = report["pairs"]
+    assert (pair["first"], pair["second"]) == tuple(names)
+    assert pair["median_ratio"] == pytest.approx(1.25)
+    assert pair["worst_ratio"] == pytest.approx(1.25)
+    assert (pair["equal"], pair["layers"]) == (0, len(report["tables"][0]["layers_sqnr_db"]))
+    assert 0 < report["floor"]["agreement"]["value"] <= 1
+    page = (out / "portability.html").read_text()
+    assert all(name in page for name in names)
+    assert "first&#39;s simulation" in page
+    assert "moved by one unit in the last place" in page
+    assert 'src="http' not in page
+
+
+def changed_inputs_are_seen(
+    cli: Cli, study: Callable[..., list[str]], out: Path, log: Path
+) -> None:
+    """Another policy, and another image, are not answered with what is there."""
+    before = log.read_text().split()
+    policy = out.parent / "top.yaml"
+    policy.write_text(policy.read_text().replace("images: 4", "images: 5"))
+    assert "table reused" not in cli(*study()).out
+    assert len(log.read_text().split()) == len(before) + 2
+    train = sorted((out.parent / "data" / "train2017").iterdir())
+    train[0].write_bytes(train[1].read_bytes())
+    shown = cli(*study("--images", 6))
+    assert shown.code == 0, shown.err
+    assert "table reused" not in shown.out
+    val = sorted((out.parent / "data" / "val2017").iterdir())
+    val[0].write_bytes(val[1].read_bytes())
+    lines = {name: len(found) for name, found in journals(out).items()}
+    assert cli(*study("--images", 6)).out.count("table reused") == 2
+    grown = {name: len(found) - lines[name] for name, found in journals(out).items()}
+    assert set(grown.values()) == {1}, "only the image that changed is run again"
+
+
+def test_a_failure_costs_its_own_cells(
+    cli: Cli, study: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "small.yaml").write_text("activations: {observer: entropy}\nimages: 3\n")
+    call = study("--policy", tmp_path / "small.yaml", "--eval-images", 3, other="mute")
+    done = cli(*call)
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert "lost its voice" in done.err
+    report = json.loads((tmp_path / "out" / "portability.json").read_text())
+    assert {(f["table"], f["where"]) for f in report["failures"]} == {
+        ("first.top.native", "mute's simulation"),
+        ("mute.top.native", "mute's simulation"),
+    }
+    # Its own simulation failed: there is nothing to hold the other's against.
+    cells = {(c["table"], c["kind"], c["runner"]): c for c in report["deployments"]}
+    assert len(cells) == 4
+    assert cells["mute.top.native", "simulate", "first"]["against_own"] is None
+    assert {lost["table"] for lost in report["unsupported"]} == {
+        "first.small.native",
+        "mute.small.native",
+    }
+    page = (tmp_path / "out" / "portability.html").read_text()
+    assert "lost its voice" in page
+    assert "left out" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (("--implementation", "foreign"), "native or portable"),
+        (("--reference", "nobody.top.native"), "first.top.native"),
+        (("--backend", "nobody"), "unknown backend"),
+        (("--policy", "elsewhere/top.yaml"), "two policies are called 'top'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    cli: Cli, study: Callable[..., list[str]], options: tuple[str, str], part: str
+) -> None:
+    done = cli(*study(*options))
+    assert done.code == 2
+    assert part in done.err
+    assert "Traceback" not in done.err
