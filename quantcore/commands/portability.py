@@ -21,6 +21,7 @@ from quantcore.commands.options import (
     Model,
     Placement,
     Preset,
+    Providers,
     Size,
     Threads,
     Weights,
@@ -66,43 +67,52 @@ def portability(
     evaluation_split: EvaluationSplit = pipeline.EVALUATION_SPLIT,
     device: Device = "auto",
     threads: Threads = None,
+    provider: Providers = None,
 ) -> None:
     """Calibrate with every backend and policy, and deploy every table everywhere.
 
     A run that is interrupted goes on where it stopped when it is started again.
     """
-    policies = _policies(policy or [], images, placement)
+    chosen_policies = policies(policy or [], images, placement)
     chosen = unique(implementation or IMPLEMENTATIONS)
     for name in chosen:
         if name not in IMPLEMENTATIONS:
             raise UsageError(f"--implementation must be native or portable, not {name!r}")
     ensure_folder(out)
+    options = EngineOptions(threads, providers=tuple(provider or ()))
     study = Study(
         load_model(model, weights, size, preset),
         weights,
-        policies,
+        chosen_policies,
         tuple(unique(backend)),
         tuple(chosen),
         pipeline.Data(data, calibration_split, evaluation_split),
         out,
-        pipeline.Evaluation(engine, EngineOptions(threads), eval_images),
+        pipeline.Evaluation(engine, options, eval_images),
         device,
         reference,
     )
     _show(run(study, for_console(), print), out)
 
 
-def _policies(
+def policies(
     paths: list[Path], images: int | None, placement: str | None
 ) -> dict[str, CalibrationPolicy]:
-    """The policies by the names of their files, without the ending."""
+    """The policies by the names of their files, without the ending.
+
+    A file that lists several observers stands for as many policies, `FILE-OBSERVER`.
+    """
     if not paths:
         return {"default": read_policy(None, images, placement)}
     found: dict[str, CalibrationPolicy] = {}
     for path in paths:
-        if path.stem in found:
-            raise UsageError(f"two policies are called {path.stem!r}; rename one of the files")
-        found[path.stem] = read_policy(path, images, placement)
+        whole = read_policy(path, images, placement)
+        labels = [f"-{one.label}" for one in whole.observers] or [""]
+        for label, policy in zip(labels, whole.each(), strict=True):
+            name = f"{path.stem}{label}"
+            if name in found:
+                raise UsageError(f"two policies are called {name!r}; rename one of the files")
+            found[name] = policy
     return found
 
 

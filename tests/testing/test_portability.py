@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from quantcore.analysis.portability.record import FORMAT
+from quantcore.commands.portability import policies
 
 pytest.importorskip("quantcore_onnx")
 
@@ -64,7 +66,8 @@ def kill_while_simulating(call: list[str], out: Path, log: Path) -> None:
             assert time.monotonic() < limit, "the study does not get on"
             time.sleep(0.05)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
 
@@ -193,9 +196,26 @@ def test_a_failure_costs_its_own_cells(
     ],
 )
 def test_what_does_not_fit_is_refused(
-    cli: Cli, study: Callable[..., list[str]], options: tuple[str, str], part: str
+    cli: Cli,
+    study: Callable[..., list[str]],
+    options: tuple[str, str],
+    part: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("elsewhere").mkdir()
+    Path("elsewhere/top.yaml").write_text("images: 2\n")
     done = cli(*study(*options))
     assert done.code == 2
     assert part in done.err
     assert "Traceback" not in done.err
+
+
+def test_a_file_of_several_observers_is_as_many_policies(tmp_path: Path) -> None:
+    both = "implementation: portable\nobservers: [max, {percentile: 99.9}]\n"
+    (tmp_path / "both.yaml").write_text(both)
+    found = policies([tmp_path / "both.yaml"], 7, None)
+    assert list(found) == ["both-max", "both-percentile-99.9"]
+    assert [policy.activations.observer for policy in found.values()] == ["max", "percentile"]
+    assert all(policy.images == 7 and not policy.observers for policy in found.values())

@@ -133,6 +133,7 @@ class _Run:
         self._plugins: Mapping[str, BackendPlugin] = {
             name: registry.load_backend(name) for name in study.backends
         }
+        registry.load_engine(study.how.engine).check(study.how.options)
         self._recipes = self._possible()
         self._store = Store(study.out / "tables")
         self._training = CocoDataset.open(study.data.root, study.data.calibration)
