@@ -38,6 +38,7 @@ def pair(
     """
     found = [t for t in difference(*tables).tensors if t.role == "activation"]
     ratios = np.asarray([tensor.ratio for tensor in found])
+    worst = max(found, key=lambda tensor: tensor.octaves, default=None)
     equal = int((np.abs(ratios - 1) <= EQUAL).sum())
     both = [name for name in layers_db[0] if name in layers_db[1]]
     first, second = (np.asarray([db[name] for name in both]) for db in layers_db)
@@ -47,9 +48,8 @@ def pair(
         len(found),
         equal,
         float(np.median(ratios)) if found else math.nan,
-        # The largest disagreement comes first.
-        found[0].ratio if found else math.nan,
-        found[0].tensor if found else "",
+        worst.ratio if worst else math.nan,
+        worst.tensor if worst else "",
         len(both),
         correlation(first, second, spearman, _DRAWS) if enough else _NOTHING,
         correlation(first, second, kendall, _DRAWS) if enough else _NOTHING,
