@@ -190,6 +190,8 @@ class BackendSession(ABC):
         """
         if not self.capabilities.simulate:
             raise CapabilityError(f"backend {self.name!r} has no fake-quant forward to simulate")
+        if not simulates(self.capabilities, plan):
+            raise CapabilityError(f"backend {self.name!r} simulates symmetric codes only")
         for site in plan.sites:
             if site.tensor not in ranges:
                 raise RangeError(f"tensor {site.tensor!r} of layer {site.consumers[0]!r}: no range")
@@ -322,6 +324,12 @@ def check_capabilities(backend: str, capabilities: Capabilities, plan: Plan) -> 
                 f"backend {backend!r} has no {missing} "
                 f"({site.role} {site.tensor!r} of layer {site.consumers[0]!r})"
             )
+
+
+def simulates(capabilities: Capabilities, plan: Plan) -> bool:
+    """Whether a backend has a fake-quant forward for the plan's codes."""
+    affine = any(not site.policy.symmetric for site in plan.sites)
+    return capabilities.simulate and (capabilities.affine or not affine)
 
 
 def check_shows_activations(backend: str, capabilities: Capabilities) -> None:

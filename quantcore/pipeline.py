@@ -14,7 +14,7 @@ import quantcore
 from quantcore import registry, remote
 from quantcore.analysis.agreement import Audit, audit, check_parity, noise
 from quantcore.analysis.resample import map_draws
-from quantcore.backend import check_capabilities, check_shows_activations
+from quantcore.backend import check_capabilities, check_shows_activations, simulates
 from quantcore.calibration.collecting import find_ranges
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
@@ -51,7 +51,8 @@ class Calibrated:
         seconds: Wall time of the calibration alone, reading images included.
         peak_rss_mb: Peak resident memory of the process up to its end.
         parity: Relative difference of the materialised network from the float graph.
-        audit: The Q/DQ graph against the framework's own simulation, None where it has none.
+        audit: The Q/DQ graph against the framework's own simulation, None where it has none for the
+            codes.
     """
 
     table: CalibrationTable
@@ -180,7 +181,7 @@ def calibrate_each(
             table = CalibrationTable(ranges, replace(origin, policy=policy.to_dict()), kept)
             qdq = insert(model, sites, table)
             audited = None
-            if plugin.capabilities.simulate:
+            if simulates(plugin.capabilities, sites):
                 session.apply(sites, ranges)
                 audited = audit(session, qdq, sites, next(iter(few.inputs())), engine)
             done.append(Calibrated(table, qdq, *cost, audited))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -126,3 +127,43 @@ def test_tables_are_named_by_their_observers(tmp_path) -> None:
     )
     names = [path.name for path in table_paths(tmp_path / "t.v2.json", policy)]
     assert names == ["t.v2.max.json", "t.v2.mse-4bit.json", "t.v2.mse-bins-512.json"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "audited"),
+    [
+        ({"activations": {"observer": "mse", "bits": 5}, "weights": {"bits": 4}}, True),
+        ({"activations": {"observer": "max"}, "weights": {"observer": "mse", "bits": 6}}, True),
+        (
+            {
+                "activations": {"observer": "max", "symmetric": False, "bits": 7},
+                "placement": "onnxruntime",
+            },
+            False,
+        ),
+    ],
+)
+def test_fewer_bits_and_zero_points_go_the_whole_way(bench, shared_squares, codes, audited) -> None:
+    done = bench.calibrate(
+        {"implementation": "portable", **codes}, "table.json", "--keep-histograms"
+    )
+    assert done.code == 0, done.err
+    if audited:
+        assert float(re.search(r"within ([\d.]+|inf) dB SQNR", done.out)[1]) >= 50
+    else:
+        assert "audit: none, pytorch-quantization does not simulate" in done.out
+    source, graph = bench.out / "table.json", bench.out / "q.onnx"
+    done = bench.cli("quantize", *shared_squares.model, "--table", source, "--out", graph)
+    assert done.code == 0, done.err
+    result = bench.out / "result.json"
+    data = ("--data", shared_squares.data, "--onnx", graph, "--out", result)
+    done = bench.cli("evaluate", *shared_squares.model, *data)
+    assert done.code == 0, done.err
+    assert json.loads(result.read_text())["map"] > 0.9
+    # And other observers with the same codes, without the images.
+    other = {**codes, "activations": {**codes["activations"], "observer": "percentile"}}
+    again, policy = bench.out / "again.json", bench.write(other)
+    done = bench.cli("recalibrate", source, "--policy", policy, "--out", again)
+    assert done.code == 0, done.err
+    done = bench.cli("diff", source, again, "--json")
+    assert any(t["decibels"] is not None for t in json.loads(done.out)["tensors"])

@@ -12,7 +12,7 @@ from quantcore.calibration.histogram import BINS, Histogram
 from quantcore.calibration.statistics import Statistics
 from quantcore.errors import RangeError
 from quantcore.policy import TensorPolicy
-from quantcore.qdq.scales import code_of
+from quantcore.qdq.scales import code_of, codes_of
 from quantcore.table import TensorRange
 
 Floats = npt.NDArray[np.float64]
@@ -62,8 +62,7 @@ def _sums(
     histogram: Histogram, scale: float, zero: int, policy: TensorPolicy
 ) -> tuple[float, float]:
     """S and N of one histogram."""
-    bottom = -(1 << (policy.bits - 1)) if policy.symmetric else -zero
-    top = bottom + (1 << policy.bits) - 1
+    bottom, top = (code - zero for code in codes_of(policy))
     counts, _ = histogram.signed()
     bins = np.arange(1 - BINS, BINS)[counts > 0]
     counts = counts[counts > 0]

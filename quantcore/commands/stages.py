@@ -123,6 +123,8 @@ def calibrate(
         one.table.save(path)
         if one.audit is not None:
             print(terminal.audit(one.audit, backend))
+        else:
+            print(f"audit: none, {backend} does not simulate such a graph")
         print(f"{path}: {_calibrated(one)}")
 
 

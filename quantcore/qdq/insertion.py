@@ -15,7 +15,7 @@ from quantcore.ir import FloatModel, QdqModel
 from quantcore.qdq.groups import merged
 from quantcore.qdq.placement import Plan, Site
 from quantcore.qdq.ranges import check_range
-from quantcore.qdq.scales import quantize, symmetric_scale
+from quantcore.qdq.scales import code_of, codes_of, quantize
 from quantcore.table import CalibrationTable, TensorRange
 
 
@@ -23,8 +23,10 @@ def insert(model: FloatModel, plan: Plan, table: CalibrationTable) -> QdqModel:
     """The Q/DQ graph of a float model.
 
     One pair for each quantized activation, shared by its consumers; weights as INT8 initializers
-    with a DequantizeLinear; biases stay float. The float model is left untouched, and the same
-    ranges give the same bytes whichever backend found them.
+    with a DequantizeLinear; biases stay float. Codes of fewer bits are INT8 too: those of weights
+    are saturated here, those of activations by a Clip before the pair. Affine activations are UINT8
+    with their zero point. The float model is left untouched, and the same ranges give the same
+    bytes whichever backend found them.
 
     Args:
         model: The float model.
@@ -89,10 +91,10 @@ class _Writer:
 
     def write(self, site: Site, found: TensorRange) -> None:
         """Quantizes one tensor for the site's consumers."""
-        scale = symmetric_scale(found, site.policy.bits)
+        scale, zero = code_of(found, site.policy)
         names = [self._new(f"{site.tensor}.{part}") for part in ("scale", "zero_point")]
         self._constant(names[0], scale)
-        self._constant(names[1], np.zeros(scale.shape, dtype=np.int8))
+        self._constant(names[1], zero.astype(np.int8 if site.policy.symmetric else np.uint8))
         code, value = (self._new(f"{site.tensor}.{p}") for p in ("quantized", "dequantized"))
         dequantize = helper.make_node(
             "DequantizeLinear",
@@ -107,16 +109,34 @@ class _Writer:
             self._constant(code, quantize(weight, scale, site.axis, site.policy.bits))
             self._first.append(dequantize)
         else:
+            clip = self._clip(site, scale, zero)
             quant = helper.make_node(
                 "QuantizeLinear",
-                [site.tensor, *names],
+                [clip[0].output[0] if clip else site.tensor, *names],
                 [code],
                 name=self._new(f"{site.tensor}.quantize"),
             )
-            self._after[site.tensor] = [quant, dequantize]
+            self._after[site.tensor] = [*clip, quant, dequantize]
         for consumer in site.consumers:
             inputs = self._nodes[consumer].input
             inputs[:] = [value if i == site.tensor else i for i in inputs]
+
+    def _clip(
+        self, site: Site, scale: npt.NDArray[np.float32], zero: npt.NDArray[np.int64]
+    ) -> list[onnx.NodeProto]:
+        """What saturates an activation at fewer bits than Q's own type; none where it has them all.
+
+        Exact: the outermost values are whole steps to within a rounding of float32 (or FP16, where
+        the graph is written in it), which is far less than the half step that another code takes.
+        """
+        if site.policy.bits == 8:
+            return []
+        ends = [self._new(f"{site.tensor}.{end}") for end in ("lowest", "highest")]
+        for name, code in zip(ends, codes_of(site.policy), strict=True):
+            self._constant(name, np.asarray((code - zero) * scale, dtype=np.float32))
+        output = self._new(f"{site.tensor}.clipped")
+        name = self._new(f"{site.tensor}.clip")
+        return [helper.make_node("Clip", [site.tensor, *ends], [output], name=name)]
 
     def finish(self) -> None:
         """Sorts the new nodes in behind what they read and drops float weights nobody reads."""

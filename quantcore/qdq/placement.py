@@ -9,6 +9,7 @@ from quantcore.errors import PolicyError
 from quantcore.ir import FloatModel, LayerInfo
 from quantcore.policy import CalibrationPolicy, TensorPolicy
 from quantcore.qdq.decisions import Verdict, decide
+from quantcore.qdq.profiles import Profile
 from quantcore.qdq.ties import united
 
 
@@ -96,7 +97,7 @@ def _sites_of(
     rule = policy.rule_for(layer)
     activations = (rule.activations if rule else None) or policy.activations
     weights = (rule.weights if rule else None) or policy.weights
-    _check_writable(f"layer {layer.name!r}", activations, weights)
+    _check_writable(f"layer {layer.name!r}", activations, weights, policy.placement)
     found = [Site(t, "activation", activations, (layer.name,)) for t in verdict.inputs]
     for tensor in verdict.weights:
         axis = channel_axis(layer, model) if weights.granularity == "per_channel" else None
@@ -104,16 +105,23 @@ def _sites_of(
     return found
 
 
-def _check_writable(where: str, activations: TensorPolicy, weights: TensorPolicy) -> None:
+def _check_writable(
+    where: str, activations: TensorPolicy, weights: TensorPolicy, profile: Profile
+) -> None:
     if activations.granularity != "per_tensor":
         raise PolicyError(
             f"{where}: per-channel activations cannot be written as Q/DQ that an "
             "engine runs; set activations.granularity to per_tensor"
         )
-    if not activations.symmetric or not weights.symmetric or activations.bits != 8:
+    if not weights.symmetric:
         raise PolicyError(
-            f"{where}: Q/DQ graphs are written with symmetric codes, activations with 8 bits; set "
-            "`symmetric: true`, and `bits: 8` for activations"
+            f"{where}: weights are written with symmetric codes; set weights.symmetric to true"
+        )
+    if not activations.symmetric and not profile.zero_points:
+        raise PolicyError(
+            f"{where}: affine activations need an engine that takes zero points, and placement "
+            f"{profile.name!r} is not for one alone; set activations.symmetric to true, or "
+            "`placement: onnxruntime`"
         )
 
 
@@ -173,7 +181,7 @@ def _by_tensor_rules(sites: dict[str, Site], policy: CalibrationPolicy) -> list[
             if own is not None:
                 weights = own if site.role == "weight" else policy.weights
                 activations = own if site.role == "activation" else policy.activations
-                _check_writable(f"tensor {site.tensor!r}", activations, weights)
+                _check_writable(f"tensor {site.tensor!r}", activations, weights, policy.placement)
             found.append(replace(site, policy=own or site.policy))
     return found
 
@@ -190,7 +198,20 @@ def _grouped(
         if verdict.tied and len(tie) > 1:
             ties.append(tie)
     groups = united(ties)
-    return tuple(replace(site, group=groups.get(site.tensor)) for site in sites)
+    found = tuple(replace(site, group=groups.get(site.tensor)) for site in sites)
+    first: dict[str | None, Site] = {}
+    for site in found:
+        other = first.setdefault(site.group, site)
+        if site.group is not None and _code(site) != _code(other):
+            raise PolicyError(
+                f"tensors {other.tensor!r} and {site.tensor!r} are to have one scale, but the "
+                "rules give them other bits or another symmetry; match them alike"
+            )
+    return found
+
+
+def _code(site: Site) -> tuple[int, bool]:
+    return site.policy.bits, site.policy.symmetric
 
 
 def channel_axis(layer: LayerInfo, model: FloatModel) -> int:

@@ -96,10 +96,12 @@ class Profile:
     Attributes:
         name: What `placement:` calls it.
         rules: In order.
+        zero_points: Whether its engine takes affine activations; TensorRT does not.
     """
 
     name: str
     rules: tuple[PlacementRule, ...]
+    zero_points: bool = False
 
     def rule_for(
         self, op: str, channels: int | None, positions: frozenset[str]
@@ -109,7 +111,10 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """As in YAML."""
-        return {"name": self.name, "rules": [rule.to_dict() for rule in self.rules]}
+        found: dict[str, Any] = {"name": self.name}
+        if self.zero_points:
+            found["zero_points"] = True
+        return {**found, "rules": [rule.to_dict() for rule in self.rules]}
 
     @classmethod
     def read(cls, value: Any, folder: Path = Path()) -> Profile:
@@ -149,10 +154,10 @@ def _from_dict(data: Any) -> Profile:
     """A user's profile: its own rules, then those of the profile that it extends."""
     if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
         raise PolicyError("placement: a profile is a mapping with `name` and `rules`")
-    unknown = sorted(map(str, data.keys() - {"name", "rules", "extends"}))
+    unknown = sorted(map(str, data.keys() - {"name", "rules", "extends", "zero_points"}))
     if unknown:
         raise PolicyError(
-            f"placement: unknown keys {', '.join(unknown)}; know name, rules, extends"
+            f"placement: unknown keys {', '.join(unknown)}; know name, rules, extends, zero_points"
         )
     base = data.get("extends")
     if base is not None and (not isinstance(base, str) or base not in BUILT_IN):
@@ -161,7 +166,11 @@ def _from_dict(data: Any) -> Profile:
     if not isinstance(rules, list | tuple):
         raise PolicyError("placement: rules must be a list")
     own = tuple(_rule(rule, index) for index, rule in enumerate(rules))
-    return Profile(data["name"], own + (BUILT_IN[base].rules if base else ()))
+    extended = BUILT_IN[base] if base else Profile("none", ())
+    zero_points = data.get("zero_points", extended.zero_points)
+    if not isinstance(zero_points, bool):
+        raise PolicyError(f"placement: zero_points must be true or false, not {zero_points!r}")
+    return Profile(data["name"], own + extended.rules, zero_points)
 
 
 def _rule(data: Any, index: int) -> PlacementRule:
@@ -260,6 +269,7 @@ ONNXRUNTIME = Profile(
             _ORT,
         ),
     ),
+    zero_points=True,
 )
 
 BUILT_IN: Mapping[str, Profile] = {p.name: p for p in (MINIMAL, TENSORRT, ONNXRUNTIME)}

@@ -58,11 +58,12 @@ def affine_scale(
     low = np.minimum(np.asarray(found.min, dtype=np.float64), 0)
     high = np.maximum(np.asarray(found.max, dtype=np.float64), 0)
     span = high - low
-    scale = np.asarray(span / (2**bits - 1), dtype=np.float32)
+    with np.errstate(over="ignore"):  # refused below
+        scale = np.asarray(span / (2**bits - 1), dtype=np.float32)
     if ((scale == 0) & (span > 0)).any() or not np.isfinite(scale).all():
         raise RangeError(f"the range [{found.min}, {found.max}] has no float32 scale")
     scale = np.where(span == 0, np.float32(1), scale).astype(np.float32)
-    return scale, np.rint(-low / scale).astype(np.int64)
+    return scale, np.asarray(np.rint(-low / scale), dtype=np.int64)
 
 
 def code_of(
@@ -73,6 +74,12 @@ def code_of(
         scale = symmetric_scale(found, policy.bits)
         return scale, np.zeros(scale.shape, np.int64)
     return affine_scale(found, policy.bits)
+
+
+def codes_of(policy: TensorPolicy) -> tuple[int, int]:
+    """Smallest and largest code of a policy: signed where it is symmetric, else unsigned."""
+    low = -(1 << (policy.bits - 1)) if policy.symmetric else 0
+    return low, low + (1 << policy.bits) - 1
 
 
 def quantize(

@@ -116,9 +116,10 @@ def test_a_rule_that_names_no_layer_is_refused(net, planned) -> None:
     ("policy", "message"),
     [
         ({"activations": {"granularity": "per_channel"}}, "per-channel activations"),
-        ({"activations": {"bits": 4}}, "8 bits"),
-        ({"activations": {"symmetric": False}}, "symmetric"),
-        ({"weights": {"symmetric": False}}, "symmetric"),
+        ({"activations": {"symmetric": False}}, "placement 'minimal' is not for one alone"),
+        ({"activations": {"symmetric": False}, "placement": "tensorrt"}, "takes zero points"),
+        ({"weights": {"symmetric": False}}, "weights are written with symmetric codes"),
+        ({"weights": {"symmetric": False}, "placement": "onnxruntime"}, "symmetric codes"),
     ],
 )
 def test_what_cannot_be_written_as_qdq_is_refused_by_layer(net, planned, policy, message) -> None:

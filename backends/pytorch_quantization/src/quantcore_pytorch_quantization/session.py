@@ -85,7 +85,9 @@ class Session(BackendSession):
 
     def _observer(self, site: Site) -> TensorQuantizer:
         """A quantizer that calibrates and passes its tensor on unchanged."""
-        quantizer = TensorQuantizer(self._descriptor(site), if_quant=False, if_calib=True)
+        method = "max" if site.policy.observer == "max" else "histogram"
+        described = self._descriptor(site, method)
+        quantizer = TensorQuantizer(described, if_quant=False, if_calib=True)
         bins = int(site.policy.parameter("bins", 0))
         if bins:
             quantizer._calibrator = calib.HistogramCalibrator(8, None, False, num_bins=bins)
@@ -97,9 +99,8 @@ class Session(BackendSession):
             quantizer(self.network.layers[site.consumers[0]].weight)
         return quantizer
 
-    def _descriptor(self, site: Site) -> QuantDescriptor:
+    def _descriptor(self, site: Site, method: str) -> QuantDescriptor:
         """The toolkit's descriptor for a site, with the channel axis of the torch module."""
-        method = "max" if site.policy.observer == "max" else "histogram"
         axis = None
         if site.axis is not None:
             # Not the site's axis: a Gemm's weight may lie the other way round in the graph.
@@ -110,7 +111,8 @@ class Session(BackendSession):
         self.network.clear()
         with _quiet():
             for site in sites:
-                quantizer = TensorQuantizer(self._descriptor(site))
+                # It calibrates no more: the toolkit has no histogram for each channel.
+                quantizer = TensorQuantizer(self._descriptor(site, "max"))
                 amax = ranges[site.tensor].amax_array.astype(np.float32)
                 if site.role == "activation":
                     self.network.tap(site, quantizer)
