@@ -262,7 +262,7 @@ def evaluate(
         plugin.versions(),
         peak,
         found if found and found.layers else None,
-        map_draws(dataset, detections),
+        map_draws(dataset, detections, progress=progress),
         runs_on,
     )
 

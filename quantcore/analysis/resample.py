@@ -16,6 +16,7 @@ from quantcore.data.coco import CocoDataset
 from quantcore.errors import UsageError
 from quantcore.evaluation.coco import ground_truth, hotcoco_evaluation
 from quantcore.evaluation.detections import Detections
+from quantcore.progress import Progress, Silent
 
 Floats = npt.NDArray[np.float64]
 
@@ -91,17 +92,19 @@ class Matches:
         where = np.asarray(images, np.intp)[order[:end]]
         return _Class(where, hit & ~ignored, ~ignored, objects)
 
-    def score(self, weights: Floats) -> Floats:
+    def score(self, weights: Floats, progress: Progress | None = None) -> Floats:
         """MAP (IoU 0.50:0.95, 100 detections a class and image) under each row of weights.
 
         Args:
             weights: Draws x images, how often each image counts; images in the order of the
                 annotation file.
+            progress: Where to report.
 
         Returns:
             One figure a draw; NaN where a draw has no object at all.
         """
-        figures = [_average_precision(entry, weights) for entry in self._classes]
+        classes = (progress or Silent()).track(self._classes, "drawing images anew")
+        figures = [_average_precision(entry, weights) for entry in classes]
         if not figures:
             return np.full(len(weights), np.nan)
         table = np.stack(figures)
@@ -262,10 +265,15 @@ class MapDraws:
         return cls(str(data["images_sha256"]), tuple(values))
 
 
-def map_draws(dataset: CocoDataset, detections: Detections, count: int = DRAWS) -> MapDraws:
+def map_draws(
+    dataset: CocoDataset,
+    detections: Detections,
+    count: int = DRAWS,
+    progress: Progress | None = None,
+) -> MapDraws:
     """The mAP of some detections on their images, and on `count` draws of them."""
     found = detections.by_image.keys()
     ids = [image.id for image in dataset.images if image.id in found]
-    values = Matches(dataset, detections).score(draws(len(ids), count))
+    values = Matches(dataset, detections).score(draws(len(ids), count), progress)
     digest = hashlib.sha256(repr(ids).encode()).hexdigest()
     return MapDraws(digest, tuple(float(value) for value in values))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 
+import quantcore
 from quantcore import registry
 from quantcore.analysis.losses import agreements, shares
 from quantcore.analysis.portability.record import GRAPH, SIMULATE, Change, place
@@ -137,7 +138,7 @@ class Cells:
         return place(GRAPH, self._how.engine)
 
     def _task(self, name: str, about: tuple[object, ...]) -> Task:
-        base = digest(self._key, Limits(), self._how.batch_size, about)
+        base = digest(quantcore.__version__, self._key, Limits(), self._how.batch_size, about)
         keys = tuple(digest(base, self._image_keys[image.id])[:24] for image in self._images)
         journal = self._folder / f"{name}.jsonl"
         size = self._model.batch_size or self._how.batch_size
@@ -146,4 +147,4 @@ class Cells:
     def _keep(self, cell: Cell, task: Task) -> None:
         found = task.detections(self._category_ids)
         self._found[cell] = found
-        self._draws[cell] = map_draws(self._dataset, found)
+        self._draws[cell] = map_draws(self._dataset, found, progress=self._progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def pair(
         tables: The tables.
         layers_db: SQNR of each layer under each table.
     """
-    found = [t for t in difference(*tables).tensors if t.role == "activation"]
+    found = difference(*map(_activations, tables)).tensors
     ratios = np.asarray([tensor.ratio for tensor in found])
     worst = max(found, key=lambda tensor: tensor.octaves, default=None)
     equal = int((np.abs(ratios - 1) <= EQUAL).sum())
@@ -54,3 +55,9 @@ def pair(
         correlation(first, second, spearman, _DRAWS) if enough else _NOTHING,
         correlation(first, second, kendall, _DRAWS) if enough else _NOTHING,
     )
+
+
+def _activations(table: CalibrationTable) -> CalibrationTable:
+    """The table without its weights, which two policies may quantize along different axes."""
+    found = {name: entry for name, entry in table.tensors.items() if entry.role == "activation"}
+    return replace(table, tensors=found)

@@ -184,7 +184,7 @@ class Lost:
 
     Attributes:
         table: Name of its recipe.
-        where: `calibration`, `layers`, or the place where it was to run.
+        where: `calibration`, or the place where it was to run.
         reason: In words.
     """
 

@@ -53,19 +53,26 @@ class Store:
     def load(self, name: str, key: str) -> Mapping[str, Any] | None:
         """What was saved under that name, None where it is not there or was made of other inputs.
 
-        A file that is unreadable is as good as none: its work is done again.
+        A file that is unreadable or was edited is as good as none: its work is done again.
         """
         try:
             data = json.loads(self._path(name).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return None
-        known = isinstance(data, dict) and data.get("key") == key
-        return data["value"] if known and isinstance(data.get("value"), dict) else None
+        if not isinstance(data, dict) or data.get("key") != key:
+            return None
+        value = data.get("value")
+        return value if data.get("sha256") == _text_digest(value) else None
 
     def save(self, name: str, key: str, value: Mapping[str, Any]) -> None:
         """Writes a piece of work; raises OutputError."""
-        text = json.dumps({"key": key, "value": value}, indent=1, allow_nan=False)
-        write_whole(self._path(name), text + "\n")
+        whole = {"key": key, "sha256": _text_digest(value), "value": value}
+        write_whole(self._path(name), json.dumps(whole, indent=1, allow_nan=False) + "\n")
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"
+
+
+def _text_digest(value: object) -> str:
+    """SHA-256 of a value as JSON writes it."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -135,6 +135,7 @@ class _Run:
         }
         registry.load_engine(study.how.engine).check(study.how.options)
         self._recipes = self._possible()
+        self._simulating = [n for n, p in self._plugins.items() if p.capabilities.simulate]
         self._store = Store(study.out / "tables")
         self._training = CocoDataset.open(study.data.root, study.data.calibration)
         dataset = CocoDataset.open(study.data.root, study.data.evaluation)
@@ -176,14 +177,20 @@ class _Run:
         study = self._study
         found = self._cells.float_model()
         self._say(f"float on {study.how.engine}: mAP {estimate(found)}")
-        for recipe in self._recipes:
-            self._calibrate(recipe)
-        for made in self._made.values():
-            self._graph(made)
-        for made in self._made.values():
-            self._simulations(made)
-        names = list(self._made)
-        reference = study.reference if study.reference in names else next(iter(names), None)
+        steps = len(self._recipes) * (2 + len(self._simulating)) + 1
+        self._task = self._progress.start("steps of the study", steps)
+        try:
+            for recipe in self._recipes:
+                self._calibrate(recipe)
+            for made in self._made.values():
+                self._graph(made)
+            for made in self._made.values():
+                self._simulations(made)
+            names = list(self._made)
+            reference = study.reference if study.reference in names else next(iter(names), None)
+            floor = self._floor(reference)
+        finally:
+            self._progress.stop(self._task)
         return Portability(
             study.model.name,
             study.weights.name,
@@ -196,7 +203,7 @@ class _Run:
             tuple(made.cost for made in self._made.values()),
             tuple(self._deployed),
             self._pairs(reference),
-            self._floor(reference),
+            floor,
             tuple(self._unsupported),
             tuple(self._failures),
             host(),
@@ -278,9 +285,7 @@ class _Run:
     def _simulations(self, made: _Made) -> None:
         """The table in every framework's own simulation, that of its maker first."""
         own = made.cost.recipe.backend
-        for backend in sorted(self._plugins, key=lambda name: name != own):
-            if not self._plugins[backend].capabilities.simulate:
-                continue
+        for backend in sorted(self._simulating, key=lambda name: name != own):
             with self._step(made.name, place(SIMULATE, backend)):
                 versions = sorted(self._plugins[backend].versions().items())
                 about = (self._study.device, made.plan, made.table.tensors)
@@ -326,6 +331,8 @@ class _Run:
         except QuantcoreError as error:
             self._failures.append(Lost(name, where, str(error)))
             self._say(f"{name}, {where}: failed: {error}")
+        finally:
+            self._progress.advance(self._task)
 
 
 def _sha256(path: Path) -> str | None:
