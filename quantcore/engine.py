@@ -33,7 +33,7 @@ class EngineOptions:
     Attributes:
         threads: CPU threads; None leaves it to the engine.
         exact: Run every node as the graph says, without fusions that change the arithmetic.
-        providers: ONNX Runtime's execution providers, most wanted first; none leaves it to it.
+        providers: Execution providers, most wanted first; none leaves the choice to the engine.
         max_batch: Largest batch that an engine with fixed shapes is built for.
         target: Hardware to build for by the engine's own name (`SM86`); None for this machine's.
         timing_cache: File in which an engine that times kernels keeps what it learnt.

@@ -65,18 +65,20 @@ def layers_probe(
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    float_names = {node.name for node in model.proto.graph.node}
-    added = [node for node in quantized.graph.node if node.name not in float_names]
-    by_name = {node.name: node for node in quantized.graph.node}
-    beside: list[onnx.NodeProto] = []
+    float_nodes = {node.name: node for node in model.proto.graph.node}
+    measured = {layer.name for layer in layers}
+    nodes: list[onnx.NodeProto] = []
     outputs: list[str] = []
-    for layer in layers:
-        ends = signal_name(layer.name), noise_name(layer.name)
-        beside.extend(_beside(by_name[layer.name], *ends))
-        outputs.extend(ends)
+    for node in quantized.graph.node:
+        nodes.append(float_nodes.get(node.name, node))
+        if node.name in measured:
+            ends = signal_name(node.name), noise_name(node.name)
+            nodes.extend(_beside(node, *ends))
+            outputs.extend(ends)
     have = {i.name for i in proto.graph.initializer}
     proto.graph.initializer.extend(i for i in quantized.graph.initializer if i.name not in have)
-    proto.graph.node.extend([*added, *beside])
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
     del proto.graph.output[:]
     infos = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []) for name in outputs)
     proto.graph.output.extend(infos)

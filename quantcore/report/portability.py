@@ -8,8 +8,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from rich.table import Table
 
-from quantcore.analysis.portability.record import Deployment, Portability
+from quantcore.analysis.portability.record import Change, Deployment, Portability
 from quantcore.report.terminal import estimate, intervals
+
+#: What was done to the graph that is the yardstick.
+MOVED = "scales moved by one unit in the last place"
 
 #: A loss of so much mAP is shown in the darkest colour.
 _DARKEST = 0.05
@@ -60,23 +63,29 @@ def spread(found: Portability) -> Table:
 
 
 def carried(found: Portability) -> Table:
-    """Tables in another framework's simulation, against that of the framework that made them."""
+    """Tables in another framework's simulation: the same table, and the same simulation."""
     table = Table(title="tables in another backend's simulation", title_justify="left")
     for column in ("table", "simulated by"):
         table.add_column(column, overflow="fold")
-    for column in ("mAP against its own", "detections agree"):
+    for column in ("mAP against its own simulation", "agreement"):
+        table.add_column(column, justify="right")
+    for column in ("mAP against the other's own table", "agreement"):
         table.add_column(column, justify="right")
     for cell in found.carried:
-        change = cell.against_own
-        if change is not None:
-            row = estimate(change.map_difference, 4, "+"), estimate(change.agreement)
-            table.add_row(cell.table, cell.runner, *row)
+        figures = (*_change(cell.against_own), *_change(cell.against_host))
+        table.add_row(cell.table, cell.runner, *figures)
     if found.floor is not None:
-        row = estimate(found.floor.map_difference, 4, "+"), estimate(found.floor.agreement)
         table.add_section()
-        where = f"{found.engine}, scales moved by one unit in the last place"
-        table.add_row(str(found.reference), where, *row)
+        table.add_row(
+            str(found.reference), f"graph on {found.engine}, {MOVED}", *_change(found.floor)
+        )
     return table
+
+
+def _change(found: Change | None) -> tuple[str, str]:
+    if found is None:
+        return "-", "-"
+    return estimate(found.map_difference, 4, "+"), f"{found.agreement.value:.3f}"
 
 
 def _number(value: float, digits: int) -> str:
@@ -97,7 +106,7 @@ def page(found: Portability) -> str:
     ranks |= {(second, first): value for (first, second), value in ranks.items()}
     template = environment.get_template("portability.html.j2")
     return template.render(
-        found=found, study=found.to_dict(), rows=rows, ranks=ranks, estimate=estimate
+        found=found, study=found.to_dict(), rows=rows, ranks=ranks, estimate=estimate, moved=MOVED
     )
 
 

@@ -119,15 +119,22 @@ def check_report(out: Path) -> None:
         assert change["value"] == pytest.approx(wanted)
         assert change["low"] <= change["value"] <= change["high"]
         assert (cell["against_graph"] is None) == (kind == "graph")
-        assert (cell["against_own"] is None) == (kind == "graph" or name.startswith(runner))
+        for other in ("against_own", "against_host"):
+            assert (cell[other] is None) == (kind == "graph" or name.startswith(runner))
     # Both simulate with the same arithmetic, so a table gives both the same detections.
     own = cells["wide.top.native", "simulate", "first"]["against_own"]
     assert own["map_difference"]["value"] == 0
     assert own["agreement"]["value"] == pytest.approx(1)
+    # The other's ranges leave nothing to detect, whoever simulates them.
+    host = cells["wide.top.native", "simulate", "first"]["against_host"]
+    assert host["map_difference"]["value"] == pytest.approx(-1)
+    assert host["agreement"]["value"] == 0
+    assert cells["wide.top.native", "graph", "onnxruntime"]["map"]["value"] == 0
+    assert cells["first.top.native", "simulate", "wide"]["map"]["value"] == pytest.approx(1)
     (pair,) = report["pairs"]
     assert (pair["first"], pair["second"]) == tuple(names)
-    assert pair["median_ratio"] == pytest.approx(1.25)
-    assert pair["worst_ratio"] == pytest.approx(1.25)
+    assert pair["median_ratio"] == pytest.approx(400)
+    assert pair["worst_ratio"] == pytest.approx(400)
     assert (pair["equal"], pair["layers"]) == (0, len(report["tables"][0]["layers_sqnr_db"]))
     assert 0 < report["floor"]["agreement"]["value"] <= 1
     page = (out / "portability.html").read_text()

@@ -115,6 +115,10 @@ class Cells:
         """MAP of a cell that has been run."""
         return self._draws[name, where].estimate
 
+    def map_difference(self, name: str, where: str) -> Estimate:
+        """MAP of a cell that has been run, less the float model's."""
+        return self._draws[name, where].against(self._draws[_FLOAT, self._float_place])
+
     def against_float(self, name: str, where: str) -> Change:
         """A cell that has been run against the float model."""
         return self._change((name, where), (_FLOAT, self._float_place))

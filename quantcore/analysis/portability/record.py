@@ -111,8 +111,10 @@ class Deployment:
         map: mAP.
         against_float: Against the float model on the engine.
         against_graph: Against the same table as the shared graph; only of a simulation.
-        against_own: Against the same table in the simulation of the backend that made it; only
-            of another backend's simulation.
+        against_own: Against the same table in the simulation of the backend that made it: only the
+            arithmetic differs. Of another backend's simulation alone, as the next.
+        against_host: Against the table that the simulating backend made itself of the same policy
+            and implementation, simulated alike: only the calibration differs.
     """
 
     table: str
@@ -122,6 +124,7 @@ class Deployment:
     against_float: Change
     against_graph: Change | None = None
     against_own: Change | None = None
+    against_host: Change | None = None
 
     @property
     def place(self) -> str:
@@ -136,6 +139,7 @@ class Deployment:
                 ("against_float", self.against_float),
                 ("against_graph", self.against_graph),
                 ("against_own", self.against_own),
+                ("against_host", self.against_host),
             )
         }
         where = {"table": self.table, "kind": self.kind, "runner": self.runner}
@@ -249,7 +253,7 @@ class Portability:
     @property
     def carried(self) -> Iterator[Deployment]:
         """Tables in the simulation of another backend than their own."""
-        return (cell for cell in self.deployments if cell.against_own is not None)
+        return (cell for cell in self.deployments if cell.against_own or cell.against_host)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, `portability.json`."""

@@ -126,7 +126,7 @@ class _Run:
     def __init__(self, study: Study, progress: Progress, say: Callable[[str], None]) -> None:
         self._study, self._progress, self._say = study, progress, say
         self._made: dict[str, _Made] = {}
-        self._deployed: list[Deployment] = []
+        self._cells_run: list[tuple[Recipe, str, str]] = []
         self._unsupported: list[Lost] = []
         self._failures: list[Lost] = []
         ensure_folder(study.out)
@@ -191,6 +191,7 @@ class _Run:
             floor = self._floor(reference)
         finally:
             self._progress.stop(self._task)
+        cells = self._progress.track(self._cells_run, "comparing detections")
         return Portability(
             study.model.name,
             study.weights.name,
@@ -201,7 +202,7 @@ class _Run:
             found,
             reference,
             tuple(made.cost for made in self._made.values()),
-            tuple(self._deployed),
+            tuple(self._deployment(*cell) for cell in cells),
             self._pairs(reference),
             floor,
             tuple(self._unsupported),
@@ -280,7 +281,7 @@ class _Run:
         where = place(GRAPH, self._study.how.engine)
         with self._step(made.name, where):
             self._cells.graph(made.name, made.qdq.proto)
-            self._deploy(made, GRAPH, self._study.how.engine)
+            self._ran(made, GRAPH, self._study.how.engine)
 
     def _simulations(self, made: _Made) -> None:
         """The table in every framework's own simulation, that of its maker first."""
@@ -290,17 +291,29 @@ class _Run:
                 versions = sorted(self._plugins[backend].versions().items())
                 about = (self._study.device, made.plan, made.table.tensors)
                 self._cells.simulation(made.name, backend, versions, *about)
-                self._deploy(made, SIMULATE, backend)
+                self._ran(made, SIMULATE, backend)
 
-    def _deploy(self, made: _Made, kind: str, runner: str) -> None:
-        cells, name, here = self._cells, made.name, place(kind, runner)
-        graph, own = place(GRAPH, self._study.how.engine), made.cost.recipe.backend
-        against_graph = against_own = None
+    def _ran(self, made: _Made, kind: str, runner: str) -> None:
+        """Notes a cell that has been run, and tells its mAP."""
+        self._cells_run.append((made.cost.recipe, kind, runner))
+        name, here = made.name, place(kind, runner)
+        change = estimate(self._cells.map_difference(name, here), sign="+")
+        found = self._cells.map(name, here).value
+        self._say(f"{name}, {here}: mAP {found:.3f}, against float {change}")
+
+    def _deployment(self, recipe: Recipe, kind: str, runner: str) -> Deployment:
+        """A cell and what it is held against, once all have been run."""
+        cells, name, here = self._cells, recipe.name, place(kind, runner)
+        against_graph = against_own = against_host = None
         if kind == SIMULATE:
+            graph = place(GRAPH, self._study.how.engine)
             against_graph = cells.change((name, here), (name, graph))
-            if runner != own:
-                against_own = cells.change((name, here), (name, place(SIMULATE, own)))
-        cell = Deployment(
+            if runner != recipe.backend:
+                own = place(SIMULATE, recipe.backend)
+                against_own = cells.change((name, here), (name, own))
+                host = replace(recipe, backend=runner).name
+                against_host = cells.change((name, here), (host, here))
+        return Deployment(
             name,
             kind,
             runner,
@@ -308,10 +321,8 @@ class _Run:
             cells.against_float(name, here),
             against_graph,
             against_own,
+            against_host,
         )
-        self._deployed.append(cell)
-        change = estimate(cell.against_float.map_difference, sign="+")
-        self._say(f"{name}, {here}: mAP {cell.map.value:.3f}, against float {change}")
 
     def _floor(self, reference: str | None) -> Change | None:
         """The reference's graph against itself, its scales moved by one unit in the last place."""
