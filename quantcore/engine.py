@@ -37,8 +37,7 @@ class EngineOptions:
         max_batch: Largest batch that an engine with fixed shapes is built for.
         target: Hardware to build for by the engine's own name (`SM86`); None for this machine's.
         timing_cache: File in which an engine that times kernels keeps what it learnt.
-        shared_memory: Share working memory with the other engines of the process that say so, for
-            many engines of which few run at a time; an engine that cannot keeps its own.
+        shared_memory: Let many engines, few running at a time, share memory where they can.
     """
 
     threads: int | None = None

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
-import yaml
 
 from quantcore.analysis.accuracy import Judge, Loss
+from quantcore.analysis.frontier import Mixed, Point, Unseen
 from quantcore.analysis.journal import Journal
 from quantcore.analysis.keep import keeping
 from quantcore.analysis.macs import macs_of
-from quantcore.analysis.resample import Estimate
 from quantcore.analysis.runs import Runs, Variant
 from quantcore.analysis.search import Kept, Search
 from quantcore.analysis.sensitivity import Sensitivity, Subject
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import UsageError
-from quantcore.policy import CalibrationPolicy
 from quantcore.progress import Progress
-
-FORMAT = "quantcore.mixed/1"
 
 #: Numbers of most sensitive layers that are always measured, so that the frontier has a shape.
 LANDMARKS = (0, 3, 5, 10)
@@ -35,153 +29,6 @@ LANDMARKS = (0, 3, 5, 10)
 _KERNEL = math.log(1.5)
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Point:
-    """The whole model with some layers in float.
-
-    Attributes:
-        kept: The layers in float, in graph order.
-        share: Share of the MACs in INT8, 0..1.
-        loss: Against the float model, as measured.
-        drop: What was held against the target: the larger of the measured drop in mAP and of the
-            one that the detections' loss lets expect, plus a margin for the noise.
-    """
-
-    kept: tuple[str, ...]
-    share: float
-    loss: Loss
-    drop: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {
-            "kept": list(self.kept),
-            "layers_kept": len(self.kept),
-            "int8_share_of_macs": self.share,
-            "map_drop": self.loss.map_drop.to_dict(),
-            "detections_loss": self.loss.detections.to_dict(),
-            "judged_drop": self.drop,
-        }
-
-
-@dataclass(frozen=True)
-class Unseen:
-    """Points of a search on a split that the search did not see.
-
-    Attributes:
-        split: Its name.
-        images: How many were run.
-        float_map: Of the float model on them.
-        losses: For each of `Mixed.shown`.
-    """
-
-    split: str
-    images: int
-    float_map: Estimate
-    losses: tuple[Loss, ...]
-
-    def to_dict(self, points: Sequence[Point]) -> dict[str, Any]:
-        """JSON form."""
-        return {
-            "split": self.split,
-            "images": self.images,
-            "float_map": self.float_map.to_dict(),
-            "points": [
-                {
-                    "layers_kept": len(point.kept),
-                    "int8_share_of_macs": point.share,
-                    "map_drop": loss.map_drop.to_dict(),
-                    "detections_loss": loss.detections.to_dict(),
-                }
-                for point, loss in zip(points, self.losses, strict=True)
-            ],
-        }
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """What a search found.
-
-    Attributes:
-        model: Model name.
-        split: What was searched on.
-        images: How many.
-        max_drop: The target.
-        confidence: How surely it had to be met.
-        min_int8: Least share of the MACs in INT8.
-        float_map: Of the float model on these images.
-        chosen: The set of layers; meets the target if `met`, else the nearest to it.
-        met: Whether it does.
-        points: Everything that was measured, by share.
-        policy: For every backend.
-        unseen: What is shown, on images that the search did not see.
-    """
-
-    model: str
-    split: str
-    images: int
-    max_drop: float
-    confidence: float
-    min_int8: float
-    float_map: Estimate
-    chosen: Point
-    met: bool
-    points: tuple[Point, ...]
-    policy: CalibrationPolicy
-    unseen: Unseen | None = None
-
-    @property
-    def frontier(self) -> tuple[Point, ...]:
-        """The points that no other beats in both share and drop, most MACs in INT8 first."""
-        best: list[Point] = []
-        for point in sorted(self.points, key=lambda p: (-p.share, p.drop)):
-            # The chosen one is the cheapest or the nearest, so no point beats it in both.
-            if not best or point.drop < best[-1].drop or point == self.chosen:
-                best.append(point)
-        return tuple(best)
-
-    @property
-    def shown(self) -> tuple[Point, ...]:
-        """The frontier and the landmarks, in the order of `points`."""
-        best = self.frontier
-        return tuple(p for p in self.points if p in best or len(p.kept) in LANDMARKS)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form, `mixed.json`."""
-        return {
-            "format": FORMAT,
-            "model": self.model,
-            "split": self.split,
-            "images": self.images,
-            "max_drop": self.max_drop,
-            "confidence": self.confidence,
-            "min_int8": self.min_int8,
-            "interval": "90 % paired bootstrap over images",
-            "float_map": self.float_map.to_dict(),
-            "met": self.met,
-            "chosen": self.chosen.to_dict(),
-            "frontier": [point.to_dict() for point in self.frontier],
-            "points": [point.to_dict() for point in self.points],
-            "unseen": self.unseen.to_dict(self.shown) if self.unseen else None,
-        }
-
-    def to_json(self) -> str:
-        """The file's text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-
-    def policy_yaml(self) -> str:
-        """The policy, with a word on where it comes from."""
-        verdict = "meets" if self.met else "DOES NOT meet"
-        drop = self.chosen.loss.map_drop
-        head = (
-            f"# {self.model}: {len(self.chosen.kept)} layers in float, {self.chosen.share:.1%} of "
-            f"the MACs in INT8.\n# {verdict} a drop of {self.max_drop} in mAP: measured "
-            f"{drop.value:+.4f} ({drop.low:+.4f} to {drop.high:+.4f}) on {self.images} images of "
-            f"{self.split}.\n"
-        )
-        return head + yaml.safe_dump(self.policy.to_dict(), sort_keys=False)
 
 
 class Whole:
@@ -339,6 +186,7 @@ def find(
         met,
         tuple(points),
         policy,
+        landmarks=tuple(whole.point(kept).kept for kept in _landmarks(ranking)),
     )
 
 
@@ -371,8 +219,8 @@ def verify(
 def _search(whole: Whole, ranking: Sensitivity, wish: Wish) -> tuple[Point, bool]:
     """The chosen point, and whether it meets the target."""
     by_loss = [cost.layer for cost in ranking.layers]
-    for count in LANDMARKS:
-        whole.point(frozenset(by_loss[:count]))
+    for landmark in _landmarks(ranking):
+        whole.point(landmark)
     if wish.top is not None:
         point = whole.point(frozenset(by_loss[: wish.top]))
         return point, point.drop <= wish.max_drop
@@ -380,6 +228,11 @@ def _search(whole: Whole, ranking: Sensitivity, wish: Wish) -> tuple[Point, bool
     search = Search(macs, by_loss, whole.drop, wish.max_drop, wish.min_int8, wish.budget)
     found = search.run([by_loss, _by_yield(ranking, macs)])
     return whole.point(found.kept), search.meets(found)
+
+
+def _landmarks(ranking: Sensitivity) -> list[Kept]:
+    """The most sensitive layers, so many as `LANDMARKS` says."""
+    return [frozenset(cost.layer for cost in ranking.layers[:count]) for count in LANDMARKS]
 
 
 def _by_yield(ranking: Sensitivity, macs: Mapping[str, int]) -> list[str]:

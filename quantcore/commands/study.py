@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from quantcore import pipeline
-from quantcore.analysis import mixed as mixing
-from quantcore.analysis import sensitivity as sensing
+from quantcore import pipeline, study
+from quantcore.analysis.mixed import Wish
 from quantcore.analysis.sensitivity import DEFAULT_METHOD, METHODS, Subject
 from quantcore.commands.options import (
     DataRoot,
@@ -22,13 +21,13 @@ from quantcore.commands.options import (
     load_model,
     read_policy,
 )
-from quantcore.data.coco import CocoDataset
 from quantcore.errors import UsageError
 from quantcore.files import ensure_folder, write_whole
 from quantcore.ir import FloatModel
 from quantcore.policy import CalibrationPolicy
 from quantcore.progress import for_console
-from quantcore.report import plots, studies, terminal
+from quantcore.report import studies, terminal
+from quantcore.study import Study
 from quantcore.table import CalibrationTable
 
 Method = Annotated[str, typer.Option(help=f"What layers are ranked by: {', '.join(METHODS)}.")]
@@ -60,18 +59,8 @@ def sensitivity(
     loaded = load_model(model, weights, size, preset)
     chosen = CalibrationPolicy.load(policy) if policy else None
     subject = Subject.of(loaded, CalibrationTable.load(table), chosen)
-    dataset = CocoDataset.open(data, split)
-    found = sensing.measure(
-        subject,
-        dataset,
-        split,
-        out,
-        method=method,
-        images=images,
-        workers=workers,
-        progress=for_console(),
-    )
-    _write_sensitivity(found, out)
+    how = Study(data, split, method, images, workers)
+    found = study.rank(subject, how, out, for_console())
     terminal.console().print(studies.sensitivity(found))
     print(f"{out / 'sensitivity.json'} and {out / 'sensitivity.svg'}: written")
 
@@ -104,32 +93,29 @@ def mixed(
     verify: Annotated[
         str | None, typer.Option(help="Split to measure the frontier on again, once it is found.")
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Engine whose measured latency is the cost; MACs are by default."),
+    ] = None,
     workers: Workers = None,
 ) -> None:
     """Find the cheapest set of layers to leave in float; ends with exit code 1 if none will do.
 
     Report, picture and journal go to a folder beside the policy.
     """
-    wish = mixing.Wish(max_drop, min_int8, top, confidence=confidence)
+    wish = Wish(max_drop, min_int8, top, confidence=confidence)
+    how = Study(data, split, method, images, workers, wish, engine, verify)
     work = ensure_folder(out.parent / f"{out.stem}.mixed")
     loaded = load_model(model, weights, size, preset)
     found_table = _table(loaded, data, table, backend, policy, work)
     chosen = CalibrationPolicy.load(policy) if policy else None
     subject = Subject.of(loaded, found_table, chosen)
-    dataset = CocoDataset.open(data, split)
-    bars = for_console()
-    how: Any = {"images": images, "workers": workers, "progress": bars}
-    ranking = sensing.measure(subject, dataset, split, work, method=method, labels=False, **how)
-    _write_sensitivity(ranking, work)
-    found = mixing.find(subject, ranking, dataset, work, wish, say=print, **how)
-    if verify is not None:
-        unseen = CocoDataset.open(data, verify)
-        found = mixing.verify(subject, found, unseen, verify, work, **how)
-    write_whole(work / "mixed.json", found.to_json())
-    write_whole(work / "frontier.svg", plots.frontier(found))
+    found = study.mix(subject, how, work, for_console(), print)
     write_whole(out, found.policy_yaml())
     terminal.console().print(studies.mixed(found))
     print(studies.verdict(found))
+    if found.speed and found.speed.caveat:
+        print(f"note: {found.speed.caveat}")
     print(f"{out}: written; report and picture in {work}")
     if not found.met and top is None:
         raise typer.Exit(1)
@@ -153,8 +139,3 @@ def _table(
     )
     done.table.save(work / "table.json")
     return done.table
-
-
-def _write_sensitivity(found: sensing.Sensitivity, folder: Path) -> None:
-    write_whole(folder / "sensitivity.json", found.to_json())
-    write_whole(folder / "sensitivity.svg", plots.sensitivity(found))

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from quantcore.analysis.difference import TableDifference, TensorDifference
-from quantcore.analysis.mixed import Mixed, Point
+from quantcore.analysis.frontier import Mixed, Point
 from quantcore.analysis.sensitivity import LayerCost, Sensitivity
 
 #: A picture shows the worst layers; the JSON beside it has all.
@@ -98,22 +98,26 @@ def _bar(
 
 
 def frontier(found: Mixed) -> str:
-    """Every measured set of layers: share of the MACs in INT8 against the loss of mAP."""
+    """Measured sets of layers: share of the MACs in INT8, or latency, against the loss of mAP."""
     best = set(found.frontier)
-    drops = [e for p in found.points for e in (p.loss.map_drop.low, p.loss.map_drop.high)]
+    points = [p for p in found.points if p.latency or not found.speed]
+    drops = [e for p in points for e in (p.loss.map_drop.low, p.loss.map_drop.high)]
     # A model that collapses would flatten all the rest; it is drawn at the edge.
     highest = min(max([found.max_drop, *drops]), max(_MOST * found.max_drop, _LEAST))
     y_ticks = _ticks(min([0.0, *drops]), highest)
-    x_ticks = _ticks(min(p.share for p in found.points), 1.0)
+    costs = [_cost(p) for p in points]
+    x_ticks = _ticks(min(costs), max(costs) if found.speed else 1.0)
     x, y = _scale(x_ticks, 70, 900), _scale(y_ticks, 430, 60, clip=True)
-    dots = [_dot(p, found, p in best, x, y) for p in found.points]
-    line = " ".join(f"{x(p.share)},{y(p.loss.map_drop.value)}" for p in found.frontier)
+    dots = [_dot(p, found, p in best, x, y) for p in points]
+    line = " ".join(f"{x(_cost(p))},{y(p.loss.map_drop.value)}" for p in found.frontier)
     verdict = "meets" if found.met else "misses"
+    engine = found.speed.engine if found.speed else None
     return _render(
         "frontier.svg.j2",
-        title=f"{found.model}: accuracy against MACs in INT8",
+        title=f"{found.model}: accuracy against {'latency' if engine else 'MACs in INT8'}",
         subtitle=f"{found.images} images of {found.split}; {len(found.chosen.kept)} layers in "
         f"float {verdict} the target of {found.max_drop:g}; numbers: layers in float",
+        across=f"ms on {engine}" if engine else "share of the MACs in INT8",
         width=_WIDTH,
         height=490,
         left=70,
@@ -121,11 +125,20 @@ def frontier(found: Mixed) -> str:
         top=60,
         bottom=430,
         target=y(found.max_drop),
-        x_ticks=[{"at": x(t), "text": f"{t:.0%}" if t >= 0.1 else f"{t:g}"} for t in x_ticks],
+        x_ticks=[{"at": x(t), "text": _tick(t, engine is None)} for t in x_ticks],
         y_ticks=[{"at": y(t), "text": f"{t:g}"} for t in y_ticks],
         line=line,
         dots=dots,
     )
+
+
+def _cost(point: Point) -> float:
+    """Milliseconds where they were measured, else the share of the MACs in INT8."""
+    return point.latency.p50_ms if point.latency else point.share
+
+
+def _tick(value: float, share: bool) -> str:
+    return f"{value:.0%}" if share and value >= 0.1 else f"{value:g}"
 
 
 def _dot(
@@ -137,15 +150,18 @@ def _dot(
 ) -> dict[str, Any]:
     chosen = point == found.chosen
     drop = point.loss.map_drop
+    hint = f"{len(point.kept)} in float, {point.share:.1%} INT8, mAP {-drop.value:+.4f}"
+    if point.latency:
+        hint += f", {point.latency.p50_ms:.1f} ms"
     return {
-        "x": x(point.share),
+        "x": x(_cost(point)),
         "y": y(drop.value),
         "low": y(drop.low),
         "high": y(drop.high),
         "r": 6 if chosen else 3.5,
         "color": _RED if chosen else _BLUE if best else _GREY,
         "text": str(len(point.kept)) if chosen or best else "",
-        "hint": f"{len(point.kept)} in float, {point.share:.1%} INT8, mAP {-drop.value:+.4f}",
+        "hint": hint,
     }
 
 

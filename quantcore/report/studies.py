@@ -6,7 +6,7 @@ import math
 
 from rich.table import Table
 
-from quantcore.analysis.mixed import Mixed
+from quantcore.analysis.frontier import Mixed, Timing
 from quantcore.analysis.sensitivity import Sensitivity
 from quantcore.report.terminal import estimate
 
@@ -46,12 +46,20 @@ def sensitivity(found: Sensitivity, shown: int = SHOWN) -> Table:
     return table
 
 
+def _latency(found: Timing | None) -> str:
+    """Median and interval, or a dash where a graph was not timed."""
+    return f"{found.p50_ms:.1f} ({found.low_ms:.1f} to {found.high_ms:.1f})" if found else "-"
+
+
 def mixed(found: Mixed) -> Table:
     """The frontier, the chosen set marked."""
     title = f"{found.model}: layers in float, {found.images} images of {found.split}"
     table = Table(title=title, title_justify="left")
     for column in ("", "layers in float", "MACs in INT8", "mAP lost", "detections lost"):
         table.add_column(column, justify="right")
+    if found.speed is not None:
+        table.add_column(f"ms on {found.speed.engine}", justify="right")
+        table.caption = f"the float model takes {_latency(found.speed.whole)} ms"
     again = found.unseen
     if again is not None:
         table.add_column(f"mAP lost on {again.split}", justify="right")
@@ -62,6 +70,7 @@ def mixed(found: Mixed) -> Table:
             f"{point.share:.1%}",
             estimate(point.loss.map_drop, 4, "+"),
             estimate(point.loss.detections, 4),
+            *([_latency(point.latency)] if found.speed else []),
             *([estimate(again.losses[number].map_drop, 4, "+")] if again else []),
         )
     return table
@@ -75,6 +84,10 @@ def verdict(found: Mixed) -> str:
         f"{estimate(chosen.loss.map_drop, 4, '+')} on {found.split}, with margin "
         f"{chosen.drop:+.4f} (confidence {found.confidence:g})"
     )
+    if found.speed:
+        figures += f", {_latency(chosen.latency)} ms on {found.speed.engine}"
+        if chosen.latency and chosen.latency.low_ms > found.speed.whole.high_ms:
+            figures += f", where the float model is faster: {_latency(found.speed.whole)} ms"
     if found.met:
         return f"target {found.max_drop:g} met: {figures}"
     return (

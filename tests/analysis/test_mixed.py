@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from quantcore.analysis.accuracy import Loss
-from quantcore.analysis.mixed import Mixed, Point, Whole, Wish
+from quantcore.analysis.frontier import Mixed, Point
+from quantcore.analysis.mixed import Whole, Wish
 from quantcore.analysis.resample import Estimate
 from quantcore.errors import UsageError
 from quantcore.policy import CalibrationPolicy
