@@ -12,22 +12,37 @@ import onnx
 import quantcore
 from quantcore import registry
 from quantcore.analysis.difference import thresholds
+from quantcore.analysis.frontier import Mixed
+from quantcore.analysis.keep import quantized_layers
+from quantcore.analysis.macs import int8_share, macs_of
+from quantcore.analysis.mixed import Wish
 from quantcore.analysis.resample import Estimate
+from quantcore.analysis.sensitivity import Subject
 from quantcore.backend import check_capabilities
 from quantcore.data.coco import CocoDataset
-from quantcore.errors import QuantcoreError
+from quantcore.errors import QuantcoreError, UsageError
 from quantcore.files import ensure_folder, write_whole
 from quantcore.ir import FloatModel, QdqModel
-from quantcore.pipeline import Calibrated, Data, Evaluation, calibrate, evaluate, save_qdq, typed
+from quantcore.pipeline import (
+    Calibrated,
+    Data,
+    Evaluation,
+    calibrate,
+    evaluate,
+    quantize,
+    save_qdq,
+    typed,
+)
 from quantcore.policy import CalibrationPolicy
 from quantcore.progress import Progress, Silent
 from quantcore.qdq.insertion import count_pairs
 from quantcore.qdq.placement import plan
 from quantcore.qdq.precision import check_precision
-from quantcore.report import html, terminal
+from quantcore.report import html, studies, terminal
 from quantcore.report.host import host
-from quantcore.report.record import Evaluated, Failure, RunRecord, Variant
+from quantcore.report.record import Evaluated, Failure, LeftInFloat, RunRecord, Variant
 from quantcore.report.terminal import estimate, figure
+from quantcore.study import Study, mix
 from quantcore.table import CalibrationTable
 from quantcore.worker import run_apart
 
@@ -46,6 +61,8 @@ class Comparison:
         engines: How graphs are evaluated: every graph on each.
         device: Where frameworks compute.
         precision: Of what stays unquantized; see `pipeline.quantize`.
+        wish: What is asked of a search for the layers to leave in float, whose result is one more
+            variant of every backend; None for no search.
     """
 
     model: FloatModel
@@ -57,6 +74,7 @@ class Comparison:
     engines: tuple[Evaluation, ...]
     device: str = "auto"
     precision: str = "int8"
+    wish: Wish | None = None
 
 
 def compare(
@@ -98,12 +116,55 @@ def _check(what: Comparison) -> None:
         check_capabilities(backend, registry.load_backend(backend).capabilities, sites)
     check_precision(what.precision)
     data = what.data
-    CocoDataset.open(data.root, data.calibration).select(what.policy.images, what.policy.seed)
+    calibration = CocoDataset.open(data.root, data.calibration)
+    calibration.select(what.policy.images, what.policy.seed)
+    if what.wish is not None and not calibration.annotations:
+        raise UsageError(f"{calibration.source}: no labels, and the search measures mAP there")
     dataset = CocoDataset.open(data.root, data.evaluation)
     dataset.check_classes(what.model.class_names)
     for how in what.engines:
         registry.load_engine(how.engine).check(how.options)
         dataset.select(how.images)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A graph that a backend made, before it is evaluated.
+
+    Attributes:
+        backend: Backend name.
+        label: What its files are called.
+        calibrated: Where its ranges come from.
+        policy: Applied.
+        qdq: The graph.
+        found: The search that the policy comes from; None where it is the comparison's.
+    """
+
+    backend: str
+    label: str
+    calibrated: Calibrated
+    policy: CalibrationPolicy
+    qdq: QdqModel
+    found: Mixed | None = None
+
+    @property
+    def artifacts(self) -> dict[str, str]:
+        """File names in the output folder, by kind."""
+        files = {"onnx": f"{self.label}.onnx", "table": f"{self.backend}.table.json"}
+        if self.found:
+            files["policy"] = f"{self.label}.yaml"
+            files["search"] = f"{self.label}/mixed.json"
+            files["frontier"] = f"{self.label}/frontier.svg"
+        return files
+
+    @property
+    def left(self) -> LeftInFloat | None:
+        """What the search left in float."""
+        if self.found is None:
+            return None
+        at, chosen = self.found, self.found.chosen
+        drop = chosen.loss.map_drop
+        return LeftInFloat(chosen.kept, at.max_drop, at.met, drop, at.split, at.images)
 
 
 class _Run:
@@ -155,21 +216,47 @@ class _Run:
             return
         self._tables[name] = calibrated.table
         calibrated.table.save(what.out / f"{name}.table.json")
-        save_qdq(qdq, what.out / f"{name}.onnx")
         self._say(f"{name}: calibrated in {calibrated.seconds:.1f} s")
         if calibrated.audit:
             self._say(f"{name}: {terminal.audit(calibrated.audit, name)}")
-        for how in what.engines:
+        self._on_engines(_Made(name, name, calibrated, what.policy, qdq))
+        if what.wish is not None:
+            self._mixed(name, calibrated, what.wish)
+
+    def _mixed(self, name: str, calibrated: Calibrated, wish: Wish) -> None:
+        """Searches for the layers to leave in float; evaluates the graph without them."""
+        what, label = self._what, f"{name}.mixed"
+        # The images that the table was made with: the evaluation split stays unseen.
+        study = Study(what.data.root, what.data.calibration, images=what.policy.images, wish=wish)
+        subject = Subject(what.model, calibrated.table, what.policy)
+        folder = ensure_folder(what.out / label)
+        try:
+            found: Mixed = run_apart(
+                mix, subject, study, folder, progress=self._progress, what=label
+            ).result
+            qdq = quantize(what.model, calibrated.table, found.policy, what.precision)
+        except QuantcoreError as error:
+            self._failed(f"{name}, mixed", None, error)
+            return
+        write_whole(what.out / f"{label}.yaml", found.policy_yaml())
+        self._say(f"{name}: {studies.verdict(found)}")
+        self._on_engines(_Made(name, label, calibrated, found.policy, qdq, found))
+
+    def _on_engines(self, made: _Made) -> None:
+        """Writes a graph and evaluates it on every engine."""
+        save_qdq(made.qdq, self._what.out / f"{made.label}.onnx")
+        title = f"{made.backend}{', mixed' if made.found else ''}"
+        for how in self._what.engines:
             try:
-                found = self._evaluate(name, qdq.proto, how)
+                found = self._evaluate(title, made.qdq.proto, how)
             except QuantcoreError as error:
-                self._failed(name, how.engine, error)
+                self._failed(title, how.engine, error)
                 continue
-            variant = self._variant(name, calibrated, qdq, found)
+            variant = self._variant(made, found)
             self._variants.append(variant)
             change = estimate(variant.map_difference, sign="+")
             map_ = figure(found.detection.map)
-            self._say(f"{name} on {how.engine}: mAP {map_}, against float {change}")
+            self._say(f"{variant.name}: mAP {map_}, against float {change}")
 
     def record(self) -> RunRecord:
         """Everything that was found."""
@@ -189,24 +276,25 @@ class _Run:
         title = f"{name} on {how.engine}"
         return run_apart(evaluate, *arguments, progress=self._progress, what=title).result
 
-    def _variant(
-        self, name: str, calibrated: Calibrated, qdq: QdqModel, found: Evaluated
-    ) -> Variant:
-        artifacts = {"onnx": f"{name}.onnx", "table": f"{name}.table.json"}
+    def _variant(self, made: _Made, found: Evaluated) -> Variant:
+        calibrated, model = made.calibrated, self._what.model
         return Variant(
-            name,
+            made.backend,
             found,
             calibrated.seconds,
             calibrated.peak_rss_mb,
-            (self._what.out / artifacts["onnx"]).stat().st_size,
-            artifacts,
+            (self._what.out / made.artifacts["onnx"]).stat().st_size,
+            made.artifacts,
             # The engine's first: the same library may have calibrated in another version.
             {**found.versions, **calibrated.table.provenance.versions},
-            self._what.policy.to_dict(),
-            count_pairs(qdq.proto),
-            calibrated.audit,
+            made.policy.to_dict(),
+            count_pairs(made.qdq.proto),
+            # The audit is of the graph with everything quantized.
+            None if made.found else calibrated.audit,
             calibrated.parity,
             self._difference(found),
+            int8_share(macs_of(model), quantized_layers(model, made.policy)),
+            made.left,
         )
 
     def _difference(self, found: Evaluated) -> Estimate | None:

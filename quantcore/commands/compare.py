@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from quantcore import comparison, pipeline, registry
+from quantcore.analysis.mixed import Wish
 from quantcore.commands.options import (
     CalibrationSplit,
     DataRoot,
@@ -61,6 +62,17 @@ def compare(
     device: Device = "auto",
     threads: Threads = None,
     precision: Precision = "int8",
+    mixed: Annotated[
+        bool,
+        typer.Option("--mixed", help="Search each backend's smallest set of layers left in float."),
+    ] = False,
+    max_drop: Annotated[
+        float | None, typer.Option(help="With --mixed: the model may lose so much mAP.")
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(help="With --mixed: keep so many most sensitive layers; no search.", min=0),
+    ] = None,
 ) -> None:
     """Quantize a model through several frameworks and compare accuracy and speed."""
     ensure_folder(out)
@@ -79,8 +91,18 @@ def compare(
         evaluations,
         device,
         precision,
+        _wish(mixed, max_drop, top),
     )
     _show(comparison.compare(what, for_console(), print), out)
+
+
+def _wish(mixed: bool, max_drop: float | None, top: int | None) -> Wish | None:
+    """What is asked of the search; None where there is to be none."""
+    if mixed:
+        return Wish(top=top) if max_drop is None else Wish(max_drop, top=top)
+    if max_drop is not None or top is not None:
+        raise UsageError("--max-drop and --top need --mixed")
+    return None
 
 
 def _options(

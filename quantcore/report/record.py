@@ -57,6 +57,31 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class LeftInFloat:
+    """What a search left in float, and how near it came to its target.
+
+    Attributes:
+        layers: In graph order.
+        max_drop: The target.
+        met: Whether the target is met where it was searched.
+        map_drop: Loss of mAP where it was searched.
+        split: The images that were searched on.
+        images: How many.
+    """
+
+    layers: tuple[str, ...]
+    max_drop: float
+    met: bool
+    map_drop: Estimate
+    split: str
+    images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {**asdict(self), "layers": list(self.layers), "map_drop": self.map_drop.to_dict()}
+
+
+@dataclass(frozen=True)
 class Variant:
     """One column of a comparison: the float model, or what one backend made of it.
 
@@ -74,6 +99,8 @@ class Variant:
         parity: Relative difference of the framework's float network from the float graph.
         map_difference: mAP less the float model's on the same engine and images; None for the
             float model, and where that failed.
+        macs_in_int8: Share of the MACs in quantized layers, 0..1; None for the float model.
+        left: What a search left in float; None where there was none.
     """
 
     backend: str | None
@@ -88,11 +115,14 @@ class Variant:
     audit: Audit | None = None
     parity: float | None = None
     map_difference: Estimate | None = None
+    macs_in_int8: float | None = None
+    left: LeftInFloat | None = None
 
     @property
     def name(self) -> str:
         """How the variant is called in tables."""
-        return f"{self.backend or 'float'} on {self.evaluated.engine}"
+        mixed = ", mixed" if self.left else ""
+        return f"{self.backend or 'float'}{mixed} on {self.evaluated.engine}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -100,6 +130,8 @@ class Variant:
             "backend": self.backend,
             **self.evaluated.to_dict(),
             "map_difference": self.map_difference.to_dict() if self.map_difference else None,
+            "int8_share_of_macs": self.macs_in_int8,
+            "mixed": self.left.to_dict() if self.left else None,
             "calibration_seconds": self.calibration_seconds,
             "peak_rss_mb": self.peak_rss_mb,
             "sizes": {"onnx_bytes": self.onnx_bytes},

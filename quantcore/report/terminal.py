@@ -12,7 +12,7 @@ from quantcore.analysis.difference import TableDifference
 from quantcore.analysis.resample import Estimate
 from quantcore.engines.audit import Int8Audit
 from quantcore.registry import PluginInfo
-from quantcore.report.record import Evaluated, RunRecord, Variant
+from quantcore.report.record import Evaluated, LeftInFloat, RunRecord, Variant
 from quantcore.testing.kit import Outcome
 
 
@@ -64,8 +64,8 @@ def comparison(record: RunRecord) -> Table:
     return table
 
 
-#: Rows that are left out where no engine tells.
-_WHERE_KNOWN = ("on the device p50, ms", "runs on")
+#: Rows that are left out where there is nothing to tell.
+_WHERE_KNOWN = ("on the device p50, ms", "runs on", "left in float by the search")
 
 
 def _column(variant: Variant) -> dict[str, str]:
@@ -84,8 +84,20 @@ def _column(variant: Variant) -> dict[str, str]:
         "ONNX file, MB": figure(variant.onnx_bytes / 1e6, 2),
         "Q/DQ pairs": str(sum(variant.pairs.values())) if quantized else "-",
         "quantized layers in INT8": _int8(variant.evaluated.int8),
+        "MACs in quantized layers": _share(variant.macs_in_int8),
+        "left in float by the search": _left(variant.left),
         "audit, worst layer, dB": figure(variant.audit.worst_db, 1) if variant.audit else "-",
     }
+
+
+def _share(found: float | None) -> str:
+    return "-" if found is None else f"{found:.1%}"
+
+
+def _left(found: LeftInFloat | None) -> str:
+    if found is None:
+        return "-"
+    return f"{len(found.layers)} layers{'' if found.met else ', target missed'}"
 
 
 def _int8(found: Int8Audit | None) -> str:
