@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -131,11 +132,11 @@ class BackendSession(ABC):
         """
         check_capabilities(self.name, self.capabilities, plan)
         self._applied = False  # a calibration takes quantizers out that a table put in
-        watched = self.progress.track(batches, f"{self.name}: calibrating")
-        if plan.implementation == "portable":
-            ranges = observe(plan, self.model, lambda see: self._feed(plan.sites, watched, see))
-        else:
-            ranges = dict(self._observe(plan.sites, watched))
+        with closing(self.progress.track(batches, f"{self.name}: calibrating")) as watched:
+            if plan.implementation == "portable":
+                ranges = observe(plan, self.model, partial(self._feed, plan.sites, watched))
+            else:
+                ranges = dict(self._observe(plan.sites, watched))
         wanted = {site.tensor for site in plan.sites}
         if wanted != ranges.keys():
             missing = ", ".join(sorted(wanted - ranges.keys())) or "none"
@@ -166,12 +167,11 @@ class BackendSession(ABC):
         """
         check_shows_activations(self.name, self.capabilities)
         self._applied = False
-        sites = plans[0].sites
-        watched = self.progress.track(batches, f"{self.name}: collecting")
         extra = [s.policy for p in plans[1:] for s in p.sites if s.role == "activation"]
-        feed = partial(self._feed, sites, watched)
-        with watch(plans[0], feed, dict.fromkeys(extra), keep) as collector:
-            return collector.seen
+        with closing(self.progress.track(batches, f"{self.name}: collecting")) as watched:
+            feed = partial(self._feed, plans[0].sites, watched)
+            with watch(plans[0], feed, dict.fromkeys(extra), keep) as collector:
+                return collector.seen
 
     def _feed(self, sites: Sequence[Site], batches: Iterable[Array], see: See) -> None:
         """Shows the float network's activations to the portable observers, batch by batch."""

@@ -173,7 +173,9 @@ def calibrate_each(
         session.progress = progress or Silent()
         parity = check_parity(session, engine)
         began = time.perf_counter()
-        found, kept = find_ranges(session, plans, batches.inputs(), keep_histograms)
+        inputs = batches.inputs()
+        with inputs.naming_images():
+            found, kept = find_ranges(session, plans, inputs, keep_histograms)
         cost = (time.perf_counter() - began, remote.peak_of(session), parity)
         few = Batches(images, model.preprocessing, model.batch_size or AUDIT_IMAGES)
         done = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Generator, Iterable, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -30,8 +30,10 @@ class Progress(ABC):
     def stop(self, task: int) -> None:
         """The task is over, finished or not."""
 
-    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-        """Yields the items and advances after each.
+    def track(
+        self, items: Iterable[T], description: str, total: int | None = None
+    ) -> Generator[T, None, None]:
+        """Yields the items and advances after each; the task is over when it is closed.
 
         Args:
             items: What is worked on.

@@ -6,10 +6,12 @@ import json
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
 from quantcore.commands.options import table_paths
+from quantcore.data.batches import Batches
 from quantcore.policy import CalibrationPolicy
 from quantcore.table import CalibrationTable
 
@@ -167,3 +169,24 @@ def test_fewer_bits_and_zero_points_go_the_whole_way(bench, shared_squares, code
     assert done.code == 0, done.err
     done = bench.cli("diff", source, again, "--json")
     assert any(t["decibels"] is not None for t in json.loads(done.out)["tensors"])
+
+
+@pytest.mark.parametrize("implementation", ["native", "portable"])
+def test_a_value_that_is_no_number_names_the_file(bench, monkeypatch, implementation) -> None:
+    read = Batches._read
+
+    def broken(self, image):
+        pixels, *rest = read(self, image)
+        if image.path.name == "4.png":
+            pixels[0, 0, 0] = np.nan
+        return pixels, *rest
+
+    monkeypatch.setattr(Batches, "_read", broken)
+    policy = {"implementation": implementation, "batch_size": 2}
+    done = bench.calibrate(policy, "table.json")
+    assert done.code == 2
+    assert "'images' of layer stem.conv: NaN" in done.err
+    assert done.err.rstrip().endswith("seen in one of 3.png, 4.png")
+    if implementation == "portable":
+        assert "image 3 (counted from 0" in done.err
+    assert not (bench.out / "table.json").exists()

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,7 +15,7 @@ import numpy as np
 from quantcore.data.coco import CocoImage
 from quantcore.data.images import read_image
 from quantcore.data.letterbox import Placement, letterbox
-from quantcore.errors import DataError
+from quantcore.errors import DataError, RangeError
 from quantcore.ir import Array, Preprocessing
 
 _Ready = tuple[Array, Placement, float]
@@ -109,13 +110,26 @@ class Inputs:
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
+        self._handed_out: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Array]:
         for batch in self._batches:
+            self._handed_out = batch.image_ids
             yield batch.images
+        self._handed_out = ()
+
+    @contextmanager
+    def naming_images(self) -> Iterator[None]:
+        """Adds the files of the batch handed out last to a RangeError, until all have been."""
+        try:
+            yield
+        except RangeError as error:
+            ids = frozenset(self._handed_out)
+            names = ", ".join(i.path.name for i in self._batches.images if i.id in ids)
+            raise RangeError(f"{error}; seen in one of {names}" if names else str(error)) from None
 
 
 def _assemble(ready: Sequence[_Ready], ids: tuple[int, ...]) -> Batch:
