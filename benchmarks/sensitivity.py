@@ -38,13 +38,17 @@ def graphs(subject: Subject) -> list[Variant]:
 
 
 def naive(
-    subject: Subject, dataset: CocoDataset, images: int, names: tuple[str, ...]
+    subject: Subject,
+    dataset: CocoDataset,
+    images: int,
+    names: tuple[str, ...],
+    threads: int | None,
 ) -> dict[str, tuple[Detections, float | None]]:
     """One layer after another: quantize, build, run the whole graph on every image, score."""
     found = {}
     for name in names:
         variant = subject.variant(name, alone(subject.policy, subject.layers, name))
-        with load_engine(REFERENCE_ENGINE).build(variant.proto, EngineOptions()) as engine:
+        with load_engine(REFERENCE_ENGINE).build(variant.proto, EngineOptions(threads)) as engine:
             result, detections = evaluate(engine, subject.model, dataset, images=images)
         found[name] = (detections, result.map)
     return found
@@ -69,6 +73,9 @@ def main() -> None:
     parser.add_argument("--split", default="val2017")
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--every", type=int, default=1, help="naive loop on every n-th layer only")
+    parser.add_argument(
+        "--naive-threads", type=int, help="threads of the naive loop's engine; its own by default"
+    )
     given = parser.parse_args()
     model = load_model(given.model, given.weights, ModelOptions(preset=given.preset))
     subject = Subject.of(model, CalibrationTable.load(given.table))
@@ -78,12 +85,12 @@ def main() -> None:
     # In turns, so that what else the machine does hits both alike.
     half = len(some) // 2
     clocks = [clock()]
-    slow = naive(subject, dataset, given.images, some[:half])
+    slow = naive(subject, dataset, given.images, some[:half], given.naive_threads)
     clocks.append(clock())
     with tempfile.TemporaryDirectory() as folder:
         fast, figures = shared(subject, dataset, given.images, Path(folder))
     clocks.append(clock())
-    slow |= naive(subject, dataset, given.images, some[half:])
+    slow |= naive(subject, dataset, given.images, some[half:], given.naive_threads)
     clocks.append(clock())
     first, ours, second = np.diff(clocks, axis=0)
     theirs = (first + second) / len(some) * len(names)
@@ -96,7 +103,8 @@ def main() -> None:
             differ += not same or figure != wanted
     print(
         f"{model.name}: {len(names)} layers x {given.images} images on {cores()} cores: naive loop "
-        f"{theirs[0]:.1f} s, {theirs[1]:.1f} s of CPU (from {len(some)} layers); shared "
+        f"({given.naive_threads or 'all'} threads) {theirs[0]:.1f} s, {theirs[1]:.1f} s of CPU "
+        f"(from {len(some)} layers); shared "
         f"{ours[0]:.1f} s, {ours[1]:.1f} s of CPU; {theirs[0] / ours[0]:.1f} x in time, "
         f"{theirs[1] / ours[1]:.1f} x in CPU; {differ} of {len(some)} layers differ in a box or in "
         "mAP"
