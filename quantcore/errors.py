@@ -58,6 +58,10 @@ class EngineError(QuantcoreError):
     """An engine could not build or run a graph."""
 
 
+class ConfigError(QuantcoreError):
+    """The configuration file cannot be read or does not say what it should."""
+
+
 class OutputError(QuantcoreError):
     """A result cannot be written."""
 

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, cast
 
 from packaging.requirements import Requirement
@@ -14,8 +15,9 @@ from stevedore import DriverManager
 from quantcore import backend, engine, model, remote
 from quantcore.backend import BackendPlugin
 from quantcore.engine import EnginePlugin
-from quantcore.errors import BackendUnavailable, PluginError
+from quantcore.errors import BackendUnavailable, PluginError, QuantcoreError
 from quantcore.model import ModelPlugin
+from quantcore.progress import Progress, Silent
 
 MODELS = "quantcore.models"
 BACKENDS = "quantcore.backends"
@@ -38,6 +40,7 @@ class PluginInfo:
         distribution: Who ships it.
         version: Of the distribution.
         unavailable: Why it cannot be used, with the command that helps; None where it can.
+        python: The Python that it runs in, where that is of another environment.
     """
 
     group: str
@@ -45,16 +48,41 @@ class PluginInfo:
     distribution: str
     version: str
     unavailable: str | None
+    python: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return {**asdict(self), "available": self.unavailable is None}
 
 
-def installed(group: str) -> list[PluginInfo]:
-    """The plugins of a group by name; imports none of them."""
-    points = sorted(_entry_points(group), key=lambda point: point.name)
-    return [_info(group, point) for point in points]
+def installed(group: str, progress: Progress | None = None) -> list[PluginInfo]:
+    """The plugins of a group by name; imports none of them.
+
+    Backends of other environments are asked for over there, which takes a second each.
+
+    Raises:
+        ConfigError: The file that names other environments is not as it should be.
+    """
+    found = [_info(group, point) for point in _entry_points(group)]
+    apart = remote.elsewhere(info.name for info in found) if group == BACKENDS else {}
+    found = [info for info in found if info.name not in apart]
+    if apart:
+        asked = (progress or Silent()).track(list(apart.items()), "asking other environments")
+        found += [_info_elsewhere(name, python) for name, python in asked]
+    return sorted(found, key=lambda info: info.name)
+
+
+def find(group: str, name: str) -> PluginInfo:
+    """The plugin of that name in this environment.
+
+    Raises:
+        PluginError: Unknown, or registered twice.
+        BackendUnavailable: What it drives is not installed; tells the command.
+    """
+    info = _info(group, _point(group, name))
+    if info.unavailable:
+        raise BackendUnavailable(f"{_kind(group)} {name!r} is not usable: {info.unavailable}")
+    return info
 
 
 def load_model(name: str) -> ModelPlugin:
@@ -85,19 +113,8 @@ def _load(group: str, name: str) -> object:
         PluginError: Unknown, registered twice, broken, or for another API version.
         BackendUnavailable: What it drives is not installed; tells the command.
     """
-    kind = group.rpartition(".")[2].rstrip("s")
-    points = [point for point in _entry_points(group) if point.name == name]
-    if not points:
-        names = sorted({point.name for point in _entry_points(group)})
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise PluginError(f"unknown {kind} {name!r}{hint}; installed: {', '.join(names) or 'none'}")
-    if len(points) > 1:
-        owners = " and ".join(sorted(_owner(point)[0] for point in points))
-        raise PluginError(f"{kind} {name!r} is registered twice, by {owners}; uninstall one")
-    info = _info(group, points[0])
-    if info.unavailable:
-        raise BackendUnavailable(f"{kind} {name!r} is not usable: {info.unavailable}")
+    kind = _kind(group)
+    info = find(group, name)
     try:
         plugin: object = DriverManager(group, name, invoke_on_load=True, invoke_args=(name,)).driver
     except Exception as error:  # a plugin's import may fail in any way
@@ -115,6 +132,26 @@ def _load(group: str, name: str) -> object:
             f"this quantcore has {version}; install a matching release"
         )
     return plugin
+
+
+def _kind(group: str) -> str:
+    return group.rpartition(".")[2].rstrip("s")
+
+
+def _point(group: str, name: str) -> metadata.EntryPoint:
+    """The entry point of a plugin that is there once and has what it needs; see `find`."""
+    kind = _kind(group)
+    points = [point for point in _entry_points(group) if point.name == name]
+    if not points:
+        here = {point.name for point in _entry_points(group)}
+        names = sorted(here.union(remote.elsewhere(here) if group == BACKENDS else ()))
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise PluginError(f"unknown {kind} {name!r}{hint}; installed: {', '.join(names) or 'none'}")
+    if len(points) > 1:
+        owners = " and ".join(sorted(_owner(point)[0] for point in points))
+        raise PluginError(f"{kind} {name!r} is registered twice, by {owners}; uninstall one")
+    return points[0]
 
 
 def _entry_points(group: str) -> list[metadata.EntryPoint]:
@@ -142,6 +179,14 @@ def _info(group: str, point: metadata.EntryPoint) -> PluginInfo:
         commands = " ".join(f'"{m}"' for m in missing)
         reason = f"needs {', '.join(missing)}; run: pip install {commands}"
     return PluginInfo(group, point.name, name, version, reason)
+
+
+def _info_elsewhere(name: str, python: Path) -> PluginInfo:
+    try:
+        told = remote.listed(name, python)
+    except QuantcoreError as error:
+        return PluginInfo(BACKENDS, name, "?", "?", str(error), str(python))
+    return PluginInfo(BACKENDS, name, told["distribution"], told["version"], None, str(python))
 
 
 def _missing(point: metadata.EntryPoint) -> list[str]:

@@ -11,6 +11,7 @@ import typer
 
 from quantcore import comparison, pipeline, registry
 from quantcore.analysis.mixed import Wish
+from quantcore.backend import check_capabilities
 from quantcore.commands.options import (
     CalibrationSplit,
     DataRoot,
@@ -33,10 +34,12 @@ from quantcore.commands.options import (
 )
 from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
-from quantcore.errors import BackendError, PluginError, UsageError
+from quantcore.errors import BackendError, CapabilityError, PluginError, UsageError
 from quantcore.files import ensure_folder
+from quantcore.ir import FloatModel
 from quantcore.policy import CalibrationPolicy
 from quantcore.progress import for_console
+from quantcore.qdq.placement import plan
 from quantcore.report import terminal
 from quantcore.report.record import RunRecord
 
@@ -129,20 +132,16 @@ def demo(
     ] = None,
 ) -> None:
     """Run `compare` on a small detector and images that come with quantcore; needs no network."""
-    usable = [i.name for i in registry.installed(registry.BACKENDS) if i.unavailable is None]
-    chosen = unique(backend or usable)
-    if not chosen:
-        raise PluginError(
-            "no backend is installed; `quantcore list` shows them, requirements/demo.txt has one"
-        )
     with resources.as_file(resources.files("quantcore") / "demo_data") as root:
         about = json.loads((root / "demo.json").read_text(encoding="utf-8"))
         weights = root / about["weights"]
         ensure_folder(out)
+        model, policy = load_model(about["model"], weights, None, None), CalibrationPolicy()
+        chosen = unique(backend) if backend else _able(model, policy)
         what = comparison.Comparison(
-            load_model(about["model"], weights, None, None),
+            model,
             weights,
-            CalibrationPolicy(),
+            policy,
             tuple(chosen),
             pipeline.Data(root),
             out,
@@ -155,6 +154,29 @@ def demo(
             + " ".join(f"--backend {name}" for name in chosen)
             + " --out comparison"
         )
+
+
+def _able(model: FloatModel, policy: CalibrationPolicy) -> list[str]:
+    """The backends that are there and can honour a policy; tells which are left out and why.
+
+    Raises:
+        PluginError: There is none.
+    """
+    able, sites = [], plan(model, policy)
+    for info in registry.installed(registry.BACKENDS, for_console()):
+        if info.unavailable is not None:
+            continue
+        try:
+            check_capabilities(info.name, registry.load_backend(info.name).capabilities, sites)
+        except CapabilityError as error:
+            print(f"left out: {error}")
+        else:
+            able.append(info.name)
+    if not able:
+        raise PluginError(
+            "no backend is installed; `quantcore list` shows them, requirements/demo.txt has one"
+        )
+    return able
 
 
 def _show(record: RunRecord, out: Path) -> None:

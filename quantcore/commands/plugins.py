@@ -18,7 +18,7 @@ def list_plugins(
 ) -> None:
     """Show the installed models, backends and engines, and what is in the way of any."""
     groups = (registry.MODELS, registry.BACKENDS, registry.ENGINES)
-    found = {group: registry.installed(group) for group in groups}
+    found = {group: registry.installed(group, for_console()) for group in groups}
     if as_json:
         data = {g.rpartition(".")[2]: [i.to_dict() for i in infos] for g, infos in found.items()}
         print(json.dumps(data, indent=1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, fields
@@ -22,20 +21,29 @@ from quantcore.calibration.statistics import Statistics
 from quantcore.ir import Array, FloatModel, LayerInfo
 from quantcore.qdq.placement import Plan, Site
 from quantcore.remote import wire
-from quantcore.remote.peer import Peer, variable
+from quantcore.remote.peer import Peer
 from quantcore.table import TensorRange
 from quantcore.worker import peak_rss_mb
-
-
-def interpreter(name: str) -> Path | None:
-    """The Python that a backend runs in; None where it runs in this one."""
-    value = os.environ.get(variable(name))
-    return Path(value) if value else None
 
 
 def peak_of(session: BackendSession) -> float:
     """Peak resident memory, in MB, of the process that a session computes in."""
     return session.peak_rss_mb if isinstance(session, RemoteSession) else peak_rss_mb()
+
+
+def listed(name: str, python: Path) -> dict[str, str]:
+    """`distribution` and `version` of a plugin in another environment; it is not imported.
+
+    Raises:
+        BackendUnavailable: The Python cannot be run, or has no quantcore or framework.
+        PluginError: It has another quantcore, or no such plugin.
+    """
+    peer = Peer(name, python)
+    try:
+        found: dict[str, str] = peer.ask("listed")
+        return found
+    finally:
+        peer.close()
 
 
 class RemoteBackend(BackendPlugin):
@@ -89,7 +97,12 @@ class RemoteSession(BackendSession):
     """A session of a plugin in another environment; one process for as long as it is open."""
 
     def __init__(
-        self, name: str, python: Path, model: FloatModel, capabilities: Capabilities, device: str
+        self,
+        name: str,
+        python: Path,
+        model: FloatModel,
+        capabilities: Capabilities,
+        device: str,
     ) -> None:
         super().__init__(name, model, capabilities)
         self._peer = Peer(name, python)

@@ -17,10 +17,9 @@ from quantcore.errors import BackendError, BackendUnavailable, PluginError, Quan
 from quantcore.ir import Array
 from quantcore.progress import Progress, Silent
 from quantcore.remote import wire
+from quantcore.remote.environments import told_by, variable
 from quantcore.remote.wire import Message
 from quantcore.worker import _cause
-
-VARIABLE = "QUANTCORE_PYTHON_"
 
 # Not `-m`: that would look for quantcore in the working directory before the other environment.
 _START = """
@@ -33,11 +32,6 @@ except ModuleNotFoundError as error:
     sys.exit(print('{"kind": "absent", "module": "%s"}' % error.name))
 serve(*sys.argv[1:])
 """
-
-
-def variable(name: str) -> str:
-    """The environment variable that moves a backend to another Python."""
-    return VARIABLE + name.upper().replace("-", "_")
 
 
 class Peer:
@@ -56,10 +50,10 @@ class Peer:
         self.folder = Path(self._temporary.name)
         self.peak = 0.0
         environment = {**os.environ, "TMPDIR": self._temporary.name}
-        environment.pop(variable(name), None)  # there, the backend is at home
+        environment[variable(name)] = ""  # there, the backend is at home
         try:
             self._process = subprocess.Popen(
-                [python, "-c", _START, name, self._temporary.name],
+                [self._python, "-c", _START, name, self._temporary.name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,
@@ -68,7 +62,8 @@ class Peer:
         except OSError as error:
             self._temporary.cleanup()
             raise BackendUnavailable(
-                f"backend {name!r}: {variable(name)} says {python}, which cannot be run: {error}"
+                f"backend {name!r}: {told_by(name)} says {python}, which cannot be run: "
+                f"{error.strerror or error}"
             ) from None
         try:
             self._greet()

@@ -94,6 +94,10 @@ class _Server:
     def _plugin(self) -> BackendPlugin:
         return registry.load_backend(self._name)
 
+    def _listed(self) -> Message:
+        found = registry.find(registry.BACKENDS, self._name)
+        return {"distribution": found.distribution, "version": found.version}
+
     def _describe(self) -> Message:
         known = {f.name: getattr(self._plugin.capabilities, f.name) for f in fields(Capabilities)}
         return {

@@ -159,12 +159,13 @@ def plugins(found: list[PluginInfo]) -> Table:
     for column in ("kind", "name", "distribution", "version", "status"):
         table.add_column(column)
     for info in found:
+        where = f"available, in {info.python}" if info.python else "available"
         table.add_row(
             info.group.rpartition(".")[2],
             info.name,
             info.distribution,
             info.version,
-            info.unavailable or "available",
+            info.unavailable or where,
         )
     return table
 

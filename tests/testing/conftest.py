@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,8 +25,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    paths = [str(folder), str(Path(__file__).parent)]
-    monkeypatch.setenv("PYTHONPATH", ":".join(paths))
+    paths = [str(folder), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
     # stevedore keeps what it found by group, by sys.path, and under ~/.cache: none may see this.
     cache = stevedore._cache.Cache(str(tmp_path / "cache"))
     monkeypatch.setattr(stevedore._cache, "get_group_all", cache.get_group_all)
