@@ -38,7 +38,8 @@ class Capabilities:
     Attributes:
         activation_observers: Native observer -> the parameters of it that are honoured.
         weight_observers: Likewise for weights.
-        bits: Code widths.
+        bits: Code widths that ranges are found for. The range of weights by `max` is the same for
+            every width, so it is never refused for its bits.
         affine: Whether asymmetric ranges can be asked for.
         activation_granularities: Of `per_tensor`, `per_channel`.
         weight_granularities: Likewise.
@@ -71,7 +72,7 @@ class Capabilities:
             if name not in observers[policy.observer]:
                 takes = _listing(observers[policy.observer])
                 return f"parameter {name!r} of observer {policy.observer!r}; it takes {takes}"
-        if policy.bits not in self.bits:
+        if policy.bits not in self.bits and not (weight and policy.observer == "max"):
             return f"{policy.bits} bits; it has {_listing(map(str, sorted(self.bits)))}"
         if not policy.symmetric and not self.affine:
             return "affine ranges; it has symmetric ones"
