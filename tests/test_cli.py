@@ -76,7 +76,16 @@ def refused(done: SimpleNamespace, *parts: str) -> str:
 # Help and versions.
 
 
-COMMANDS = ("list", "export", "calibrate", "quantize", "evaluate", "compare", "demo")
+COMMANDS = (
+    "list",
+    "export",
+    "calibrate",
+    "quantize",
+    "evaluate",
+    "compare",
+    "demo",
+    "portability",
+)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -101,6 +110,7 @@ def test_every_command_has_help(cli: Cli, name: str) -> None:
         "export": ["--weights", "--out", "--preset"],
         "list": ["--json"],
         "demo": ["--out"],
+        "portability": ["--backend", "--policy", "--implementation", "--reference", "--out"],
     }
     for option in options[name]:
         assert option in done.out
