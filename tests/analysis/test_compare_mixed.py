@@ -19,7 +19,9 @@ def test_a_comparison_has_the_mixed_variant_too(
 ) -> None:
     pytest.importorskip("quantcore_pytorch_quantization")
     out = squares.root / "comparison"
-    given = ["--data", squares.data, "--backend", BACKEND, "--images", 4, "--out", out]
+    (squares.root / "minimal.yaml").write_text("{placement: minimal, images: 4}\n")
+    minimal = ["--policy", squares.root / "minimal.yaml"]
+    given = ["--data", squares.data, "--backend", BACKEND, "--out", out, *minimal]
     done = cli("compare", *squares.model, *given, "--mixed", "--top", 2, "--max-drop", 0.9)
     assert done.code == 0, done.err
     assert "left in float by the search" in done.out
