@@ -150,6 +150,7 @@ class Mixed:
         unseen: What is shown, on images that the search did not see.
         speed: The engine whose latency is the cost; None where MACs are.
         landmarks: Sets of most sensitive layers that were measured whatever the search did.
+        top: How many most sensitive layers were asked for; None where a search decided.
     """
 
     model: str
@@ -166,6 +167,7 @@ class Mixed:
     unseen: Unseen | None = None
     speed: Speed | None = None
     landmarks: tuple[tuple[str, ...], ...] = ()
+    top: int | None = None
 
     @property
     def frontier(self) -> tuple[Point, ...]:
@@ -200,6 +202,7 @@ class Mixed:
             "max_drop": self.max_drop,
             "confidence": self.confidence,
             "min_int8": self.min_int8,
+            "top": self.top,
             "interval": "90 % paired bootstrap over images",
             "float_map": self.float_map.to_dict(),
             "speed": self.speed.to_dict() if self.speed else None,

@@ -187,6 +187,7 @@ def find(
         tuple(points),
         policy,
         landmarks=tuple(whole.point(kept).kept for kept in _landmarks(ranking)),
+        top=wish.top,
     )
 
 

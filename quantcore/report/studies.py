@@ -90,6 +90,8 @@ def verdict(found: Mixed) -> str:
             figures += f", where the float model is faster: {_latency(found.speed.whole)} ms"
     if found.met:
         return f"target {found.max_drop:g} met: {figures}"
+    if found.top is not None:
+        return f"target {found.max_drop:g} NOT met, {found.top} asked for: {figures}"
     return (
         f"target {found.max_drop:g} NOT met with {found.min_int8:.0%} of the MACs in INT8; the "
         f"nearest, {chosen.drop - found.max_drop:.4f} away: {figures}"

@@ -117,6 +117,14 @@ def test_the_verdict_says_that_the_float_model_is_faster(clocked: Clocked) -> No
     assert "faster" not in verdict(speed.fastest(subject, found, "clocked", rounds=3))
 
 
+def test_the_verdict_on_a_given_number_speaks_of_no_search() -> None:
+    points = [point(2, 0.9, 0.03)]
+    _, found = study(points, points[0], {})
+    missed = speed.replace(found, met=False)
+    assert "the nearest" in verdict(missed)
+    assert "NOT met, 2 asked for: 2 layers" in verdict(speed.replace(missed, top=2))
+
+
 def test_a_given_number_of_layers_stays_chosen(clocked: Clocked) -> None:
     points = [point(2, 0.9, 0.01), point(4, 0.8, 0.005)]
     subject, found = study(points, points[0], {2: 50.0, 4: 40.0})
