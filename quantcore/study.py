@@ -117,8 +117,7 @@ def mix(
         say=say,
     )
     if study.engine is not None:
-        choose = study.wish.top is None
-        found = fastest(subject, found, study.engine, choose=choose, progress=progress)
+        found = fastest(subject, found, study.engine, progress=progress)
     if unseen is not None:
         again = str(study.verify)
         found = mixed.verify(

@@ -32,11 +32,12 @@ def fastest(
     found: Mixed,
     engine: str,
     *,
-    choose: bool = True,
     rounds: int = ROUNDS,
     progress: Progress | None = None,
 ) -> Mixed:
     """Times what a search found on an engine, and takes the fastest set that meets the target.
+
+    Where a number of layers was asked for, the chosen set stays as it is.
 
     Whole graphs are timed. What a single layer gains in INT8 is no sum to be had: engines fuse
     layers, convert between them where the precision changes, and a layer's share of the time is
@@ -46,7 +47,6 @@ def fastest(
         subject: Model, table, policy.
         found: Of the search; what it shows is timed, and more sets that meet the target.
         engine: Engine name.
-        choose: False leaves the chosen set as it is.
         rounds: Timed runs of each graph.
         progress: Where to report.
 
@@ -61,7 +61,7 @@ def fastest(
     timed = {p.kept: replace(p, latency=t) for p, t in zip(points, times[1:], strict=True)}
     speed = Speed(engine, dict(plugin.versions()), rounds, times[0], plugin.caveat())
     chosen = timed[found.chosen.kept]
-    if choose and found.met:
+    if found.top is None and found.met:
         chosen = _fastest([p for p in timed.values() if meets(p, found)])
     return replace(
         found,

@@ -128,7 +128,9 @@ def test_the_verdict_on_a_given_number_speaks_of_no_search() -> None:
 def test_a_given_number_of_layers_stays_chosen(clocked: Clocked) -> None:
     points = [point(2, 0.9, 0.01), point(4, 0.8, 0.005)]
     subject, found = study(points, points[0], {2: 50.0, 4: 40.0})
-    assert len(speed.fastest(subject, found, "clocked", choose=False).chosen.kept) == 2
+    assert len(speed.fastest(subject, found, "clocked").chosen.kept) == 4
+    asked = speed.replace(found, top=2)
+    assert len(speed.fastest(subject, asked, "clocked").chosen.kept) == 2
 
 
 def test_sets_that_noise_cannot_tell_apart_go_by_their_macs() -> None:
