@@ -194,6 +194,23 @@ def test_a_failure_costs_its_own_cells(
     assert "left out" in page
 
 
+def test_what_cannot_be_simulated_is_left_out(
+    cli: Cli, study: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    affine = "placement: onnxruntime\nactivations: {observer: max, symmetric: false}\nimages: 2\n"
+    (tmp_path / "top.yaml").write_text(affine)
+    done = cli(*study("--implementation", "portable", "--eval-images", 1, other="first"))
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "out" / "portability.json").read_text())
+    assert [(c["table"], c["kind"]) for c in report["deployments"]] == [
+        ("first.top.portable", "graph")
+    ]
+    assert [(lost["table"], lost["where"]) for lost in report["unsupported"]] == [
+        ("first.top.native", "calibration"),
+        ("first.top.portable", "first's simulation"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [

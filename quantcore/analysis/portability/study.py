@@ -30,7 +30,7 @@ from quantcore.analysis.portability.store import Store, digest, image_keys, mode
 from quantcore.analysis.portability.work import layer_errors
 from quantcore.analysis.prefix import fingerprint
 from quantcore.analysis.runs import PROBED_IMAGES
-from quantcore.backend import BackendPlugin, check_capabilities
+from quantcore.backend import BackendPlugin, check_capabilities, simulates
 from quantcore.data.coco import CocoDataset, CocoImage
 from quantcore.errors import CapabilityError, QuantcoreError, TableError, UsageError
 from quantcore.files import ensure_folder
@@ -288,10 +288,16 @@ class _Run:
         own = made.cost.recipe.backend
         for backend in sorted(self._simulating, key=lambda name: name != own):
             with self._step(made.name, place(SIMULATE, backend)):
+                self._check_simulates(backend, made.plan)
                 versions = sorted(self._plugins[backend].versions().items())
                 about = (self._study.device, made.plan, made.table.tensors)
                 self._cells.simulation(made.name, backend, versions, *about)
                 self._ran(made, SIMULATE, backend)
+
+    def _check_simulates(self, backend: str, sites: Plan) -> None:
+        """Raises CapabilityError where a framework has no simulation of a plan's codes."""
+        if not simulates(self._plugins[backend].capabilities, sites):
+            raise CapabilityError(f"backend {backend!r} simulates symmetric codes only")
 
     def _ran(self, made: _Made, kind: str, runner: str) -> None:
         """Notes a cell that has been run, and tells its mAP."""
@@ -339,6 +345,9 @@ class _Run:
         """A step whose failure is recorded, and ends nothing but the step."""
         try:
             yield
+        except CapabilityError as error:
+            self._unsupported.append(Lost(name, where, str(error)))
+            self._say(f"{name}, {where}: left out: {error}")
         except QuantcoreError as error:
             self._failures.append(Lost(name, where, str(error)))
             self._say(f"{name}, {where}: failed: {error}")
