@@ -66,10 +66,10 @@ def _check(table: CalibrationTable, kept: Kept, before: Plan, after: Plan) -> No
     old = {site.tensor: site for site in before.sites}
     for site in after.sites:
         if site.role == "activation":
-            if site.tensor not in kept.tensors:
+            if len(kept.tensors.get(site.tensor, ())) != 1:
                 raise PolicyError(
-                    f"{place(site)}: the table kept no histogram of it; calibrate on the images "
-                    "with this policy, or leave the layer in float (`quantize: false`)"
+                    f"{place(site)}: the table kept no histogram of it as a whole; calibrate on "
+                    "the images with this policy, or leave the layer in float (`quantize: false`)"
                 )
         elif site.tensor not in table.tensors or not _alike(old.get(site.tensor), site):
             raise PolicyError(
