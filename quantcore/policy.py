@@ -12,7 +12,7 @@ import yaml
 
 from quantcore.errors import PolicyError
 from quantcore.ir import NEUTRAL_OPS, WEIGHTED_OPS, LayerInfo
-from quantcore.qdq.profiles import BUILT_IN, MINIMAL, Profile
+from quantcore.qdq.profiles import BUILT_IN, TENSORRT, Profile
 from quantcore.tensor_policy import (
     GRANULARITIES,
     OBSERVERS,
@@ -104,7 +104,7 @@ class CalibrationPolicy:
     images: int = 80
     batch_size: int = 4
     seed: int = 0
-    placement: Profile = MINIMAL
+    placement: Profile = TENSORRT
     observers: tuple[TensorPolicy, ...] = ()
 
     def __post_init__(self) -> None:

@@ -56,7 +56,14 @@ def test_the_tables_agree(model, implementation: str, observer: str, tolerance: 
     )
     first, second = (table(model, backend, policy) for backend in BACKENDS)
     assert first.tensors.keys() == second.tensors.keys()
-    for name, found in first.tensors.items():
-        np.testing.assert_allclose(
-            found.amax_array, second.tensors[name].amax_array, rtol=tolerance, err_msg=name
-        )
+    apart = {
+        name: (found.amax_array, second.tensors[name].amax_array)
+        for name, found in first.tensors.items()
+        if not np.allclose(found.amax_array, second.tensors[name].amax_array, tolerance, 0)
+    }
+    # Where two candidates of a search are equally good to within the frameworks' rounding, either
+    # may win: they then lie close by each other, and there are few such tensors.
+    searched = observer in ("mse", "entropy")
+    assert len(apart) <= (len(first.tensors) // 50 if searched else 0), apart
+    for name, (one, other) in apart.items():
+        assert abs(one - other) <= max(one, other) / 512, name

@@ -33,7 +33,7 @@ def bench(cli, shared_squares, tmp_path) -> SimpleNamespace:
 
     def write(policy, name="policy.yaml"):
         path = tmp_path / name
-        path.write_text(yaml.safe_dump(policy))
+        path.write_text(yaml.safe_dump({"placement": "minimal", **policy}))
         return path
 
     def calibrate(policy, name, *options):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from quantcore import registry
@@ -9,7 +11,7 @@ from quantcore.analysis.agreement import audit, exposed
 from quantcore.calibration.portable import See, observe
 from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
-from quantcore.policy import CalibrationPolicy
+from quantcore.policy import TensorPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.testing.models import Stream, images
 from quantcore.testing.subject import Subject, hold, magnitudes, table_of
@@ -48,8 +50,11 @@ def weights_have_their_axis(subject: Subject) -> None:
 
 def portable_is_portable(subject: Subject) -> None:
     """The portable observers find on its activations what they find on the float graph's."""
-    activations = {"observer": "percentile"}
-    policy = CalibrationPolicy.from_dict({"implementation": "portable", "activations": activations})
+    policy = replace(
+        subject.policy(),
+        implementation="portable",
+        activations=TensorPolicy("percentile"),
+    )
     model, sites, ranges = subject.ranges(policy)
     names = [s.tensor for s in sites.sites if s.role == "activation" and s.tensor != "images"]
     engine = registry.load_engine(REFERENCE_ENGINE)

@@ -55,6 +55,7 @@ class Subject:
         if "stride" in known.activation_observers.get(str(activations["observer"]), ()):
             activations["stride"] = 16
         data = {
+            "placement": "minimal",  # the small detector's layers are too narrow for others
             "activations": activations,
             "weights": {"granularity": granularity},
             **keys,

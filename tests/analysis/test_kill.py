@@ -16,6 +16,7 @@ from quantcore.model import ModelOptions
 from quantcore.pipeline import load_model
 from quantcore.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
+from quantcore.qdq.profiles import MINIMAL
 
 #: The command line, but so slow at writing findings that there is time for a kill.
 SLOWLY = """
@@ -38,7 +39,11 @@ def start(shared_squares: SimpleNamespace, table: Callable, tmp_path: Path) -> C
     """Starts a study in a process of its own."""
     model = load_model("onnx", shared_squares.weights, ModelOptions(preset="yolox"))
     amax = {layer.inputs[0]: 9.0 for layer in model.layers if layer.weights}
-    found = table(model, plan(model, CalibrationPolicy()), amax={**amax, model.input_name: 255.0})
+    found = table(
+        model,
+        plan(model, CalibrationPolicy(placement=MINIMAL)),
+        amax={**amax, model.input_name: 255.0},
+    )
     found.save(tmp_path / "table.json")
 
     def run(program: list[str], command: str, *options: object) -> subprocess.Popen:

@@ -108,7 +108,11 @@ def test_corners_have_an_answer():
 def pair(net):
     """A table with histograms by `max`, and one by another policy: `pair(**keys)`."""
     wanted = CalibrationPolicy.from_dict(
-        {"implementation": "portable", "activations": {"observer": "max"}}
+        {
+            "placement": "minimal",
+            "implementation": "portable",
+            "activations": {"observer": "max"},
+        }
     )
     sites = plan(net, wanted)
 
@@ -121,7 +125,10 @@ def pair(net):
         kept = Kept.of(net, collector.seen)
     provenance = Provenance(net.name, net.fingerprint, "x", {}, wanted.to_dict())
     table = CalibrationTable(ranges, provenance, kept)
-    return lambda **keys: (table, recalibrate(table, CalibrationPolicy.from_dict(keys)))
+    return lambda **keys: (
+        table,
+        recalibrate(table, CalibrationPolicy.from_dict({"placement": "minimal", **keys})),
+    )
 
 
 def test_tables_are_ranked_by_noise_where_a_histogram_tells_it(pair) -> None:

@@ -22,6 +22,7 @@ from quantcore.model import ModelOptions
 from quantcore.pipeline import load_model, quantize
 from quantcore.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
+from quantcore.qdq.profiles import MINIMAL
 from quantcore.registry import BACKENDS, installed, load_backend, load_engine
 from quantcore.report import plots, studies
 
@@ -36,7 +37,7 @@ POLICIES: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def subject(shared_squares: SimpleNamespace, table: object) -> Subject:
     model = load_model("onnx", shared_squares.weights, ModelOptions(preset="yolox"))
-    policy = CalibrationPolicy()
+    policy = CalibrationPolicy(placement=MINIMAL)
     amax = {layer.inputs[0]: 60.0 for layer in model.layers if layer.weights}
     found = table(model, plan(model, policy), amax={**amax, model.input_name: 255.0})
     return Subject(model, found, policy)
@@ -165,7 +166,9 @@ def test_every_backend_that_takes_the_policy_takes_the_mixed_one(
         capabilities = load_backend(backend).capabilities
     except PluginError as error:
         pytest.skip(str(error))
-    studied = Subject(subject.model, subject.table, CalibrationPolicy.from_dict(base))
+    studied = Subject(
+        subject.model, subject.table, CalibrationPolicy.from_dict({"placement": "minimal", **base})
+    )
     try:
         check_capabilities(backend, capabilities, plan(studied.model, studied.policy))
     except CapabilityError as error:

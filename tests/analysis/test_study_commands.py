@@ -15,13 +15,18 @@ from quantcore.model import ModelOptions
 from quantcore.pipeline import load_model
 from quantcore.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
+from quantcore.qdq.profiles import MINIMAL
 
 
 @pytest.fixture
 def call(shared_squares: SimpleNamespace, table: Callable, tmp_path: Path) -> Callable:
     model = load_model("onnx", shared_squares.weights, ModelOptions(preset="yolox"))
     amax = {layer.inputs[0]: 60.0 for layer in model.layers if layer.weights}
-    found = table(model, plan(model, CalibrationPolicy()), amax={**amax, model.input_name: 255.0})
+    found = table(
+        model,
+        plan(model, CalibrationPolicy(placement=MINIMAL)),
+        amax={**amax, model.input_name: 255.0},
+    )
     found.save(tmp_path / "table.json")
     app = typer.Typer()
     app.command("sensitivity")(study.sensitivity)

@@ -29,7 +29,9 @@ RULE = {"match": "m.[12].conv", "activations": {"observer": "entropy", "stride":
 
 
 def policy(**keys):
-    return CalibrationPolicy.from_dict({"implementation": "portable", "images": 7, **keys})
+    return CalibrationPolicy.from_dict(
+        {"placement": "minimal", "implementation": "portable", "images": 7, **keys}
+    )
 
 
 def feed(model, wanted):
@@ -89,7 +91,9 @@ def test_the_ranges_are_those_of_a_calibration_to_the_bit(net, kept, keys):
 
 
 def test_images_and_seed_stay_those_of_the_table(kept):
-    found = recalibrate(kept, CalibrationPolicy.from_dict({"images": 5, "seed": 9}))
+    found = recalibrate(
+        kept, CalibrationPolicy.from_dict({"placement": "minimal", "images": 5, "seed": 9})
+    )
     read = CalibrationPolicy.from_dict(found.provenance.policy)
     assert (read.images, read.seed, read.implementation) == (7, 0, "portable")
 

@@ -35,7 +35,9 @@ def policy(bits, symmetric, **more):
     keys = {"activations": {"observer": "max", "bits": bits, "symmetric": symmetric}}
     if not symmetric:
         keys["placement"] = "onnxruntime"
-    return CalibrationPolicy.from_dict({"implementation": "portable", **keys, **more})
+    return CalibrationPolicy.from_dict(
+        {"placement": "minimal", "implementation": "portable", **keys, **more}
+    )
 
 
 def written(model, wanted, low, high):

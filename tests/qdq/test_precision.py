@@ -241,7 +241,7 @@ def test_control_flow_is_refused(build) -> None:
 
 
 def policy(*rules: dict[str, Any]) -> CalibrationPolicy:
-    return CalibrationPolicy.from_dict({"layers": list(rules)})
+    return CalibrationPolicy.from_dict({"placement": "minimal", "layers": list(rules)})
 
 
 def test_a_run_in_int8_leaves_the_graph_as_it_is(coded, net) -> None:

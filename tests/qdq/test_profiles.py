@@ -13,7 +13,7 @@ from onnx import helper
 from quantcore.errors import PolicyError
 from quantcore.policy import CalibrationPolicy, TensorPolicy
 from quantcore.qdq.insertion import insert
-from quantcore.qdq.profiles import BUILT_IN, MINIMAL, TENSORRT
+from quantcore.qdq.profiles import BUILT_IN, TENSORRT
 from quantcore.qdq.verify import check
 
 node = helper.make_node
@@ -78,9 +78,8 @@ def reasons(plan) -> dict[str, str]:
     return {d.layer: d.reason for d in plan.decisions}
 
 
-def test_minimal_is_the_default_and_quantizes_weighted_layers_alone(blocks, planned) -> None:
-    plan = planned(blocks)
-    assert plan == planned(blocks, placement="minimal")
+def test_minimal_quantizes_weighted_layers_alone(blocks, planned) -> None:
+    plan = planned(blocks, placement="minimal")
     assert activations(plan) == {
         "images": ("stem",),
         "aa": ("cv1",),
@@ -90,7 +89,10 @@ def test_minimal_is_the_default_and_quantizes_weighted_layers_alone(blocks, plan
     }
     assert [s.tensor for s in plan.sites][:4] == ["images", "w0", "aa", "w1"]
     assert not groups(plan)
-    assert CalibrationPolicy().placement is MINIMAL
+
+
+def test_tensorrt_is_the_default() -> None:
+    assert CalibrationPolicy().placement is TENSORRT
 
 
 def test_tensorrt_quantizes_skips_and_ties_what_moves_values(blocks, planned) -> None:

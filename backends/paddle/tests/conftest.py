@@ -88,7 +88,9 @@ def small_model() -> FloatModel:
 
 
 def plan_for(model: FloatModel, **activations: object) -> Plan:
-    return plan(model, CalibrationPolicy.from_dict({"activations": activations}))
+    return plan(
+        model, CalibrationPolicy.from_dict({"placement": "minimal", "activations": activations})
+    )
 
 
 @pytest.fixture(scope="session")

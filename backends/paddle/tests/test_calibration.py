@@ -54,7 +54,9 @@ def test_weights_per_tensor(session, model, images):
     from quantcore.qdq.placement import plan
 
     policy = {"activations": {"observer": "max"}, "weights": {"granularity": "per_tensor"}}
-    ranges = session.calibrate(plan(model, CalibrationPolicy.from_dict(policy)), [images])
+    ranges = session.calibrate(
+        plan(model, CalibrationPolicy.from_dict({"placement": "minimal", **policy})), [images]
+    )
     for name, amax in thresholds(ranges, "weight").items():
         assert amax == np.abs(model.initializers[name]).max()
 

@@ -83,7 +83,7 @@ def planned() -> Callable[..., Plan]:
     """The plan of a model under a policy given as YAML keys."""
 
     def make(model: FloatModel, **policy: Any) -> Plan:
-        return plan(model, CalibrationPolicy.from_dict(policy))
+        return plan(model, CalibrationPolicy.from_dict({"placement": "minimal", **policy}))
 
     return make
 

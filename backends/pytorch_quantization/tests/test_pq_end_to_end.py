@@ -13,6 +13,7 @@ from quantcore.model import ModelOptions
 from quantcore.policy import CalibrationPolicy
 from quantcore.qdq.insertion import count_pairs, insert
 from quantcore.qdq.placement import plan
+from quantcore.qdq.profiles import MINIMAL
 from quantcore.registry import load_engine, load_model
 from quantcore.table import CalibrationTable, Provenance
 
@@ -22,7 +23,7 @@ def test_yolov7_tiny_from_checkpoint_to_audited_graph(shared, backend, run) -> N
     pytest.importorskip("quantcore_yolo")
     weights = shared / "reference" / "yolov7-tiny.pt"
     model = load_model("yolov7-tiny").load(weights, ModelOptions(image_size=160))
-    sites = plan(model, CalibrationPolicy())
+    sites = plan(model, CalibrationPolicy(placement=MINIMAL))
     dataset = CocoDataset.open(shared / "data" / "coco-mini", "train2017")
     batches = Batches(dataset.select(4), model.preprocessing, 2).inputs()
     engine = load_engine("onnxruntime")

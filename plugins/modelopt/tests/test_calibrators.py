@@ -86,7 +86,9 @@ def test_ranges_are_those_of_quantize(observer, tmp_path) -> None:
         for name, value in kept.items():  # quantize leaves ONNX Runtime changed
             if not name.startswith("__") and vars(place).get(name) is not value:
                 setattr(place, name, value)
-    policy = CalibrationPolicy.from_dict({"activations": {"observer": observer}})
+    policy = CalibrationPolicy.from_dict(
+        {"placement": "minimal", "activations": {"observer": observer}}
+    )
     with load_backend("modelopt").open(model) as session:
         found = session.calibrate(plan(model, policy), batches)
     shared = sorted(found.keys() & expected.keys())
@@ -111,7 +113,9 @@ def test_what_a_calibrator_raises_names_its_tensors(monkeypatch) -> None:
         raise ValueError("no bins")
 
     monkeypatch.setattr(Watch, "see", fail)
-    policy = CalibrationPolicy.from_dict({"activations": {"observer": "max"}})
+    policy = CalibrationPolicy.from_dict(
+        {"placement": "minimal", "activations": {"observer": "max"}}
+    )
     with (
         load_backend("modelopt").open(small_detector()) as session,
         pytest.raises(BackendError, match=r"max calibrator failed on .*'cat\.out'.*no bins"),

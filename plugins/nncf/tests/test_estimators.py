@@ -20,6 +20,7 @@ from nncf.quantization.range_estimator import (
 
 from quantcore.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
+from quantcore.qdq.profiles import MINIMAL
 from quantcore.registry import load_backend
 from quantcore.testing.models import Stream, small_detector
 
@@ -62,7 +63,9 @@ def quantized(observer: str) -> dict[str, float]:
 @pytest.mark.parametrize("observer", ESTIMATORS)
 def test_ranges_are_those_of_nncf_quantize(observer) -> None:
     theirs = quantized(observer)
-    policy = CalibrationPolicy.from_dict({"activations": {"observer": observer}})
+    policy = CalibrationPolicy.from_dict(
+        {"placement": "minimal", "activations": {"observer": observer}}
+    )
     model = small_detector()
     with load_backend("nncf").open(model) as session:
         found = session.calibrate(plan(model, policy), Stream(16))
@@ -77,7 +80,10 @@ def test_a_percentile_cuts() -> None:
     model = small_detector()
     for percentile in (90.0, 99.9):
         policy = CalibrationPolicy.from_dict(
-            {"activations": {"observer": "percentile", "percentile": percentile}}
+            {
+                "placement": "minimal",
+                "activations": {"observer": "percentile", "percentile": percentile},
+            }
         )
         with load_backend("nncf").open(model) as session:
             found[percentile] = session.calibrate(plan(model, policy), Stream(8))
@@ -98,4 +104,4 @@ def test_what_nncf_raises_names_the_tensor(monkeypatch) -> None:
         load_backend("nncf").open(model) as session,
         pytest.raises(BackendError, match=r"'images' of layer stem: NNCF finds no .* no bins"),
     ):
-        session.calibrate(plan(model, CalibrationPolicy()), Stream(1))
+        session.calibrate(plan(model, CalibrationPolicy(placement=MINIMAL)), Stream(1))

@@ -17,6 +17,7 @@ from quantcore_backend_onnxruntime.calibraters import Watch
 from quantcore.errors import QuantcoreError
 from quantcore.policy import CalibrationPolicy, TensorPolicy
 from quantcore.qdq.placement import plan
+from quantcore.qdq.profiles import MINIMAL
 from quantcore.registry import load_backend
 from quantcore.testing.models import Stream, images, small_detector
 
@@ -60,7 +61,9 @@ def test_one_batch_gives_the_ranges_of_quantize_static(observer, method, tmp_pat
         extra_options={"ActivationSymmetric": True},
     )
     theirs = scales(tmp_path / "q.onnx")
-    policy = CalibrationPolicy.from_dict({"activations": {"observer": observer}})
+    policy = CalibrationPolicy.from_dict(
+        {"placement": "minimal", "activations": {"observer": observer}}
+    )
     sites = plan(model, policy)
     with load_backend("onnxruntime").open(model) as session:
         found = session.calibrate(sites, [images(8)])
@@ -74,7 +77,14 @@ def test_parameters_reach_the_calibraters() -> None:
     found = {}
     for percentile in (99.0, 99.99):
         policy = CalibrationPolicy.from_dict(
-            {"activations": {"observer": "percentile", "percentile": percentile, "bins": 4096}}
+            {
+                "placement": "minimal",
+                "activations": {
+                    "observer": "percentile",
+                    "percentile": percentile,
+                    "bins": 4096,
+                },
+            }
         )
         with load_backend("onnxruntime").open(small_detector()) as session:
             found[percentile] = session.calibrate(plan(small_detector(), policy), Stream(8))
@@ -85,7 +95,10 @@ def test_a_moving_average_forgets() -> None:
     found = {}
     for momentum in (0.0, 0.9):
         policy = CalibrationPolicy.from_dict(
-            {"activations": {"observer": "moving_average", "momentum": momentum}}
+            {
+                "placement": "minimal",
+                "activations": {"observer": "moving_average", "momentum": momentum},
+            }
         )
         with load_backend("onnxruntime").open(small_detector()) as session:
             batches = [images(2), images(2) * np.float32(0.5)]
@@ -100,7 +113,7 @@ def test_what_a_calibrater_raises_names_its_tensors(monkeypatch) -> None:
         raise ValueError("no bins")
 
     monkeypatch.setattr(Watch, "see", fail)
-    sites = plan(small_detector(), CalibrationPolicy(activations=TensorPolicy()))
+    sites = plan(small_detector(), CalibrationPolicy(activations=TensorPolicy(), placement=MINIMAL))
     with (
         load_backend("onnxruntime").open(small_detector()) as session,
         pytest.raises(QuantcoreError, match=r"max calibrater failed on .*'cat\.out'.*no bins"),
