@@ -29,6 +29,7 @@ from quantcore.data.coco import CocoDataset
 from quantcore.pipeline import CALIBRATION_SPLIT, load_model
 from quantcore.policy import CalibrationPolicy, TensorPolicy
 from quantcore.qdq.placement import Site, plan
+from quantcore.qdq.profiles import MINIMAL
 
 #: The observers that are measured; `all` is every one of them in one pass.
 OBSERVERS = ("max", "percentile", "mse", "entropy", "moving_average")
@@ -98,7 +99,9 @@ def batches(args: argparse.Namespace, preprocessing: object) -> Iterator[torch.T
 def measure(args: argparse.Namespace) -> Variant:
     """Parts (a) and (b); returns the variant that watched everything."""
     model = load_model(args.model, args.weights)
-    sites = [s for s in plan(model, CalibrationPolicy()).sites if s.role == "activation"]
+    sites = [
+        s for s in plan(model, CalibrationPolicy(placement=MINIMAL)).sites if s.role == "activation"
+    ]
     network = Network(model, torch.device("cpu"))
     variants = {name: Variant(sites, [name], args.collector_threads) for name in OBSERVERS}
     variants["three"] = Variant(sites, ["max", "percentile", "mse"], args.collector_threads)

@@ -42,7 +42,9 @@ def through_quantcore(observer: str) -> Run:
     """Plans, observes and reads the ranges back, as the command line does."""
 
     def calibrate(session: Session, model: FloatModel, feed: Feed) -> None:
-        policy = CalibrationPolicy.from_dict({"activations": {"observer": observer}})
+        policy = CalibrationPolicy.from_dict(
+            {"placement": "minimal", "activations": {"observer": observer}}
+        )
         session.calibrate(plan(model, policy), feed)
 
     return calibrate
