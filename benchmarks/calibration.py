@@ -96,7 +96,7 @@ def main() -> None:
 def speed(options: argparse.Namespace) -> None:
     model = pipeline.load_model(options.model, options.weights)
     images = CocoDataset.open(options.data, pipeline.CALIBRATION_SPLIT).select(options.images)
-    batches = Batches(images, model.preprocessing, 4)
+    batches = Batches(images, model.preprocessing, CalibrationPolicy().batch_size)
     for observer in ("max", "percentile"):
         seconds: dict[str, list[float]] = {"by_hand": [], "through_quantcore": []}
         for _ in range(options.rounds):

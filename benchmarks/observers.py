@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="yolov5n")
     parser.add_argument("--images", type=int, default=80)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--collector-threads", type=int, help="what calibration uses unless given")
     parser.add_argument("--search-tensors", type=int, default=3)

@@ -111,7 +111,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--observer", choices=VARIANTS, default="max")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--weights", type=Path, default=SHARED / "weights/yolov5n-coco.pt")
     parser.add_argument("--data", type=Path, default=SHARED / "data/coco-mini")
     return parser.parse_args()
