@@ -36,6 +36,7 @@ from quantcore.commands.options import (
     table_paths,
     unique,
 )
+from quantcore.description import describe
 from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import UsageError
@@ -56,9 +57,14 @@ def export(
     size: Size = None,
     preset: Preset = None,
 ) -> None:
-    """Write the float ONNX graph of a checkpoint; node names are the layer names."""
+    """Write the float ONNX graph of a checkpoint; node names are the layer names.
+
+    A file that ends in the raw heads can be read again as model `onnx`, without a preset.
+    """
     loaded = load_model(model, weights, size, preset)
     proto = decoded(loaded.proto, loaded, decode)
+    if decode == "post":
+        proto = describe(loaded)
     write_whole(out, proto.SerializeToString())
     print(f"{out}: {len(loaded.layers)} layers, {out.stat().st_size / 1e6:.1f} MB")
 
