@@ -10,8 +10,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from quantcore_onnx import OnnxPlugin
+from quantcore_onnx.heads import ANCHORS
 
+from quantcore.description import describe
 from quantcore.errors import CheckpointError, UsageError
+from quantcore.ir import Decoding, FloatModel, Preprocessing
 from quantcore.model import ModelOptions
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
@@ -276,6 +279,93 @@ def test_preset_is_required(tmp_path):
     for preset in (None, "yolov9"):
         with pytest.raises(UsageError, match="yolov5, yolov7, yolox"):
             load(tmp_path, raw(Detector()).model(), preset)
+
+
+def written(tmp_path, boxes, preprocessing=None) -> FloatModel:
+    """A described file of three raw heads, with what the plugin would otherwise rewrite."""
+    detector = raw(Detector(batch="batch"))
+    detector.nodes.insert(1, helper.make_node("Identity", ["t0"], ["same"], "own/name"))
+    detector.nodes = [n for n in detector.nodes if n.op_type != "BatchNormalization"]
+    detector.nodes[2].input[0] = "same"
+    for i, item in enumerate(detector.nodes):
+        item.name = item.name if item.op_type == "Identity" else f"node.{i}"
+    names = tuple(f"kind {i}" for i in range(CLASSES))
+    preprocessing = preprocessing or Preprocessing((64, 64))
+    model = FloatModel("mine", detector.model(), preprocessing, boxes, names)
+    (tmp_path / "own.onnx").write_bytes(describe(model).SerializeToString())
+    return model
+
+
+OWN = Decoding("anchors", (32, 16, 8), (((1.5, 2.5), (3, 4), (5, 6)),) * 3)
+
+
+def own(tmp_path, preset=None, size=None) -> FloatModel:
+    return OnnxPlugin("onnx").load(tmp_path / "own.onnx", ModelOptions(size, preset))
+
+
+def test_a_described_file_is_taken_as_it_is(tmp_path):
+    model = written(tmp_path, OWN)
+    found = own(tmp_path, size=64)
+    assert found.fingerprint == model.fingerprint
+    assert found.layers == model.layers
+    assert [n.op_type for n in found.proto.graph.node][:2] == ["Conv", "Identity"]
+    assert (found.name, found.class_names) == ("mine", model.class_names)
+    assert (found.preprocessing, found.decoding) == (model.preprocessing, OWN)
+    assert describe(found).SerializeToString() == (tmp_path / "own.onnx").read_bytes()
+
+
+def test_a_preset_may_only_say_what_the_file_says(tmp_path):
+    written(tmp_path, Decoding("anchors", (8, 16, 32), ANCHORS["yolov7"]))
+    assert own(tmp_path, "yolov7").decoding.anchors == ANCHORS["yolov7"]
+    for preset in ("yolov5", "yolox"):
+        with pytest.raises(UsageError, match=f"own.onnx: .* than preset {preset}"):
+            own(tmp_path, preset)
+    with pytest.raises(UsageError, match="not 'yolov9'"):
+        own(tmp_path, "yolov9")
+    written(tmp_path, OWN)
+    with pytest.raises(UsageError, match="than preset yolov5"):
+        own(tmp_path, "yolov5")
+    written(tmp_path, OWN, Preprocessing((64, 64), pad_value=0))
+    with pytest.raises(UsageError, match="than preset yolov5"):
+        own(tmp_path, "yolov5")
+
+
+def test_another_size_than_described_is_refused(tmp_path):
+    written(tmp_path, OWN)
+    with pytest.raises(UsageError, match=r"own\.onnx: is described for 64 x 64 pixels"):
+        own(tmp_path, size=96)
+
+
+def test_a_described_yolox_takes_only_its_preset(tmp_path):
+    found = load(tmp_path, flat(Detector()).model(), "yolox")
+    assert found.decoding.kind == "grid"
+    (tmp_path / "own.onnx").write_bytes(describe(found).SerializeToString())
+    assert own(tmp_path).fingerprint == found.fingerprint
+    assert own(tmp_path, "yolox").decoding == found.decoding
+    for preset in ANCHORS:
+        with pytest.raises(UsageError, match="leave the preset away"):
+            own(tmp_path, preset)
+
+
+def test_a_described_file_is_checked_like_any_other(tmp_path):
+    written(tmp_path, OWN)
+    path = tmp_path / "own.onnx"
+    whole = onnx.load(path)
+    more = helper.make_tensor_value_info("more", TensorProto.FLOAT, [1])
+    for change, why in (
+        (lambda m: m.metadata_props[0].ClearField("value"), "its description"),
+        (lambda m: m.graph.node[0].ClearField("name"), "needs a unique name"),
+        (lambda m: m.graph.node[0].input.__setitem__(0, "nowhere"), "not a valid ONNX graph"),
+        (lambda m: setattr(m.graph.node[2], "op_type", "QLinearConv"), "quantized already"),
+        (lambda m: m.graph.input.append(more), "must have one input"),
+    ):
+        model = onnx.ModelProto()
+        model.CopyFrom(whole)
+        change(model)
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(CheckpointError, match=why) as caught:
+            own(tmp_path)
+        assert str(caught.value).startswith(str(path))
 
 
 def test_quantized_and_unsupported_nodes(tmp_path):

@@ -1,4 +1,4 @@
-"""The model plugin `onnx`: normalises a float ONNX detector and describes it by a preset."""
+"""The model plugin `onnx`: a float ONNX detector as it describes itself, or as a preset does."""
 
 from __future__ import annotations
 
@@ -6,40 +6,47 @@ from pathlib import Path
 
 import onnx
 
+from quantcore.description import described
 from quantcore.errors import UsageError
 from quantcore.ir import FloatModel, Preprocessing
 from quantcore.model import ModelOptions, ModelPlugin
 from quantcore_onnx.cleanup import drop_identities, fold_batch_norms, name_nodes, resize_by_scales
 from quantcore_onnx.coco import class_names
 from quantcore_onnx.constants import drop_unused, fold_constants
-from quantcore_onnx.heads import PRESETS, find_heads, use_heads
-from quantcore_onnx.reading import read_graph
+from quantcore_onnx.heads import ANCHORS, PRESETS, find_heads, use_heads
+from quantcore_onnx.reading import check_input, prepare, read
 from quantcore_onnx.shapes import check, fix_input, free_batch, infer_shapes, shapes_of
 
 
 class OnnxPlugin(ModelPlugin):
-    """Any float ONNX file whose pre- and post-processing is that of a preset."""
+    """Any float ONNX file that quantcore wrote, or whose pre- and post-processing is a preset's."""
 
     def load(self, weights: Path, options: ModelOptions) -> FloatModel:
-        """Reads an ONNX file.
+        """Reads an ONNX file; one that carries quantcore's description is taken as it is.
 
         Args:
             weights: The file; external data may lie beside it.
-            options: `preset`, one of yolov5, yolov7, yolox; `image_size` in pixels where the
-                file leaves it open.
+            options: `preset`, one of yolov5, yolov7, yolox, for a file without description;
+                `image_size` in pixels where the file leaves it open.
 
         Raises:
-            CheckpointError: Not readable, quantized already, or not what the preset describes.
-            UsageError: No preset, or an image size other than that of the file.
+            CheckpointError: Not readable, quantized already, or not what the preset or the
+                description says.
+            UsageError: No preset for a file without description, or a preset or an image size
+                other than the file's own.
         """
         path = Path(weights)
-        if options.preset not in PRESETS:
-            given = "none was given" if options.preset is None else f"not {options.preset!r}"
-            raise UsageError(
-                f"model {self.name} needs a preset for pre- and post-processing, one of "
-                f"{', '.join(PRESETS)}; {given}"
-            )
-        model = read_graph(path)
+        if options.preset is not None and options.preset not in PRESETS:
+            raise UsageError(_needs_preset(self.name, f"not {options.preset!r}"))
+        model = read(path)
+        found = described(model, path)
+        if found is not None:
+            check_input(model, path)
+            _check_options(found, options, path)
+            return found
+        if options.preset is None:
+            raise UsageError(_needs_preset(self.name, f"{path} carries no description"))
+        model = prepare(model, path)
         size = fix_input(model, options.image_size, path)
         model = _normalise(model, path)
         heads = find_heads(model, options.preset, size, path)
@@ -54,6 +61,35 @@ class OnnxPlugin(ModelPlugin):
             preprocessing=_preprocessing(options.preset, size),
             decoding=heads.decoding,
             class_names=class_names(heads.classes),
+        )
+
+
+def _needs_preset(name: str, why: str) -> str:
+    return (
+        f"model {name} needs a preset for pre- and post-processing, one of {', '.join(PRESETS)}; "
+        f"{why}"
+    )
+
+
+def _check_options(found: FloatModel, options: ModelOptions, path: Path) -> None:
+    """Raises UsageError where a person wants something else than a file describes."""
+    size, boxes = found.preprocessing.size, found.decoding
+    if options.image_size is not None and size != (options.image_size, options.image_size):
+        raise UsageError(
+            f"{path}: is described for {size[0]} x {size[1]} pixels; leave image size "
+            f"{options.image_size} away, or export the model at that size"
+        )
+    if options.preset is None:
+        return
+    same = found.preprocessing == _preprocessing(options.preset, size)
+    if boxes.kind == "anchors":
+        same = same and boxes.anchors == ANCHORS.get(options.preset)
+    elif boxes.kind == "grid":
+        same = same and options.preset not in ANCHORS
+    if not same:
+        raise UsageError(
+            f"{path}: describes other pre- or post-processing than preset {options.preset}; leave "
+            "the preset away, and the file's own is used"
         )
 
 

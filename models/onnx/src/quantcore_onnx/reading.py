@@ -20,23 +20,13 @@ TARGET_OPSET = 17
 IR_VERSION = 8
 
 
-def read_graph(path: Path) -> onnx.ModelProto:
-    """Reads a float ONNX model with one image input, at opset 13 or later.
-
-    Args:
-        path: The file.
+def read(path: Path) -> onnx.ModelProto:
+    """Reads a float ONNX model as it is.
 
     Raises:
-        CheckpointError: The file is missing or damaged, quantized already, or its input is not
-            one batch of FP32 images with three channels.
+        CheckpointError: The file is missing or damaged, quantized already, or holds what no
+            backend takes.
     """
-    model = _parse(path)
-    _drop_constant_inputs(model)
-    _check_input(model, path)
-    return _raise_opset(model, path)
-
-
-def _parse(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         reason = "is a directory" if path.is_dir() else "no such file"
         raise CheckpointError(f"{path}: {reason}; give an ONNX file")
@@ -52,6 +42,21 @@ def _parse(path: Path) -> onnx.ModelProto:
     except onnx.checker.ValidationError as error:
         raise invalid(error, path) from None
     return model
+
+
+def prepare(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """A float ONNX model with one image input, at opset 13 or later.
+
+    Args:
+        model: What `read` gave; may be changed.
+        path: The file, for error messages.
+
+    Raises:
+        CheckpointError: The input is not one batch of FP32 images with three channels.
+    """
+    _drop_constant_inputs(model)
+    check_input(model, path)
+    return _raise_opset(model, path)
 
 
 def _check_nodes(model: onnx.ModelProto, path: Path) -> None:
@@ -79,7 +84,8 @@ def _drop_constant_inputs(model: onnx.ModelProto) -> None:
     model.ir_version = max(model.ir_version, IR_VERSION)
 
 
-def _check_input(model: onnx.ModelProto, path: Path) -> None:
+def check_input(model: onnx.ModelProto, path: Path) -> None:
+    """Raises CheckpointError where the input is not one batch of FP32 images."""
     inputs = model.graph.input
     if len(inputs) != 1:
         raise CheckpointError(f"{path}: needs one input, the images; has {len(inputs)}")
