@@ -1,0 +1,1 @@
+"""Rewrites of the float graph that leave its results alone and make it easier to quantize."""
