@@ -18,6 +18,10 @@ class ModelError(QuantcoreError):
     """A float graph breaks the rules that every later stage relies on."""
 
 
+class RewriteError(ModelError):
+    """A rewritten graph computes something else than the float graph."""
+
+
 class DataError(QuantcoreError):
     """Images or annotations are missing, corrupt or inconsistent."""
 

@@ -55,22 +55,35 @@ def check_parity(session: BackendSession, engine: EnginePlugin) -> float:
     batch = noise(session.model)
     with engine.build(session.model.proto, EngineOptions()) as built:
         expected = built.infer(batch)
-    _check_finite(session.model, expected)
-    found = session.forward(batch)
-    worst = 0.0
-    for name, reference in expected.items():
-        error = float(np.abs(found[name] - reference).max() / max(np.abs(reference).max(), 1e-12))
-        if not error <= PARITY_LIMIT:
-            raise ParityError(
-                f"backend {session.name!r}: its network differs from the float graph by "
-                f"{error:.1e} relative at output {name!r} (limit {PARITY_LIMIT:.0e}); this is a "
-                "fault of the backend, please report it"
-            )
-        worst = max(worst, error)
-    return worst
+    check_finite(session.model, expected)
+    error, name = disagreement(expected, session.forward(batch))
+    if not error <= PARITY_LIMIT:
+        raise ParityError(
+            f"backend {session.name!r}: its network differs from the float graph by "
+            f"{error:.1e} relative at output {name!r} (limit {PARITY_LIMIT:.0e}); this is a "
+            "fault of the backend, please report it"
+        )
+    return error
 
 
-def _check_finite(model: FloatModel, heads: Mapping[str, Array]) -> None:
+def disagreement(reference: Mapping[str, Array], other: Mapping[str, Array]) -> tuple[float, str]:
+    """Largest difference over the largest magnitude of a head, of the worst head, and its name.
+
+    NaN where the other holds NaN.
+
+    Args:
+        reference: Heads by name.
+        other: The same heads.
+    """
+    errors = {
+        name: float(np.abs(other[name] - head).max() / max(np.abs(head).max(), 1e-12))
+        for name, head in reference.items()
+    }
+    worst = max(errors, key=lambda name: (np.isnan(errors[name]), errors[name]))
+    return errors[worst], worst
+
+
+def check_finite(model: FloatModel, heads: Mapping[str, Array]) -> None:
     """Raises ModelError where the float graph itself yields NaN or infinity."""
     if all(np.isfinite(head).all() for head in heads.values()):
         return
