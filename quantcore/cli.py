@@ -14,6 +14,7 @@ from quantcore.commands import (
     engines,
     plugins,
     portability,
+    rewrites,
     stages,
     study,
     tables,
@@ -55,6 +56,7 @@ backends.command("new")(authoring.new)
 app.add_typer(backends, name="backends")
 app.command("layers")(stages.layers)
 app.command("export")(stages.export)
+app.command("equalize")(rewrites.equalize)
 app.command("calibrate")(stages.calibrate)
 app.command("quantize")(stages.quantize)
 app.command("evaluate")(stages.evaluate)

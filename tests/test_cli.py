@@ -81,6 +81,7 @@ EVERY_LAYER = ("--placement", "minimal")
 COMMANDS = (
     "list",
     "export",
+    "equalize",
     "calibrate",
     "quantize",
     "evaluate",
@@ -110,6 +111,7 @@ def test_every_command_has_help(cli: Cli, name: str) -> None:
             "--out",
         ],
         "export": ["--weights", "--out", "--preset"],
+        "equalize": ["--weights", "--data", "--images", "--alpha", "--out", "--preset"],
         "list": ["--json"],
         "demo": ["--out"],
         "portability": ["--backend", "--policy", "--implementation", "--reference", "--out"],

@@ -1,0 +1,69 @@
+"""Rewrites of the float graph, before it is calibrated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import Annotated
+
+import typer
+
+from quantcore import pipeline, registry
+from quantcore.commands.options import (
+    CalibrationSplit,
+    DataRoot,
+    Model,
+    Preset,
+    Size,
+    Weights,
+    load_model,
+)
+from quantcore.data.batches import Batches
+from quantcore.data.coco import CocoDataset
+from quantcore.description import describe
+from quantcore.engines import REFERENCE_ENGINE
+from quantcore.files import ensure_folder, write_whole
+from quantcore.policy import CalibrationPolicy
+from quantcore.progress import for_console
+from quantcore.rewrites.equalization import equalize as equalized
+
+_DEFAULT = CalibrationPolicy()
+
+
+def equalize(
+    model: Model,
+    weights: Weights,
+    data: DataRoot,
+    out: Annotated[Path, typer.Option(help="ONNX file to write; read it as model `onnx`.")],
+    images: Annotated[
+        int, typer.Option(help="Images to find the ranges of channels on.", min=1)
+    ] = _DEFAULT.images,
+    alpha: Annotated[
+        float, typer.Option(help="1 makes all channels of a tensor alike, 0.1 hardly more so.")
+    ] = 0.5,
+    split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
+    size: Size = None,
+    preset: Preset = None,
+) -> None:
+    """Write the float model with channels of like ranges, so that INT8 loses less.
+
+    In float it computes the same. See docs/rewrites.md for when it helps, and what it costs.
+    """
+    ensure_folder(out.parent)
+    loaded = load_model(model, weights, size, preset)
+    chosen = CocoDataset.open(data, split).select(images, _DEFAULT.seed)
+    batches = Batches(chosen, loaded.preprocessing, loaded.batch_size or 1)
+    engine = registry.load_engine(REFERENCE_ENGINE)
+    found = equalized(loaded, batches, engine, alpha, for_console())
+    write_whole(out, describe(found.model).SerializeToString())
+    muls, folded = len(found.multiplied), len(found.folded)
+    print(
+        f"{muls + folded} tensors equalized by channel, from {len(chosen)} images: {muls} by a Mul "
+        f"node, {folded} in the weights before them"
+    )
+    print(f"float network: agrees with the given one to {found.parity:.1e} relative")
+    print(f"{out}: written; next, with a backend of `quantcore list`:")
+    given = f"onnx --weights {quote(str(out))} --data {quote(str(data))}"
+    print(
+        f"  quantcore calibrate {given} --backend NAME --out {quote(str(out.with_suffix('')))}.json"
+    )
