@@ -63,8 +63,9 @@ def _candidates(rows: Array, conf_threshold: float) -> Array:
 def _suppress(candidates: Array, iou_threshold: float, max_detections: int) -> Array:
     """Greedy suppression by class of candidates that come best first."""
     # What survives among the first n does not depend on the rest. Trying growing prefixes ends
-    # early in crowds, where OpenCV's cost is the square of a class's survivors.
-    prefix = 2 * max_detections
+    # early in crowds, where OpenCV's cost is the square of a class's survivors. On COCO the first
+    # prefix suffices for nearly every image; starting with a quarter of it costs 1.7 x as much.
+    prefix = 8 * max_detections
     while True:
         head = candidates[:prefix]
         kept = head[_survivors(head, iou_threshold)][:max_detections]
