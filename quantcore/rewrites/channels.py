@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -12,6 +14,19 @@ from quantcore.qdq.topology import Topology, attributes
 #: Nodes that work within each channel, and on x / s as on x for any s > 0; Concat, Resize and
 #: Slice do where their attributes say so.
 _WITHIN = frozenset({"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor with channels of its own that convolutions read.
+
+    Attributes:
+        rank: Number of its dimensions.
+        depthwise: Whether all of these convolutions are depthwise.
+    """
+
+    rank: int
+    depthwise: bool
 
 
 class Channels:
@@ -32,25 +47,37 @@ class Channels:
         """Number of dimensions of what a convolution reads; its weight has as many."""
         return self._model.initializers[layer.weights[0]].ndim
 
-    def sources(self) -> dict[str, int]:
-        """The tensors with channels of their own that convolutions read, with their ranks.
+    def sources(self) -> dict[str, Source]:
+        """The tensors with channels of their own that convolutions read.
 
         In graph order. Not among them are the network input, and tensors that are others joined,
         pooled or resized: their channels are those of the others.
         """
-        found: dict[str, int] = {}
-        seen = {self._model.input_name}
+        found: dict[str, Source] = {}
         for layer in self.layers.values():
-            open_ = [layer.inputs[0]]
-            while open_:
-                name = open_.pop()
-                if name not in seen:
-                    seen.add(name)
-                    parts = self.parts(name, self.rank(layer))
-                    open_ += parts
-                    found |= {} if parts else {name: self.rank(layer)}
+            rank, depthwise = self.rank(layer), self._depthwise(layer)
+            for name in self._origins(layer.inputs[0], rank):
+                known = found.get(name)
+                found[name] = Source(rank, depthwise and (known is None or known.depthwise))
         made = (name for node in self._model.proto.graph.node for name in node.output)
         return {name: found[name] for name in made if name in found}
+
+    def _origins(self, tensor: str, rank: int) -> set[str]:
+        """The tensors whose own channels a tensor consists of, without the network input."""
+        found, seen, open_ = set(), {self._model.input_name}, [tensor]
+        while open_:
+            name = open_.pop()
+            if name not in seen:
+                seen.add(name)
+                parts = self.parts(name, rank)
+                open_ += parts
+                found |= set() if parts else {name}
+        return found
+
+    def _depthwise(self, layer: LayerInfo) -> bool:
+        """Whether each output channel of a convolution reads one input channel alone."""
+        shape = self._model.initializers[layer.weights[0]].shape
+        return layer.op == "conv2d" and bool(shape[1] == 1)
 
     def parts(self, tensor: str, rank: int) -> list[str]:
         """The tensors whose channels make up a tensor, in order; none where they are its own.

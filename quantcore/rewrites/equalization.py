@@ -5,6 +5,10 @@ channel c that is divided by s_c in front of a convolution, whose weights for it
 s_c, comes to the same in float. s_c = r_c ** alpha, with r_c the largest magnitude of the channel:
 SmoothQuant (Xiao et al. 2022, equation 4) without what it takes from the weights. The idea goes
 back to cross-layer equalization (Nagel et al. 2019).
+
+A depthwise convolution has a scale for the weights of each input channel, which swallows the
+factor: its weights are coded as well as before, whatever s_c is. What only such convolutions read
+is therefore equalized fully, with an exponent of 1.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from quantcore.errors import RangeError, RewriteError, UsageError
 from quantcore.ir import Array, FloatModel
 from quantcore.progress import Progress, Silent
 from quantcore.qdq.fp16 import opset_of
-from quantcore.rewrites.channels import Channels
+from quantcore.rewrites.channels import Channels, Source
 from quantcore.rewrites.scaling import Factors, scale
 
 #: Channels of a smaller share of the tensor's range count as if they had this share: dead ones
@@ -64,7 +68,8 @@ def equalize(
         model: The float model.
         batches: Calibration images for this model.
         engine: Runs the float graph; the numerical reference.
-        alpha: 0..1; 1 makes all channels of a tensor alike, 0 would leave them as they are.
+        alpha: 0..1; 1 makes all channels of a tensor alike, 0 would leave them as they are. What
+            only depthwise convolutions read has 1.
         progress: Where to report.
 
     Raises:
@@ -80,7 +85,9 @@ def equalize(
     with inputs.naming_images():
         found = (progress or Silent()).track(inputs, "ranges of channels")
         ranges = channel_ranges(model, found, engine)
-    scaled = scale(model, {name: factors(r, alpha) for name, r in ranges.items()})
+    sources = Channels(model).sources()
+    exponents = {name: 1.0 if s.depthwise else alpha for name, s in sources.items()}
+    scaled = scale(model, {name: factors(r, exponents[name]) for name, r in ranges.items()})
     new = replace(model, proto=scaled.proto)
     few = Batches(batches.images[:CHECKED_IMAGES], model.preprocessing, batches.batch_size)
     parity = check(model, new, few.inputs(), engine)
@@ -134,7 +141,7 @@ def channel_ranges(
     return found
 
 
-def _measuring(model: FloatModel, watched: Mapping[str, int]) -> onnx.ModelProto:
+def _measuring(model: FloatModel, watched: Mapping[str, Source]) -> onnx.ModelProto:
     """The float graph with two outputs B x C for each watched tensor instead of the heads.
 
     Max |x|, and the sum of |x| for what is not finite: ONNX Runtime's ReduceMax passes over NaN.
@@ -143,8 +150,8 @@ def _measuring(model: FloatModel, watched: Mapping[str, int]) -> onnx.ModelProto
     proto.CopyFrom(model.proto)
     graph = proto.graph
     del graph.output[:]
-    for tensor, rank in watched.items():
-        axes = list(range(2, rank))
+    for tensor, source in watched.items():
+        axes = list(range(2, source.rank))
         ends = [f"{tensor}.channels.{what}" for what in ("abs", "max", "sum")]
         graph.node.append(helper.make_node("Abs", [tensor], ends[:1], ends[0]))
         for op, read, end in (("ReduceMax", ends[0], ends[1]), ("ReduceL1", tensor, ends[2])):

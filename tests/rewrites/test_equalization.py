@@ -112,6 +112,41 @@ def test_half_of_alpha_leaves_the_root_of_the_range(net, run, engine, photos) ->
     np.testing.assert_allclose(after["t3"], np.sqrt(before["t3"]), rtol=1e-5)
 
 
+def test_what_only_depthwise_convolutions_read_is_equalized_fully(
+    build, run, engine, photos
+) -> None:
+    rng = np.random.default_rng(3)
+    spread = np.array([1.0, 0.1, 0.01], np.float32).reshape(-1, 1, 1, 1)
+    constants = {
+        "dense": rng.standard_normal((3, 3, 1, 1)).astype(np.float32) * spread,
+        "depthwise": rng.standard_normal((3, 1, 3, 3)).astype(np.float32),
+    }
+    nodes = [
+        node("Conv", ["images", "dense"], ["a"], "a"),
+        node("Sigmoid", ["a"], ["b"], "b"),
+        node("Mul", ["a", "b"], ["only"], "only"),
+        node("Conv", ["only", "depthwise"], ["c"], "c", group=3, pads=[1] * 4),
+        node("Sigmoid", ["c"], ["d"], "d"),
+        node("Mul", ["c", "d"], ["both"], "both"),
+        node("MaxPool", ["both"], ["pooled"], "pooled", kernel_shape=[1, 1]),
+        node("Conv", ["pooled", "depthwise"], ["y"], "y", group=3, pads=[1] * 4),
+        node("Conv", ["both", "dense"], ["z"], "z"),
+    ]
+    model = build(nodes, constants, ("y", "z"))
+    sources = Channels(model).sources()
+    assert {name: source.depthwise for name, source in sources.items()} == {
+        "only": True,
+        "both": False,
+    }
+    new = equalize(model, photos, engine).model
+    inputs = np.concatenate(list(photos.inputs()))
+    reads = {layer.name: layer.inputs[0] for layer in new.layers}
+    after = peaks(run, new, [reads["c"], reads["z"]], inputs)
+    np.testing.assert_allclose(after[reads["c"]], 1, rtol=1e-5)
+    before = peaks(run, model, ["both"], inputs)["both"]
+    np.testing.assert_allclose(after[reads["z"]], np.sqrt(before), rtol=1e-5)
+
+
 def test_the_same_images_give_the_same_graph(net, engine, photos) -> None:
     one, two = (equalize(net, photos, engine).model.fingerprint for _ in range(2))
     assert one == two != net.fingerprint
