@@ -68,12 +68,10 @@ class Clock:
 class Variant:
     """One way to calibrate: forward passes whose activations a collector sees."""
 
-    def __init__(
-        self, sites: Sequence[Site], observers: Sequence[str], threads: int | None
-    ) -> None:
+    def __init__(self, sites: Sequence[Site], observers: Sequence[str]) -> None:
         self.policies = [TensorPolicy(name) for name in observers]
         own = [Site(s.tensor, s.role, self.policies[0], s.consumers) for s in sites]
-        self.collector = Collector(own, extra=self.policies[1:], threads=threads)
+        self.collector = Collector(own, extra=self.policies[1:])
         self.clock, self.search = Clock(), Clock()
         self.hooks = {site.tensor: self._hook(site.tensor) for site in sites}
 
@@ -103,17 +101,18 @@ def measure(args: argparse.Namespace) -> Variant:
         s for s in plan(model, CalibrationPolicy(placement=MINIMAL)).sites if s.role == "activation"
     ]
     network = Network(model, torch.device("cpu"))
-    variants = {name: Variant(sites, [name], args.collector_threads) for name in OBSERVERS}
-    variants["three"] = Variant(sites, ["max", "percentile", "mse"], args.collector_threads)
-    variants["all"] = Variant(sites, OBSERVERS, args.collector_threads)
+    variants = {name: Variant(sites, [name]) for name in OBSERVERS}
+    variants["three"] = Variant(sites, ["max", "percentile", "mse"])
+    variants["all"] = Variant(sites, OBSERVERS)
     floor = Clock()
+    turns = [(floor, None), *((v.clock, v.hooks) for v in variants.values())]
     with torch.inference_mode():
         for number, batch in enumerate(batches(args, model.preprocessing)):
             if not number:
                 network(batch)  # the first pass allocates
-            floor(lambda x=batch: network(x))
-            for variant in variants.values():
-                variant.clock(lambda x=batch, v=variant: network(x, v.hooks))
+            first = number % len(turns)  # caches hold what the last one left
+            for clock, hooks in (*turns[first:], *turns[:first]):
+                clock(lambda x=batch, h=hooks: network(x, h))
     print(f"floor: {floor.wall / args.images * 1e3:.1f} ms an image, {args.images} images")
     for name, variant in variants.items():
         variant.search(variant.ranges)
@@ -158,7 +157,6 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=80)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--collector-threads", type=int, help="what calibration uses unless given")
     parser.add_argument("--search-tensors", type=int, default=3)
     parser.add_argument("--search-bins", type=int, default=2048)
     args = parser.parse_args()

@@ -171,8 +171,7 @@ class BackendSession(ABC):
         extra = [s.policy for p in plans[1:] for s in p.sites if s.role == "activation"]
         with closing(self.progress.track(batches, f"{self.name}: collecting")) as watched:
             feed = partial(self._feed, plans[0].sites, watched)
-            with watch(plans[0], feed, dict.fromkeys(extra), keep) as collector:
-                return collector.seen
+            return watch(plans[0], feed, dict.fromkeys(extra), keep).seen
 
     def _feed(self, sites: Sequence[Site], batches: Iterable[Array], see: See) -> None:
         """Shows the float network's activations to the portable observers, batch by batch."""

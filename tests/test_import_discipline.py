@@ -46,12 +46,13 @@ def test_importing_all_of_the_core_imports_no_framework() -> None:
     assert found == ""
 
 
-def test_listing_plugins_imports_no_framework() -> None:
+def test_listing_plugins_imports_no_framework_and_no_compiler() -> None:
     code = (
-        "import sys\nfrom quantcore import registry\n"
+        "import sys\nimport quantcore.backend, quantcore.cli\nfrom quantcore import registry\n"
         f"found = [i.name for g in {GROUPS!r} for i in registry.installed(g)]\n"
         "print(len(found))\n"
-        "print(' '.join(m for m in ('torch', 'paddle', 'onnxruntime') if m in sys.modules))"
+        "slow = ('torch', 'paddle', 'onnxruntime', 'numba')\n"
+        "print(' '.join(m for m in slow if m in sys.modules))"
     )
     count, found = imported(code)
     assert int(count) >= 1

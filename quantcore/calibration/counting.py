@@ -1,119 +1,115 @@
-"""Counting float32 values into the codes of a histogram, at well under a nanosecond a value."""
+"""Counting float32 values into a histogram: loops that numba compiles when this is imported.
+
+Import it late: that takes half a second and 115 MB, the first time 1.6 s (docs/adr/0005).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import TypeVar
 
-import cv2
+import numba
 import numpy as np
 import numpy.typing as npt
+from numba import types
 
-from quantcore.calibration.histogram import BINS, CODES, MIN_EXPONENT, exponent_of
+from quantcore.calibration.histogram import BINS, Histogram
 
 Flat = npt.NDArray[np.float32]
 
-#: Values that one call counts, so that its codes take 1 MiB; larger ones leave the cache. The
-#: counts that cv2.calcHist returns are float32, exact up to 2**24.
-BLOCK = 1 << 19
-#: Values looked at and converted at once: 256 KiB and 128 KiB of codes, so that the conversion
-#: finds them in the L2 cache.
-CHUNK = 1 << 16
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+#: Values encoded at once: their places, 16 KiB, stay in the L1 cache.
+_CHUNK = 8192
+#: Parts of a chunk that are counted in turn, and tables that take them in turn: an increment must
+#: wait for the last one of the same counter, and neighbours in an activation are often equal.
+_LANES = 8
+_TABLES = 2
 _DIGITS = BINS.bit_length() - 1
+_SHIFT, _MASK = np.int32(31), np.int32(0x7FFFFFFF)
+
+_VALUES = types.Array(types.float32, 1, "C", readonly=True, aligned=False)
+_COUNTS = types.Array(types.int64, 1, "C")
+_SCRATCH = types.Array(types.uint32, 2, "C")
 
 
-@dataclass(frozen=True)
-class Part:
-    """What was seen in one block of values.
+def compiled(signature: object) -> Callable[[_Function], _Function]:
+    """Compiles for one signature, or finds on disk what was compiled before."""
 
-    Attributes:
-        low: Smallest value; NaN where any value is.
-        high: Largest value; NaN where any value is.
-        exponent: Range exponent of the codes.
-        counts: By code, see `Histogram.add_codes`; None where only extremes were asked for.
+    def decorate(function: _Function) -> _Function:
+        try:
+            return numba.njit(signature, nogil=True, cache=True)(function)  # type: ignore[no-any-return]
+        except (RuntimeError, OSError):  # no folder that numba may write
+            return numba.njit(signature, nogil=True)(function)  # type: ignore[no-any-return]
+
+    return decorate
+
+
+@compiled(types.UniTuple(types.float32, 2)(_VALUES))
+def extremes(values: Flat) -> tuple[float, float]:
+    """Smallest and largest of at least one value.
+
+    Found among integers of the same order, so that the loop needs no care for NaN: it lies beyond
+    infinity on either side, and an extreme is not finite where any value is not.
     """
+    low, high = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+    integers = values.view(np.int32)
+    for i in range(integers.size):  # by index: iterating over the array takes 15 times as long
+        bits = integers[i]
+        key = np.int32(bits ^ ((bits >> _SHIFT) & _MASK))
+        low, high = min(low, key), max(high, key)
+    keys = np.array([low, high], np.int32)
+    ends = (keys ^ ((keys >> _SHIFT) & _MASK)).view(np.float32)
+    zero = np.float32(0)  # makes -0 a 0, so that JSON does not tell which came first
+    return ends[0] + zero, ends[1] + zero
 
-    low: float
-    high: float
-    exponent: int = MIN_EXPONENT
-    counts: npt.NDArray[np.int64] | None = None
 
-    @property
-    def finite(self) -> bool:
-        """Whether every value was a finite number."""
-        return math.isfinite(self.low) and math.isfinite(self.high)
-
-    def joined(self, other: Part) -> Part:
-        """This part and another one of the same range; takes over this one's counts."""
-        if self.counts is not None and other.counts is not None:
-            np.add(self.counts, other.counts, out=self.counts)
-        low, high = min(self.low, other.low), max(self.high, other.high)
-        return Part(low, high, self.exponent, self.counts)
+@compiled(types.void(_VALUES, types.float32, types.float32, types.float32, _COUNTS, _SCRATCH))
+def _count(
+    values: Flat,
+    low: float,
+    high: float,
+    scale: float,
+    counts: npt.NDArray[np.int64],
+    scratch: npt.NDArray[np.uint32],
+) -> None:
+    """Adds counts of trunc(x * scale); that of -m to the place BINS + m."""
+    places = np.empty(_CHUNK, np.uint16)
+    for start in range(0, values.size, _CHUNK):
+        chunk = values[start : start + _CHUNK]
+        for i in range(chunk.size):
+            code = np.int32(chunk[i] * scale)
+            places[i] = code if code >= 0 else np.int32(BINS) - code
+        each = chunk.size // _LANES
+        for i in range(each):
+            for lane in range(_LANES):
+                scratch[places[i + lane * each], lane % _TABLES] += np.uint32(1)
+        for i in range(each * _LANES, chunk.size):
+            scratch[places[i], 0] += np.uint32(1)
+    for first, size in ((0, np.int32(high * scale)), (BINS, np.int32(-low * scale))):
+        for place in range(first, first + size + 1):
+            for table in range(_TABLES):
+                counts[place] += scratch[place, table]
+                scratch[place, table] = 0
 
 
 class Counter:
-    """Turns blocks of values into counts; holds scratch memory, so one for each thread.
-
-    Multiplying by a power of two is exact and the conversion to int16 truncates towards zero, so
-    that codes are trunc(x / w) to the bit. The counting itself is OpenCV's 16-bit histogram: on
-    the activations of YOLOv5n 0.5 ns a value and thread, where numpy.bincount takes 1.5, the
-    fast-histogram package 2.4, OpenCV's histogram of float32 3.5 and numpy.histogram 7. Extremes
-    and codes add 0.4; `benchmarks/observers.py` prints what the whole costs beside a forward pass.
-    """
+    """Adds values to histograms; owns scratch memory, so it serves one thread at a time."""
 
     def __init__(self) -> None:
-        self._codes = np.empty(BLOCK, np.int16)
+        self._scratch = np.zeros((2 * BINS, _TABLES), np.uint32)
 
-    def extremes(self, values: Flat) -> Part:
-        """Smallest and largest of a block."""
-        return Part(float(values.min()), float(values.max()))
-
-    def count(self, blocks: Iterable[Flat], exponent: int) -> list[Part]:
-        """Counts blocks of at most BLOCK values, in one part for each range that they needed.
+    def count(self, histogram: Histogram, values: Flat, low: float, high: float) -> None:
+        """Adds values to a histogram.
 
         Args:
-            blocks: Contiguous, not empty.
-            exponent: Range exponent to try first. A range that the values leave is widened, which
-                costs a second look at the block but happens at most once for each power of two.
-
-        Returns:
-            The parts; the last one is without counts where a block is not finite.
+            histogram: Where to; its range grows as needed.
+            values: Finite, fewer than 2**32.
+            low: Smallest of them.
+            high: Largest of them.
         """
-        parts: list[Part] = []
-        for block in blocks:
-            part = self._count(block, max(exponent, parts[-1].exponent if parts else exponent))
-            if parts and parts[-1].exponent == part.exponent and part.finite:
-                parts[-1] = parts[-1].joined(part)
-            else:
-                parts.append(part)
-            if not part.finite:
-                break
-        return parts
-
-    def _count(self, values: Flat, exponent: int) -> Part:
-        part = self._encode(values, exponent)
-        if part.finite and part.counts is None:
-            whole = self.extremes(values)
-            if not whole.finite:
-                return whole
-            part = self._encode(values, exponent_of(max(-whole.low, whole.high)))
-        return part
-
-    def _encode(self, values: Flat, exponent: int) -> Part:
-        """Counts, or none where a chunk leaves the range or is not finite."""
-        low, high = math.inf, -math.inf
-        limit = math.ldexp(1.0, exponent)
-        scale = np.float32(math.ldexp(1.0, _DIGITS - exponent))
-        codes = self._codes[: len(values)]
-        for start in range(0, len(values), CHUNK):
-            chunk = values[start : start + CHUNK]
-            a, b = float(chunk.min()), float(chunk.max())
-            if not (-limit < a and b < limit):
-                return Part(a, b, exponent)
-            low, high = min(low, a), max(high, b)
-            np.multiply(chunk, scale, out=codes[start : start + len(chunk)], casting="unsafe")
-        np.bitwise_and(codes, CODES - 1, out=codes)
-        image = codes.view(np.uint16).reshape(1, -1)
-        counts = cv2.calcHist([image], [0], None, [CODES], [0, CODES])
-        return Part(low, high, exponent, counts.reshape(-1).astype(np.int64))
+        histogram.widen(low, high)
+        # A power of two: the product is exact, so that truncating it is trunc(x / w) to the bit.
+        scale = math.ldexp(1.0, _DIGITS - histogram.exponent)
+        _count(values, low, high, scale, histogram.counts, self._scratch)

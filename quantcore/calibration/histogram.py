@@ -16,11 +16,8 @@ from quantcore.errors import TableError
 Counts = npt.NDArray[np.int64]
 Edges = npt.NDArray[np.float64]
 
-#: Bins of each sign. Chosen by measurement: counting 16-bit codes into 2 x 2048 bins costs 0.50
-#: ns a value, 2 x 8192 bins 0.53, 2 x 32768 bins 0.72 (the counters no longer fit the L1 cache).
+#: Bins of each sign: a power of two.
 BINS = 8192
-#: Bins of the signed code, and the mask that folds negative codes into the upper half.
-CODES = 2 * BINS
 #: The range never shrinks below [0, 2**MIN_EXPONENT), so that its scale is a finite float32.
 MIN_EXPONENT = -100
 
@@ -54,21 +51,29 @@ class Histogram:
 
     Attributes:
         exponent: k.
-        positive: Counts of bins 0..8191; bin 0 holds the small values of both signs.
-        negative: Counts of bins 0..-8191 by magnitude; its first entry is always zero.
+        counts: Of `positive`, then of `negative`.
         minimum: Smallest value seen, exactly; inf before the first.
         maximum: Largest value seen, exactly; -inf before the first.
     """
 
     exponent: int = MIN_EXPONENT
-    positive: Counts = field(default_factory=lambda: np.zeros(BINS, np.int64))
-    negative: Counts = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    counts: Counts = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))
     minimum: float = math.inf
     maximum: float = -math.inf
 
     def __eq__(self, other: object) -> bool:
         """Whether both counted the same values, as far as bins tell."""
         return isinstance(other, Histogram) and self.to_dict() == other.to_dict()
+
+    @property
+    def positive(self) -> Counts:
+        """Counts of bins 0..8191, a view; bin 0 holds the small values of both signs."""
+        return self.counts[:BINS]
+
+    @property
+    def negative(self) -> Counts:
+        """Counts of bins 0..-8191 by magnitude, a view; its first entry is always zero."""
+        return self.counts[BINS:]
 
     @property
     def width(self) -> float:
@@ -82,52 +87,35 @@ class Histogram:
     @property
     def count(self) -> int:
         """How many values were counted."""
-        return int(self.positive.sum() + self.negative.sum())
+        return int(self.counts.sum())
 
     @property
     def amax(self) -> float:
         """Largest magnitude seen, exactly; 0 before the first value."""
         return max(abs(self.minimum), abs(self.maximum)) if self.count else 0.0
 
-    def grow(self, exponent: int) -> None:
-        """Widens the range to [0, 2**exponent) by merging neighbouring bins."""
-        steps = exponent - self.exponent
-        if steps <= 0:
-            return
-        self.positive = _merged(self.positive, steps)
-        self.negative = _merged(self.negative, steps)
-        self.positive[0] += self.negative[0]
-        self.negative[0] = 0
-        self.exponent = exponent
-
-    def add_codes(
-        self, exponent: int, counts: npt.NDArray[np.generic], low: float, high: float
-    ) -> None:
-        """Adds counts of truncated codes, as `quantcore.calibration.counting` yields them.
-
-        Args:
-            exponent: Range exponent that the codes were computed with.
-            counts: CODES numbers; index m counts code m, index CODES - m counts code -m.
-            low: Smallest value among them.
-            high: Largest value among them.
-        """
+    def widen(self, low: float, high: float) -> None:
+        """Takes in the extremes of values to be counted; the range holds them afterwards."""
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
-        self.grow(exponent)
-        steps = self.exponent - exponent
-        whole: Counts = counts.astype(np.int64)
-        if not steps:
-            self.positive += whole[:BINS]
-            self.negative[1:] += whole[:BINS:-1]
-            return
-        negative = _merged(np.append(np.int64(0), whole[:BINS:-1]), steps)
-        self.positive += _merged(whole[:BINS], steps)
-        self.positive[0] += negative[0]
-        self.negative[1:] += negative[1:]
+        self._grow(exponent_of(max(-low, high)))
 
     def merge(self, other: Histogram) -> None:
         """Adds another histogram's counts; the order of merging does not matter."""
-        codes = np.concatenate([other.positive, other.negative[:1], other.negative[:0:-1]])
-        self.add_codes(other.exponent, codes, other.minimum, other.maximum)
+        if other.count:
+            self.widen(other.minimum, other.maximum)
+            added = Histogram(other.exponent, other.counts.copy())
+            added._grow(self.exponent)
+            self.counts += added.counts
+
+    def _grow(self, exponent: int) -> None:
+        """Widens the range to [0, 2**exponent) by merging neighbouring bins."""
+        steps = exponent - self.exponent
+        if steps > 0:
+            self.positive[:] = _merged(self.positive, steps)
+            self.negative[:] = _merged(self.negative, steps)
+            self.positive[0] += self.negative[0]
+            self.negative[0] = 0
+            self.exponent = exponent
 
     def magnitudes(self, bins: int = BINS) -> tuple[Counts, Edges]:
         """The histogram of |x| in uniform bins from 0 up to the bin of the largest magnitude.
@@ -191,7 +179,7 @@ class Histogram:
         return found
 
     def _consistent(self) -> bool:
-        if min(self.positive.min(), self.negative.min()) < 0 or self.negative[0]:
+        if self.counts.min() < 0 or self.negative[0]:
             return False
         if not self.count:
             return self.exponent == MIN_EXPONENT

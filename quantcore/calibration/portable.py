@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from quantcore.calibration.collector import Collector
 from quantcore.calibration.observers import place, range_of
 from quantcore.calibration.statistics import Statistics
 from quantcore.calibration.weights import weight_range
@@ -17,6 +16,9 @@ from quantcore.ir import FloatModel
 from quantcore.policy import TensorPolicy
 from quantcore.qdq.placement import Plan
 from quantcore.table import TensorRange
+
+if TYPE_CHECKING:
+    from quantcore.calibration.collector import Collector
 
 
 class See(Protocol):
@@ -48,8 +50,7 @@ def observe(plan: Plan, model: FloatModel, feed: Feed) -> dict[str, TensorRange]
         RangeError: NaN, infinite or without a scale; names tensor, layers and image.
     """
     weights = weight_ranges(plan, model)
-    with watch(plan, feed) as collector:
-        found = {**weights, **collector.ranges()}
+    found = {**weights, **watch(plan, feed).ranges()}
     return {site.tensor: found[site.tensor] for site in plan.sites}
 
 
@@ -71,12 +72,10 @@ def watch(
         PolicyError: As in `observe`.
         RangeError: As in `observe`.
     """
+    from quantcore.calibration.collector import Collector  # late: imports numba
+
     collector = Collector(plan.sites, extra, keep_histograms)
-    try:
-        feed(collector.see)
-    except BaseException:
-        collector.close()
-        raise
+    feed(collector.see)
     return collector
 
 

@@ -81,11 +81,6 @@ class Statistics:
         return found
 
     @property
-    def by_image(self) -> bool:
-        """Whether images must come one by one."""
-        return bool(self.averages) or self.extremes is not None
-
-    @property
     def empty(self) -> bool:
         """Whether no value was seen."""
         return self.minimum > self.maximum
@@ -95,12 +90,9 @@ class Statistics:
         """Largest magnitude seen."""
         return 0.0 if self.empty else max(abs(self.minimum), abs(self.maximum))
 
-    def add(self, images: int, low: float, high: float) -> None:
-        """Takes in the extremes of the next images; reversed ones mean that there was no value.
-
-        Where it is `by_image`, images come one by one.
-        """
-        self.images += images
+    def add(self, low: float, high: float) -> None:
+        """Takes in the extremes of the next image; reversed ones mean that it had no value."""
+        self.images += 1
         if low <= high:
             self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
             for average in self.averages.values():

@@ -29,9 +29,9 @@ RANDOM = np.random.default_rng(5)
 
 def statistics(values):
     site = Site("x", "activation", TensorPolicy("mse"), ("conv",))
-    with Collector([site], threads=1) as collector:
-        collector.see("x", np.asarray(values, np.float32)[None])
-        return collector.seen["x"]
+    collector = Collector([site])
+    collector.see("x", np.asarray(values, np.float32)[None])
+    return collector.seen["x"]
 
 
 def coded(values, low, high, bits, symmetric):
@@ -120,9 +120,9 @@ def pair(net):
         for index, site in enumerate(s for s in sites.sites if s.role == "activation"):
             see(site.tensor, RANDOM.standard_t(3 + index, (2, 5000)).astype(np.float32))
 
-    with watch(sites, feed, keep_histograms=True) as collector:
-        ranges = {**weight_ranges(sites, net), **collector.ranges()}
-        kept = Kept.of(net, collector.seen)
+    collector = watch(sites, feed, keep_histograms=True)
+    ranges = {**weight_ranges(sites, net), **collector.ranges()}
+    kept = Kept.of(net, collector.seen)
     provenance = Provenance(net.name, net.fingerprint, "x", {}, wanted.to_dict())
     table = CalibrationTable(ranges, provenance, kept)
     return lambda **keys: (

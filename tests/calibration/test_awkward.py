@@ -121,11 +121,10 @@ def expect(images, policy):
 
 def ranged(collector):
     """The range, or what was said instead."""
-    with collector:
-        try:
-            return collector.ranges()["x"], ""
-        except RangeError as error:
-            return None, str(error)
+    try:
+        return collector.ranges()["x"], ""
+    except RangeError as error:
+        return None, str(error)
 
 
 def refused_rightly(error, wanted, policy):
@@ -148,7 +147,7 @@ def test_every_range_is_the_definition_s_or_a_named_error(
 ) -> None:
     policy = TensorPolicy(*observer, bits=bits, symmetric=symmetric)
     where = site(policy)
-    collector = Collector([where], threads=1, keep_histograms=keep)
+    collector = Collector([where], keep_histograms=keep)
     for one in images:
         collector.see("x", one[None])
     wanted = expect(images, policy)
@@ -183,10 +182,10 @@ def test_a_value_that_is_no_number_names_the_image(images, policy, bad, data) ->
     which = data.draw(st.integers(0, len(images) - 1))
     images = [i.copy() for i in images]
     images[which][data.draw(st.integers(0, images[which].size - 1))] = value
-    with Collector([site(policy)], threads=1) as collector:
-        for one in images[:which]:
-            collector.see("x", one[None])
-        with pytest.raises(RangeError) as caught:
-            collector.see("x", images[which][None])
+    collector = Collector([site(policy)])
+    for one in images[:which]:
+        collector.see("x", one[None])
+    with pytest.raises(RangeError) as caught:
+        collector.see("x", images[which][None])
     text = f"activation 'x' of layer conv1, conv2: {word} in image {which} (counted from 0"
     assert str(caught.value).startswith(text)

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from quantcore.calibration.collector import Collector
-from quantcore.calibration.counting import BLOCK
 from quantcore.calibration.observers import BINNED, FINDERS
 from quantcore.calibration.portable import observe, watch
 from quantcore.errors import PolicyError, RangeError, TableError
@@ -37,7 +36,7 @@ def site(observer="max", tensor="x", axis=None, **changes):
 
 
 def collected(where, batches, **options):
-    collector = Collector([where], threads=1, **options)
+    collector = Collector([where], **options)
     for batch in batches:
         collector.see(where.tensor, batch)
     return collector
@@ -67,21 +66,12 @@ def test_ranges_are_inside_what_was_seen_and_hold_zero(observer, symmetric, bits
 
 @pytest.mark.parametrize("observer", sorted(FINDERS))
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_batch_size_and_threads_do_not_matter(observer, symmetric):
+def test_batch_size_does_not_matter(observer, symmetric):
     where = site(observer, symmetric=symmetric)
     one = found(where, *(IMAGES[i : i + 1] for i in range(6)))
     assert one == found(where, IMAGES[:4], IMAGES[4:]) == found(where, IMAGES)
     if observer != "moving_average":
         assert one == found(where, IMAGES[::-1])
-
-
-def test_threads_and_blocks_do_not_matter():
-    values = RANDOM.standard_normal((2, BLOCK + 12345)).astype(np.float32)
-    values[1, -3] = 100
-    wanted = collected(site("mse"), [values]).to_dict()
-    with Collector([site("mse")], threads=3) as collector:
-        collector.see("x", values)
-        assert collector.to_dict() == wanted
 
 
 def test_any_memory_order_is_read():
@@ -191,7 +181,7 @@ def test_nan_and_infinity_name_tensor_layers_and_image(observer, bad, word):
     values[4, 2, 3, 1] = bad
     with pytest.raises(RangeError, match=rf"'x' of layer conv1, conv2: {word}.* in image 4 "):
         found(site(observer), values[:3], values[3:])
-    collector = Collector([site(observer)], threads=1)
+    collector = Collector([site(observer)])
     with pytest.raises(RangeError, match="image 12 "):
         collector.see("x", values[4:], image=12)
 
@@ -203,7 +193,7 @@ def test_images_where_the_tensor_is_empty_change_nothing(observer):
     with pytest.raises(RangeError, match="'x' of layer conv1, conv2: empty in all 2 images"):
         found(site(observer), empty, empty)
     with pytest.raises(RangeError, match="never computed"):
-        Collector([site(observer)], threads=1).ranges()
+        Collector([site(observer)]).ranges()
 
 
 def test_an_almost_always_zero_tensor_is_refused_by_percentile():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quantcore.calibration.counting import BLOCK, CHUNK, Counter
+from quantcore.calibration.counting import Counter, extremes
 from quantcore.calibration.histogram import BINS, Histogram
 from quantcore.errors import TableError
 
@@ -19,9 +19,8 @@ NEAR = hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(-8, 8, widt
 
 
 def add(histogram, values):
-    block = np.ascontiguousarray(values, dtype=np.float32)
-    (part,) = COUNTER.count([block], histogram.exponent)
-    histogram.add_codes(part.exponent, part.counts, part.low, part.high)
+    values = np.asarray(values, dtype=np.float32)
+    COUNTER.count(histogram, values, *extremes(values))
 
 
 def of(*batches):
@@ -66,11 +65,10 @@ def test_neither_order_nor_batching_changes_a_bit(batches, random):
 
 
 def test_counts_are_exact_over_many_chunks():
-    values = np.random.default_rng(0).standard_normal(BLOCK).astype(np.float32)
-    values[-1] = 77  # the last chunk widens the range
+    values = np.random.default_rng(0).standard_normal(500_001).astype(np.float32)
+    values[-1] = 77
     found = of(values)
     codes = np.trunc(values.astype(np.float64) / found.width).astype(np.int64)
-    assert BLOCK > CHUNK
     expected = np.bincount(np.abs(codes), minlength=BINS)
     assert (found.positive + found.negative == expected).all()
     assert found.exponent == 7

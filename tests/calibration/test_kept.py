@@ -20,11 +20,11 @@ def test_a_histogram_by_channel_serves_no_tensor_as_a_whole(net):
     sites = plan(net, policy)
     by_channel = TensorPolicy("max", granularity="per_channel")
     watched = [Site(s.tensor, s.role, by_channel, s.consumers, 1) for s in sites.sites]
-    with Collector(watched, threads=1, keep_histograms=True) as collector:
-        for name in collector.sites:
-            collector.see(name, np.random.default_rng(0).normal(size=(2, 3, 4)))
-        ranges = {**weight_ranges(sites, net), **collector.ranges()}
-        kept = Kept.of(net, collector.seen)
+    collector = Collector(watched, keep_histograms=True)
+    for name in collector.sites:
+        collector.see(name, np.random.default_rng(0).normal(size=(2, 3, 4)))
+    ranges = {**weight_ranges(sites, net), **collector.ranges()}
+    kept = Kept.of(net, collector.seen)
     assert all(len(seen) == 3 for seen in kept.tensors.values())
     assert Kept.from_dict(kept.to_dict()) == kept
     origin = Provenance(net.name, net.fingerprint, "x", policy=policy.to_dict())

@@ -51,9 +51,9 @@ def kept(net, tmp_path):
     """A table with histograms, calibrated with `max`, read back from its file."""
     wanted = policy(activations={"observer": "max"})
     sites = plan(net, wanted)
-    with watch(sites, feed(net, wanted), keep_histograms=True) as collector:
-        ranges = {**weight_ranges(sites, net), **collector.ranges()}
-        found = Kept.of(net, collector.seen)
+    collector = watch(sites, feed(net, wanted), keep_histograms=True)
+    ranges = {**weight_ranges(sites, net), **collector.ranges()}
+    found = Kept.of(net, collector.seen)
     provenance = Provenance(net.name, net.fingerprint, "x", {}, wanted.to_dict(), (3, 1, 2))
     table = CalibrationTable({s.tensor: ranges[s.tensor] for s in sites.sites}, provenance, found)
     table.save(tmp_path / "kept.json")
