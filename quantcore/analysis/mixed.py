@@ -220,14 +220,15 @@ def verify(
 def _search(whole: Whole, ranking: Sensitivity, wish: Wish) -> tuple[Point, bool]:
     """The chosen point, and whether it meets the target."""
     by_loss = [cost.layer for cost in ranking.layers]
-    for landmark in _landmarks(ranking):
+    landmarks = _landmarks(ranking)
+    for landmark in landmarks:
         whole.point(landmark)
     if wish.top is not None:
         point = whole.point(frozenset(by_loss[: wish.top]))
         return point, point.drop <= wish.max_drop
     macs = macs_of(whole.subject.model)
     search = Search(macs, by_loss, whole.drop, wish.max_drop, wish.min_int8, wish.budget)
-    found = search.run([by_loss, _by_yield(ranking, macs)])
+    found = search.run([by_loss, _by_yield(ranking, macs)], landmarks)
     return whole.point(found.kept), search.meets(found)
 
 

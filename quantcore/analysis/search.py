@@ -54,14 +54,19 @@ class Search:
     budget: int = 60
     trials: dict[Kept, Trial] = field(default_factory=dict)
 
-    def run(self, rankings: Sequence[Sequence[str]]) -> Trial:
+    def run(self, rankings: Sequence[Sequence[str]], others: Iterable[Kept] = ()) -> Trial:
         """The set with the most MACs quantized that meets the target; else the nearest to it.
 
         Args:
             rankings: Candidates, those to keep first at the front; several orders may be tried.
+            others: Sets to try besides. Noise lets a long beginning of a ranking fail where a
+                shorter one meets the target, and bisection sees the long one first.
         """
         if self.meets(self.trial(())):
             return self.best
+        for kept in others:
+            if self.share(kept) >= self.min_share:
+                self.trial(kept)
         for ranking in rankings:
             self._bisect(self.allowed(ranking))
         if self.meets(self.best):

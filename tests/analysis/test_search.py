@@ -64,3 +64,17 @@ def test_a_noisy_measure_stops_within_its_budget() -> None:
     search = Search(macs, ranking, lambda kept: float(random.normal()), 0.0, budget=7)
     search.run([ranking])
     assert len(search.trials) <= 1 + 1 + int(np.ceil(np.log2(len(ranking)))) + 1 + 7
+
+
+def test_a_set_that_meets_the_target_is_found_though_a_larger_one_does_not() -> None:
+    names = [f"l{n}" for n in range(10)]
+
+    def drop(kept: frozenset[str]) -> float:
+        return 0.004 if kept == frozenset(names[:3]) else 0.006
+
+    macs = dict.fromkeys(names, 1)
+    search = Search(macs, names, drop, 0.005, min_share=0.2)
+    small, large = frozenset(names[:3]), frozenset(names[:9])
+    found = search.run([names], [small, large])
+    assert found.kept == small and search.meets(found)
+    assert large not in search.trials  # leaves too little quantized
