@@ -20,6 +20,7 @@ from quantcore.analysis.resample import Estimate
 from quantcore.analysis.sensitivity import Subject
 from quantcore.backend import check_capabilities
 from quantcore.data.coco import CocoDataset
+from quantcore.description import describe
 from quantcore.errors import QuantcoreError, UsageError
 from quantcore.files import ensure_folder, write_whole
 from quantcore.ir import FloatModel, QdqModel
@@ -182,7 +183,7 @@ class _Run:
     def float_model(self) -> None:
         """Writes the float graph and evaluates it on every engine."""
         path = self._what.out / "float.onnx"
-        write_whole(path, self._what.model.proto.SerializeToString())
+        write_whole(path, describe(self._what.model).SerializeToString())
         for how in self._what.engines:
             try:
                 found = self._evaluate("float model", self._what.model.proto, how)
