@@ -29,6 +29,7 @@ from quantcore.pipeline import (
     Data,
     Evaluation,
     calibrate,
+    equalize,
     evaluate,
     quantize,
     save_qdq,
@@ -64,6 +65,8 @@ class Comparison:
         precision: Of what stays unquantized; see `pipeline.quantize`.
         wish: What is asked of a search for the layers to leave in float, whose result is one more
             variant of every backend; None for no search.
+        equalize: Whether the backends are given the model with equalized channels, see
+            `quantcore.rewrites.equalization`; the float model is evaluated as it was given.
     """
 
     model: FloatModel
@@ -76,6 +79,7 @@ class Comparison:
     device: str = "auto"
     precision: str = "int8"
     wish: Wish | None = None
+    equalize: bool = False
 
 
 def compare(
@@ -101,6 +105,8 @@ def compare(
     run = _Run(what, progress or Silent(), say)
     ensure_folder(what.out)
     _check(what)
+    if what.equalize:
+        run.equalize()
     run.float_model()
     for backend in what.backends:
         run.backend(backend)
@@ -173,12 +179,24 @@ class _Run:
 
     def __init__(self, what: Comparison, progress: Progress, say: Callable[[str], None]) -> None:
         self._what = what
+        self._model = what.model  # that the backends are given
+        self._rewrites: list[str] = []
         self._progress = progress
         self._say = say
         self._floats: list[Variant] = []
         self._variants: list[Variant] = []
         self._failures: list[Failure] = []
         self._tables: dict[str, CalibrationTable] = {}
+
+    def equalize(self) -> None:
+        """Gives channels like ranges in what the backends are given; writes that model."""
+        what = self._what
+        policy = what.policy
+        found = equalize(what.model, what.data, policy.images, policy.seed, progress=self._progress)
+        self._model = found.model
+        write_whole(what.out / "equalized.onnx", describe(found.model).SerializeToString())
+        self._rewrites.append(terminal.equalized(found))
+        self._say(self._rewrites[-1])
 
     def float_model(self) -> None:
         """Writes the float graph and evaluates it on every engine."""
@@ -203,7 +221,7 @@ class _Run:
         try:
             calibrated = run_apart(
                 calibrate,
-                what.model,
+                self._model,
                 what.policy,
                 name,
                 what.data,
@@ -211,7 +229,7 @@ class _Run:
                 progress=self._progress,
                 what=name,
             ).result
-            qdq = typed(what.model, calibrated.qdq, what.policy, what.precision)
+            qdq = typed(self._model, calibrated.qdq, what.policy, what.precision)
         except QuantcoreError as error:
             self._failed(name, None, error)
             return
@@ -229,13 +247,13 @@ class _Run:
         what, label = self._what, f"{name}.mixed"
         # The images that the table was made with: the evaluation split stays unseen.
         study = Study(what.data.root, what.data.calibration, images=what.policy.images, wish=wish)
-        subject = Subject(what.model, calibrated.table, what.policy)
+        subject = Subject(self._model, calibrated.table, what.policy)
         folder = ensure_folder(what.out / label)
         try:
             found: Mixed = run_apart(
                 mix, subject, study, folder, progress=self._progress, what=label
             ).result
-            qdq = quantize(what.model, calibrated.table, found.policy, what.precision)
+            qdq = quantize(self._model, calibrated.table, found.policy, what.precision)
         except QuantcoreError as error:
             self._failed(f"{name}, mixed", None, error)
             return
@@ -270,6 +288,7 @@ class _Run:
             tuple(self._failures),
             tuple(thresholds(self._tables)),
             host(),
+            tuple(self._rewrites),
         )
 
     def _evaluate(self, name: str, proto: onnx.ModelProto, how: Evaluation) -> Evaluated:
@@ -278,7 +297,7 @@ class _Run:
         return run_apart(evaluate, *arguments, progress=self._progress, what=title).result
 
     def _variant(self, made: _Made, found: Evaluated) -> Variant:
-        calibrated, model = made.calibrated, self._what.model
+        calibrated, model = made.calibrated, self._model
         return Variant(
             made.backend,
             found,

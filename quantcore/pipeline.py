@@ -33,6 +33,8 @@ from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
 from quantcore.qdq.precision import with_precision
 from quantcore.report.record import Evaluated
+from quantcore.rewrites.equalization import Equalized
+from quantcore.rewrites.equalization import equalize as equalized
 from quantcore.table import CalibrationTable, Provenance
 from quantcore.worker import peak_rss_mb
 
@@ -102,6 +104,33 @@ class Evaluation:
 def load_model(name: str, weights: Path, options: ModelOptions | None = None) -> FloatModel:
     """The float model of a checkpoint; raises PluginError, CheckpointError or UsageError."""
     return registry.load_model(name).load(weights, options or ModelOptions())
+
+
+def equalize(
+    model: FloatModel,
+    data: Data,
+    images: int,
+    seed: int = 0,
+    alpha: float = 0.5,
+    progress: Progress | None = None,
+) -> Equalized:
+    """The model with channels of like ranges, found on calibration images; the same in float.
+
+    Args:
+        model: The float model.
+        data: Where the images are.
+        images: How many.
+        seed: Which ones, as in a policy.
+        alpha: See `quantcore.rewrites.equalization.equalize`.
+        progress: Where to report.
+
+    Raises:
+        QuantcoreError: As there.
+    """
+    chosen = CocoDataset.open(data.root, data.calibration).select(images, seed)
+    batches = Batches(chosen, model.preprocessing, model.batch_size or 1)
+    engine = registry.load_engine(REFERENCE_ENGINE)
+    return equalized(model, batches, engine, alpha, progress)
 
 
 def calibrate(

@@ -65,6 +65,12 @@ def compare(
     device: Device = "auto",
     threads: Threads = None,
     precision: Precision = "int8",
+    equalize: Annotated[
+        bool,
+        typer.Option(
+            "--equalize", help="First give channels like ranges, which changes nothing in float."
+        ),
+    ] = False,
     mixed: Annotated[
         bool,
         typer.Option("--mixed", help="Search each backend's smallest set of layers left in float."),
@@ -95,6 +101,7 @@ def compare(
         device,
         precision,
         _wish(mixed, max_drop, top),
+        equalize,
     )
     _show(comparison.compare(what, for_console(), print), out)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quantcore import pipeline, registry
+from quantcore import pipeline
 from quantcore.commands.options import (
     CalibrationSplit,
     DataRoot,
@@ -18,14 +18,11 @@ from quantcore.commands.options import (
     Weights,
     load_model,
 )
-from quantcore.data.batches import Batches
-from quantcore.data.coco import CocoDataset
 from quantcore.description import describe
-from quantcore.engines import REFERENCE_ENGINE
 from quantcore.files import ensure_folder, write_whole
 from quantcore.policy import CalibrationPolicy
 from quantcore.progress import for_console
-from quantcore.rewrites.equalization import equalize as equalized
+from quantcore.report import terminal
 
 _DEFAULT = CalibrationPolicy()
 
@@ -51,17 +48,10 @@ def equalize(
     """
     ensure_folder(out.parent)
     loaded = load_model(model, weights, size, preset)
-    chosen = CocoDataset.open(data, split).select(images, _DEFAULT.seed)
-    batches = Batches(chosen, loaded.preprocessing, loaded.batch_size or 1)
-    engine = registry.load_engine(REFERENCE_ENGINE)
-    found = equalized(loaded, batches, engine, alpha, for_console())
+    where = pipeline.Data(data, calibration=split)
+    found = pipeline.equalize(loaded, where, images, _DEFAULT.seed, alpha, for_console())
     write_whole(out, describe(found.model).SerializeToString())
-    muls, folded = len(found.multiplied), len(found.folded)
-    print(
-        f"{muls + folded} tensors equalized by channel, from {len(chosen)} images: {muls} by a Mul "
-        f"node, {folded} in the weights before them"
-    )
-    print(f"float network: agrees with the given one to {found.parity:.1e} relative")
+    print(terminal.equalized(found))
     print(f"{out}: written; next, with a backend of `quantcore list`:")
     given = f"onnx --weights {quote(str(out))} --data {quote(str(data))}"
     print(

@@ -166,6 +166,7 @@ class RunRecord:
         failures: What did not finish.
         thresholds: Every backend's activation thresholds and their ratios to the first backend's.
         host: Processor, cores, operating system, Python.
+        rewrites: What was done to the float model before the backends got it, a line each.
     """
 
     model: str
@@ -176,6 +177,7 @@ class RunRecord:
     failures: tuple[Failure, ...] = ()
     thresholds: tuple[Mapping[str, Any], ...] = ()
     host: Mapping[str, Any] = field(default_factory=dict)
+    rewrites: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, `report.json`."""
@@ -185,6 +187,7 @@ class RunRecord:
             "weights": self.weights,
             "data": self.data,
             "host": dict(self.host),
+            "rewrites": list(self.rewrites),
             "float": self.floats[0].to_dict(),
             "floats": [variant.to_dict() for variant in self.floats],
             "variants": [variant.to_dict() for variant in self.variants],

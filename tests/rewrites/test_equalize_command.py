@@ -16,6 +16,8 @@ import pytest
 from quantcore import pipeline
 from quantcore.description import KEY
 from quantcore.ir import FloatModel
+from quantcore.model import ModelOptions
+from quantcore.table import CalibrationTable
 
 BACKEND = "pytorch-quantization"
 Cli = Callable[..., SimpleNamespace]
@@ -42,7 +44,7 @@ def test_all_stages_take_an_equalized_model(cli: Cli, demo: SimpleNamespace, tmp
     done = cli("equalize", *given, "--data", demo.data, "--images", "8", "--out", path)
     assert done.code == 0, done.err
     # LeakyReLU throughout, and nothing added: all factors go into weights.
-    assert "55 tensors equalized by channel, from 8 images: 0 by a Mul node, 55 in" in done.out
+    assert "55 tensors equalized by channel: 0 by a Mul node, 55 in" in done.out
     assert "agrees with the given one to" in done.out
     new, old = loaded(path), pipeline.load_model(demo.name, demo.weights)
     assert [(x.name, x.op) for x in new.layers] == [(x.name, x.op) for x in old.layers]
@@ -78,6 +80,32 @@ def test_all_stages_take_an_equalized_model(cli: Cli, demo: SimpleNamespace, tmp
     assert float_map > 0.5
     assert abs(score("onnx", "--weights", path) - float_map) <= 1e-4
     assert score("onnx", "--weights", path, "--onnx", qdq) > float_map - 0.1
+
+
+def test_a_comparison_equalizes_first(cli: Cli, squares: SimpleNamespace, tmp_path: Path) -> None:
+    pytest.importorskip("quantcore_pytorch_quantization")
+    out = tmp_path / "comparison"
+    (tmp_path / "four.yaml").write_text("{placement: minimal, images: 4}\n")
+    given = ["--policy", tmp_path / "four.yaml", "--backend", BACKEND, "--out", out]
+    done = cli("compare", *squares.model, "--data", squares.data, *given, "--equalize")
+    assert done.code == 0, done.err
+    report = json.loads((out / "report.json").read_text())
+    (line,) = report["rewrites"]
+    assert "tensors equalized by channel" in line
+    assert line in done.out
+    assert line in (out / "report.html").read_text()
+    # The table is of the equalized model; what is compared with is the model as it was given.
+    given_model = pipeline.load_model("onnx", squares.weights, ModelOptions(preset="yolox"))
+    table = CalibrationTable.load(out / f"{BACKEND}.table.json")
+    new = loaded(out / "equalized.onnx")
+    assert table.provenance.fingerprint == new.fingerprint != given_model.fingerprint
+    assert loaded(out / "float.onnx").fingerprint == given_model.fingerprint
+    same = cli(
+        *("equalize", *squares.model, "--data", squares.data, "--images", "4"),
+        *("--out", tmp_path / "equalized.onnx"),
+    )
+    assert same.code == 0
+    assert loaded(tmp_path / "equalized.onnx").fingerprint == new.fingerprint
 
 
 def test_an_exported_file_is_read_again_as_the_same_model(
