@@ -1,0 +1,110 @@
+"""What calibration tables lose, each as the mean of several graphs that differ by a hair.
+
+    python benchmarks/tables.py MODEL --weights FILE --data COCO TABLE TABLE ...
+
+The mAP of one quantized graph moves by up to 0.007 when its scales move by one unit in the last
+place (docs/adr/0001), which is more than good policies differ by. So each table is measured as it
+is, and with every activation's range changed at random by about 1 %. Printed are means and their
+standard errors: detections lost (docs/sensitivity.md) on all splits, mAP lost on each.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from quantcore.analysis.losses import agreements
+from quantcore.data.coco import CocoDataset
+from quantcore.engine import EngineOptions
+from quantcore.engines import REFERENCE_ENGINE
+from quantcore.evaluation.detections import Detections
+from quantcore.evaluation.evaluator import evaluate
+from quantcore.ir import FloatModel
+from quantcore.model import ModelOptions
+from quantcore.pipeline import load_model, quantize
+from quantcore.registry import load_engine
+from quantcore.results import DetectionResult
+from quantcore.table import CalibrationTable, TensorRange
+
+#: Standard deviation of the logarithm of a change.
+CHANGE = 0.01
+
+Found = list[tuple[DetectionResult, Detections]]
+
+
+def graphs(model: FloatModel, table: CalibrationTable, count: int) -> Iterator[onnx.ModelProto]:
+    """The table's graph, then others whose ranges are changed; the same changes for every table."""
+    rng = np.random.default_rng(0)
+    yield quantize(model, table).proto
+    for _ in range(count - 1):
+        moved = {
+            name: _times(given, float(np.exp(rng.normal(0, CHANGE))))
+            if given.role == "activation"
+            else given
+            for name, given in table.tensors.items()
+        }
+        yield quantize(model, replace(table, tensors=moved)).proto
+
+
+def _times(given: TensorRange, factor: float) -> TensorRange:
+    low, high = np.asarray(given.min) * factor, np.asarray(given.max) * factor
+    return replace(given, min=_plain(low), max=_plain(high))
+
+
+def _plain(values: np.ndarray) -> float | tuple[float, ...]:
+    return tuple(values.tolist()) if values.ndim else float(values)
+
+
+def run(model: FloatModel, proto: onnx.ModelProto, splits: Sequence[CocoDataset]) -> Found:
+    with load_engine(REFERENCE_ENGINE).build(proto, EngineOptions()) as engine:
+        return [evaluate(engine, model, split) for split in splits]
+
+
+def lost(reference: Found, found: Found) -> float:
+    """1 - soft Dice coefficient over the images of all splits."""
+    pairs = [
+        agreements(mine, theirs, sorted(mine.by_image))
+        for (_, mine), (_, theirs) in zip(reference, found, strict=True)
+    ]
+    common, total = np.concatenate(pairs).sum(axis=0)
+    return float(1 - common / total)
+
+
+def mean(values: Sequence[float]) -> str:
+    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{np.mean(values):+.4f} ± {error:.4f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("tables", nargs="+", type=Path)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--preset")
+    parser.add_argument("--splits", nargs="+", default=["val2017", "train2017"])
+    parser.add_argument("--graphs", type=int, default=6)
+    given = parser.parse_args()
+    model = load_model(given.model, given.weights, ModelOptions(preset=given.preset))
+    splits = [CocoDataset.open(given.data, name) for name in given.splits]
+    reference = run(model, model.proto, splits)
+    maps = ", ".join(f"{n} {r.map:.4f}" for n, (r, _) in zip(given.splits, reference, strict=True))
+    print(f"{model.name}: float mAP {maps}; {given.graphs} graphs for each table", flush=True)
+    for path in given.tables:
+        table = CalibrationTable.load(path)
+        found = [run(model, proto, splits) for proto in graphs(model, table, given.graphs)]
+        line = f"{path.name}: detections lost {mean([lost(reference, one) for one in found])}"
+        for place, name in enumerate(given.splits):
+            whole = reference[place][0].map
+            drops = [whole - one[place][0].map for one in found]
+            line += f"; mAP lost on {name} {mean(drops)}"
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
