@@ -44,6 +44,7 @@ from quantcore.report import html, studies, terminal
 from quantcore.report.host import host
 from quantcore.report.record import Evaluated, Failure, LeftInFloat, RunRecord, Variant
 from quantcore.report.terminal import estimate, figure
+from quantcore.rewrites.equalization import ALPHA, Equalized
 from quantcore.study import Study, mix
 from quantcore.table import CalibrationTable
 from quantcore.worker import run_apart
@@ -191,8 +192,10 @@ class _Run:
     def equalize(self) -> None:
         """Gives channels like ranges in what the backends are given; writes that model."""
         what = self._what
-        policy = what.policy
-        found = equalize(what.model, what.data, policy.images, policy.seed, progress=self._progress)
+        on = (what.data, what.policy.images, what.policy.seed, ALPHA)
+        found: Equalized = run_apart(
+            equalize, what.model, *on, progress=self._progress, what="equalization"
+        ).result
         self._model = found.model
         write_whole(what.out / "equalized.onnx", describe(found.model).SerializeToString())
         self._rewrites.append(terminal.equalized(found))

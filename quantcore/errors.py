@@ -33,6 +33,15 @@ class PolicyError(QuantcoreError):
 class RangeError(QuantcoreError):
     """A calibrated range is NaN, infinite or not positive."""
 
+    @classmethod
+    def not_finite(cls, where: str, nan: bool, image: int) -> RangeError:
+        """An activation that holds NaN or, where `nan` is false, infinity; images count from 0."""
+        what = "NaN" if nan else "infinite"
+        return cls(
+            f"{where}: {what} in image {image} (counted from 0 in the order of calibration); check "
+            "the weights"
+        )
+
 
 class TableError(QuantcoreError):
     """A calibration table is malformed or belongs to another model."""

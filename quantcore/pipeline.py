@@ -33,7 +33,7 @@ from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
 from quantcore.qdq.precision import with_precision
 from quantcore.report.record import Evaluated
-from quantcore.rewrites.equalization import Equalized
+from quantcore.rewrites.equalization import ALPHA, Equalized
 from quantcore.rewrites.equalization import equalize as equalized
 from quantcore.table import CalibrationTable, Provenance
 from quantcore.worker import peak_rss_mb
@@ -111,7 +111,7 @@ def equalize(
     data: Data,
     images: int,
     seed: int = 0,
-    alpha: float = 0.5,
+    alpha: float = ALPHA,
     progress: Progress | None = None,
 ) -> Equalized:
     """The model with channels of like ranges, found on calibration images; the same in float.

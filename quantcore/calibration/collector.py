@@ -148,11 +148,8 @@ class Collector:
             if values.size:
                 low, high = extremes(values)
                 if not (math.isfinite(low) and math.isfinite(high)):
-                    what = "NaN" if np.isnan(values).any() else "infinite"
-                    raise RangeError(
-                        f"{place(site)}: {what} in image {first + number} (counted from 0 in the "
-                        "order of calibration); check the weights"
-                    )
+                    nan = bool(np.isnan(values).any())
+                    raise RangeError.not_finite(place(site), nan, first + number)
                 if seen.histogram is not None:
                     self._counter.count(seen.histogram, values, low, high)
             seen.add(low, high)

@@ -23,6 +23,7 @@ from quantcore.files import ensure_folder, write_whole
 from quantcore.policy import CalibrationPolicy
 from quantcore.progress import for_console
 from quantcore.report import terminal
+from quantcore.rewrites.equalization import ALPHA
 
 _DEFAULT = CalibrationPolicy()
 
@@ -37,7 +38,7 @@ def equalize(
     ] = _DEFAULT.images,
     alpha: Annotated[
         float, typer.Option(help="1 makes all channels of a tensor alike, 0.1 hardly more so.")
-    ] = 0.5,
+    ] = ALPHA,
     split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
     size: Size = None,
     preset: Preset = None,

@@ -30,6 +30,8 @@ from quantcore.qdq.fp16 import opset_of
 from quantcore.rewrites.channels import Channels, Source
 from quantcore.rewrites.scaling import Factors, scale
 
+#: SmoothQuant's own exponent; docs/rewrites.md has what others lose.
+ALPHA = 0.5
 #: Channels of a smaller share of the tensor's range count as if they had this share: dead ones
 #: have no range, and what they show on other images must not be blown up.
 FLOOR = 1e-3
@@ -59,7 +61,7 @@ def equalize(
     model: FloatModel,
     batches: Batches,
     engine: EnginePlugin,
-    alpha: float = 0.5,
+    alpha: float = ALPHA,
     progress: Progress | None = None,
 ) -> Equalized:
     """Scales the channels of all that convolutions read, the network input excepted.
@@ -172,11 +174,8 @@ def _check_finite(tensor: str, sums: Array, images: int) -> None:
     bad = ~np.isfinite(sums).all(axis=1)
     if bad.any():
         first = int(np.argmax(bad))
-        what = "NaN" if np.isnan(sums[first]).any() else "infinite"
-        raise RangeError(
-            f"tensor {tensor!r}: {what} in image {images + first} (counted from 0 in the order of "
-            "calibration); check the weights"
-        )
+        nan = bool(np.isnan(sums[first]).any())
+        raise RangeError.not_finite(f"tensor {tensor!r}", nan, images + first)
 
 
 def check(
