@@ -45,6 +45,7 @@ class Capabilities:
         weight_granularities: Likewise.
         implementations: Of `native`, `portable`.
         simulate: Whether the framework has a fake-quant forward of its own.
+        arithmetics: Of `float32`, `float64`: what sessions can compute in.
         qat: Whether the session can train with its quantizers in place.
         devices: Of `cpu`, `cuda`.
     """
@@ -57,6 +58,7 @@ class Capabilities:
     weight_granularities: frozenset[str] = frozenset({"per_tensor", "per_channel"})
     implementations: frozenset[str] = frozenset({"native"})
     simulate: bool = False
+    arithmetics: frozenset[str] = frozenset({"float32"})
     qat: bool = False
     devices: tuple[str, ...] = field(default=("cpu",))
 
@@ -106,6 +108,7 @@ class BackendSession(ABC):
     Attributes:
         model: The float model.
         progress: Where long work reports.
+        arithmetic: What it computes in, `float32` until `compute_in`.
     """
 
     def __init__(self, name: str, model: FloatModel, capabilities: Capabilities) -> None:
@@ -113,7 +116,28 @@ class BackendSession(ABC):
         self.model = model
         self.capabilities = capabilities
         self.progress: Progress = Silent()
+        self.arithmetic = "float32"
         self._applied = False
+
+    def compute_in(self, arithmetic: str) -> None:
+        """Computes in float64 from here on, or in float32 again; a table that was applied is gone.
+
+        Weights and images stay the float32 numbers that they are. Two frameworks add the products
+        of a convolution in different orders: in float32 the sums differ in their last bits, a
+        rounding flips here and there, and quantized networks part (ADR 1). In float64 the sums
+        agree to about 1e-14, so that nothing is left between two frameworks but what they mean
+        (ADR 7).
+
+        Args:
+            arithmetic: `float32` or `float64`.
+
+        Raises:
+            CapabilityError: The backend cannot.
+        """
+        check_arithmetic(self.name, self.capabilities, arithmetic)
+        if arithmetic != self.arithmetic:
+            self._compute_in(arithmetic)
+            self.arithmetic, self._applied = arithmetic, False
 
     def forward(self, batch: Array) -> dict[str, Array]:
         """The materialised float network on one batch (B x 3 x H x W): heads by tensor name."""
@@ -132,6 +156,8 @@ class BackendSession(ABC):
             BackendError: The framework failed.
         """
         check_capabilities(self.name, self.capabilities, plan)
+        if self.arithmetic != "float32" and plan.implementation == "native":
+            raise CapabilityError(f"backend {self.name!r}: native observers watch float32")
         self._applied = False  # a calibration takes quantizers out that a table put in
         with closing(self.progress.track(batches, f"{self.name}: calibrating")) as watched:
             if plan.implementation == "portable":
@@ -249,6 +275,14 @@ class BackendSession(ABC):
         """Loads the ranges into the framework's quantizers; needed with capability `simulate`."""
         raise BackendError(f"backend {self.name!r} declares simulate without an _apply")
 
+    def _compute_in(self, arithmetic: str) -> None:
+        """Materialises the model anew; needed with `arithmetics` other than float32.
+
+        Batches, ranges and forced values are given in float32 all the same; what is shown or
+        returned may be either.
+        """
+        raise BackendError(f"backend {self.name!r} declares {arithmetic} without a _compute_in")
+
     def _simulate(
         self, batch: Array, forced: Mapping[str, Array], computed: dict[str, Array]
     ) -> Sequence[Array]:
@@ -324,6 +358,13 @@ def check_capabilities(backend: str, capabilities: Capabilities, plan: Plan) -> 
                 f"backend {backend!r} has no {missing} "
                 f"({site.role} {site.tensor!r} of layer {site.consumers[0]!r})"
             )
+
+
+def check_arithmetic(backend: str, capabilities: Capabilities, arithmetic: str) -> None:
+    """Raises CapabilityError where a backend cannot compute in float32 or float64."""
+    if arithmetic not in capabilities.arithmetics:
+        has = _listing(capabilities.arithmetics)
+        raise CapabilityError(f"backend {backend!r} cannot compute in {arithmetic}; it has {has}")
 
 
 def simulates(capabilities: Capabilities, plan: Plan) -> bool:

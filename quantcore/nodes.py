@@ -127,12 +127,18 @@ class GraphRunner(Generic[T]):
         model: The float model.
         build: Gives the callable of a node; it takes the node's computed inputs and returns its
             output, or a sequence where the node has several.
+        arithmetic: `float32` or `float64`: what the constants are that the nodes are built of.
     """
 
-    def __init__(self, model: FloatModel, build: Callable[[Node], Callable[..., Any]]) -> None:
+    def __init__(
+        self,
+        model: FloatModel,
+        build: Callable[[Node], Callable[..., Any]],
+        arithmetic: str = "float32",
+    ) -> None:
         self._outputs = model.output_names
         self._input = model.input_name
-        self._nodes = nodes(model)
+        self._nodes = nodes(model, arithmetic)
         self._calls = [build(node) for node in self._nodes]
         # What may be freed after each node, so that memory holds only what is still to be read.
         last = {name: i for i, node in enumerate(self._nodes) for name in node.activations}
@@ -181,9 +187,13 @@ class GraphRunner(Generic[T]):
         return [values[name] for name in self._outputs]
 
 
-def nodes(model: FloatModel) -> list[Node]:
-    """The nodes of a float graph in order."""
-    return [_node(proto, model.initializers) for proto in model.proto.graph.node]
+def nodes(model: FloatModel, arithmetic: str = "float32") -> list[Node]:
+    """The nodes of a float graph in order, float32 constants in the wanted arithmetic."""
+    constants = {
+        name: values.astype(arithmetic, copy=False) if values.dtype == np.float32 else values
+        for name, values in model.initializers.items()
+    }
+    return [_node(proto, constants) for proto in model.proto.graph.node]
 
 
 def _node(proto: onnx.NodeProto, initializers: Mapping[str, npt.NDArray[np.generic]]) -> Node:

@@ -14,7 +14,12 @@ import quantcore
 from quantcore import registry, remote
 from quantcore.analysis.agreement import Audit, audit, check_parity, noise
 from quantcore.analysis.resample import map_draws
-from quantcore.backend import check_capabilities, check_shows_activations, simulates
+from quantcore.backend import (
+    check_arithmetic,
+    check_capabilities,
+    check_shows_activations,
+    simulates,
+)
 from quantcore.calibration.collecting import find_ranges
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
@@ -175,7 +180,8 @@ def calibrate_each(
 
     Args:
         model: See `calibrate`.
-        policies: One, or several portable ones; images, batch size and seed are the first's.
+        policies: One, or several portable ones; images, batch size, seed and arithmetic are the
+            first's.
         backend: See `calibrate`.
         data: See `calibrate`.
         device: See `calibrate`.
@@ -189,6 +195,7 @@ def calibrate_each(
     plans = [plan(model, policy) for policy in policies]
     for sites in plans:
         check_capabilities(backend, plugin.capabilities, sites)
+    check_arithmetic(backend, plugin.capabilities, policies[0].arithmetic)
     if keep_histograms or len(plans) > 1:
         check_shows_activations(backend, plugin.capabilities)
     first = policies[0]
@@ -200,12 +207,14 @@ def calibrate_each(
     engine = registry.load_engine(REFERENCE_ENGINE)
     with plugin.open(model, device) as session:
         session.progress = progress or Silent()
+        session.compute_in(first.arithmetic)
         parity = check_parity(session, engine)
         began = time.perf_counter()
         inputs = batches.inputs()
         with inputs.naming_images():
             found, kept = find_ranges(session, plans, inputs, keep_histograms)
         cost = (time.perf_counter() - began, remote.peak_of(session), parity)
+        session.compute_in("float32")  # the framework's own fake quantization is what is audited
         few = Batches(images, model.preprocessing, model.batch_size or AUDIT_IMAGES)
         done = []
         for policy, sites, ranges in zip(policies, plans, found, strict=True):

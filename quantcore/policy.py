@@ -26,6 +26,7 @@ from quantcore.tensor_policy import (
 __all__ = ["GRANULARITIES", "OBSERVERS", "CalibrationPolicy", "LayerRule", "TensorPolicy"]
 
 IMPLEMENTATIONS = ("native", "portable")
+ARITHMETICS = ("float32", "float64")
 PRECISIONS = ("fp16", "fp32")
 
 
@@ -89,6 +90,8 @@ class CalibrationPolicy:
         weights: For constant weights.
         layers: Exceptions; the first rule that matches a layer wins.
         implementation: `native` (the framework's own calibrators) or `portable` (quantcore's).
+        arithmetic: What the framework computes activations in, `float32` or `float64`. In float64
+            portable observers find the same table in every framework, at several times the cost.
         images: How many images to calibrate on.
         batch_size: Images per forward pass. On a CPU one is as fast as several, with less memory.
         seed: Chooses which images, where the split has more.
@@ -101,6 +104,7 @@ class CalibrationPolicy:
     weights: TensorPolicy = _WEIGHTS
     layers: tuple[LayerRule, ...] = field(default=())
     implementation: str = "native"
+    arithmetic: str = "float32"
     images: int = 80
     batch_size: int = 1
     seed: int = 0
@@ -108,11 +112,16 @@ class CalibrationPolicy:
     observers: tuple[TensorPolicy, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises PolicyError for an unknown implementation, a count below one or twin observers."""
-        if self.implementation not in IMPLEMENTATIONS:
+        """Raises PolicyError for an unknown word, a count below one or twin observers."""
+        for name, words in (("implementation", IMPLEMENTATIONS), ("arithmetic", ARITHMETICS)):
+            if getattr(self, name) not in words:
+                raise PolicyError(
+                    f"{name} must be {' or '.join(words)}, not {getattr(self, name)!r}"
+                )
+        if self.arithmetic == "float64" and self.implementation != "portable":
             raise PolicyError(
-                f"implementation must be {' or '.join(IMPLEMENTATIONS)}, "
-                f"not {self.implementation!r}"
+                "arithmetic: float64 needs `implementation: portable`; a framework's own "
+                "calibrators are made for float32"
             )
         for name, least in (("images", 1), ("batch_size", 1), ("seed", 0)):
             value = getattr(self, name)
@@ -169,7 +178,9 @@ class CalibrationPolicy:
         if not isinstance(rules, list | tuple):
             raise PolicyError("layers: must be a list of rules")
         plain: dict[str, Any] = {
-            k: data[k] for k in ("implementation", "images", "batch_size", "seed") if k in data
+            key: data[key]
+            for key in ("implementation", "arithmetic", "images", "batch_size", "seed")
+            if key in data
         }
         if "placement" in data:
             plain["placement"] = Profile.read(data["placement"], folder)
@@ -188,6 +199,7 @@ class CalibrationPolicy:
             general = {"observers": [one.to_dict() for one in self.observers]}
         return {
             "implementation": self.implementation,
+            "arithmetic": self.arithmetic,
             **general,
             "weights": self.weights.to_dict(),
             "images": self.images,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from quantcore.analysis.agreement import noise
 from quantcore.backend import Capabilities, check_capabilities
-from quantcore.errors import CapabilityError
+from quantcore.errors import BackendError, CapabilityError
 
 NATIVE = Capabilities(
     {"max": frozenset()}, {"max": frozenset(), "mse": frozenset()}, bits=frozenset({8})
@@ -19,3 +22,29 @@ def test_weights_by_max_have_one_range_at_every_width(net, planned) -> None:
     other = planned(net, activations=activations, weights={"observer": "mse", "bits": 7})
     with pytest.raises(CapabilityError, match=r"backend 'acme' has no 7 bits; it has 8 \(weight "):
         check_capabilities("acme", NATIVE, other)
+
+
+def test_an_arithmetic_that_is_not_there_is_refused(node_session, net) -> None:
+    with node_session(net) as session:
+        session.compute_in("float32")
+        with pytest.raises(CapabilityError, match="'nodes' cannot compute in float64; it"):
+            session.compute_in("float64")
+        assert session.arithmetic == "float32"
+
+
+def test_another_arithmetic_forgets_the_table(node_session, net, planned, table) -> None:
+    plan = planned(net, activations={"observer": "max"})
+    images = noise(net)
+    with node_session(net) as session:
+        session.capabilities = replace(
+            session.capabilities, arithmetics=frozenset({"float32", "float64"})
+        )
+        session._compute_in = lambda arithmetic: None
+        session.apply(plan, table(net, plan).tensors)
+        session.compute_in("float32")
+        session.simulate(images)
+        session.compute_in("float64")
+        with pytest.raises(BackendError, match="apply a table"):
+            session.simulate(images)
+        with pytest.raises(CapabilityError, match="native observers watch float32"):
+            session.calibrate(plan, [images])

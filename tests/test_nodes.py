@@ -138,6 +138,19 @@ def test_constants_stand_where_the_node_wants_them(build) -> None:
     assert found.operands(lambda c: float(c))(5.0) == [2.0, 5.0]
 
 
+def test_float_constants_come_in_the_wanted_arithmetic(build) -> None:
+    items = [
+        node("Sub", ["two", "images"], ["x"], "S"),
+        node("Reshape", ["x", "shape"], ["y"], "R"),
+    ]
+    constants = {"two": np.float32(0.1), "shape": np.array([1, -1])}
+    for arithmetic in ("float32", "float64"):
+        first, second = nodes(build(items, constants), arithmetic)
+        assert first.constants[0].dtype == arithmetic
+        assert first.constants[0] == np.float32(0.1)
+        assert second.constants[1].dtype == np.int64
+
+
 def test_optional_inputs_may_be_left_out(build) -> None:
     items = [node("Clip", ["images", "", "six"], ["y"], "C")]
     found = nodes(build(items, {"six": np.float32(6)}))[0]

@@ -84,6 +84,8 @@ REFUSED: list[tuple[Any, str]] = [
     ({"weights": {"granularity": "per_layer"}}, "granularity must be per_tensor or per_channel"),
     ({"activations": "max"}, "activations: must be a mapping"),
     ({"implementation": "mine"}, "implementation must be native or portable"),
+    ({"arithmetic": "float16"}, "arithmetic must be float32 or float64"),
+    ({"arithmetic": "float64"}, "float64 needs `implementation: portable`"),
     ({"images": 0}, "images must be a whole number from 1"),
     ({"images": 2.0}, "images must be a whole number"),
     ({"batch_size": -1}, "batch_size must be a whole number from 1"),

@@ -33,7 +33,7 @@ from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import BackendError, UsageError
 from quantcore.files import ensure_folder, write_whole
-from quantcore.policy import IMPLEMENTATIONS, CalibrationPolicy
+from quantcore.policy import ARITHMETICS, IMPLEMENTATIONS, CalibrationPolicy
 from quantcore.progress import for_console
 from quantcore.report import portability as report
 from quantcore.report import terminal
@@ -66,6 +66,10 @@ def portability(
     calibration_split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
     evaluation_split: EvaluationSplit = pipeline.EVALUATION_SPLIT,
     device: Device = "auto",
+    arithmetic: Annotated[
+        str,
+        typer.Option(help="What frameworks simulate in: float64, or float32 as by themselves."),
+    ] = "float64",
     threads: Threads = None,
     provider: Providers = None,
 ) -> None:
@@ -78,6 +82,8 @@ def portability(
     for name in chosen:
         if name not in IMPLEMENTATIONS:
             raise UsageError(f"--implementation must be native or portable, not {name!r}")
+    if arithmetic not in ARITHMETICS:
+        raise UsageError(f"--arithmetic must be float32 or float64, not {arithmetic!r}")
     ensure_folder(out)
     options = EngineOptions(threads, providers=tuple(provider or ()))
     study = Study(
@@ -90,6 +96,7 @@ def portability(
         out,
         pipeline.Evaluation(engine, options, eval_images),
         device,
+        arithmetic,
         reference,
     )
     _show(run(study, for_console(), print), out)

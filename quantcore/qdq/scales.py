@@ -36,6 +36,22 @@ def symmetric_scale(found: TensorRange, bits: int = 8) -> npt.NDArray[np.float32
     return np.where(found.amax_array == 0, np.float32(1), scale).astype(np.float32)
 
 
+def exact_amax(found: TensorRange, bits: int = 8) -> npt.NDArray[np.float64]:
+    """The range that a symmetric scale spans, scale * (2**(bits-1) - 1), in float64.
+
+    A fake quantization in float64 that is given it has the very scale of the Q/DQ graph.
+
+    Args:
+        found: As in `symmetric_scale`.
+        bits: As there.
+
+    Raises:
+        RangeError: As there.
+    """
+    exact: npt.NDArray[np.float64] = symmetric_scale(found, bits) * np.float64(2 ** (bits - 1) - 1)
+    return exact
+
+
 def affine_scale(
     found: TensorRange, bits: int = 8
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

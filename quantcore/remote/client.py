@@ -153,6 +153,9 @@ class RemoteSession(BackendSession):
         entries = {site.tensor: ranges[site.tensor].to_dict() for site in sites}
         self._peer.ask("apply", plan=wire.written(Plan(tuple(sites), ())), ranges=entries)
 
+    def _compute_in(self, arithmetic: str) -> None:
+        self._peer.ask("compute_in", arithmetic=arithmetic)
+
     def _simulate(
         self, batch: Array, forced: Mapping[str, Array], computed: dict[str, Array]
     ) -> Sequence[Array]:

@@ -150,6 +150,9 @@ class _Server:
         entries = {tensor: TensorRange.from_dict(entry) for tensor, entry in ranges.items()}
         self._opened.apply(wire.planned(plan), entries)
 
+    def _compute_in(self, arithmetic: str) -> None:
+        self._opened.compute_in(arithmetic)
+
     def _simulate(self, arrays: str, forced: list[str]) -> Message:
         batch, *values = wire.load(arrays)
         found = self._opened.simulate(batch, dict(zip(forced, values, strict=True)))

@@ -64,7 +64,8 @@ def spread(found: Portability) -> Table:
 
 def carried(found: Portability) -> Table:
     """Tables in another framework's simulation: the same table, and the same simulation."""
-    table = Table(title="tables in another backend's simulation", title_justify="left")
+    title = f"tables in another backend's simulation, in {found.arithmetic}"
+    table = Table(title=title, title_justify="left")
     for column in ("table", "simulated by"):
         table.add_column(column, overflow="fold")
     for column in ("mAP against its own simulation", "agreement"):

@@ -94,6 +94,12 @@ CHECKS: tuple[Check, ...] = (
         lambda plugin: plugin.capabilities.simulate,
     ),
     Check(
+        "float64 rounds nothing",
+        declared.float64_rounds_nothing,
+        "float64",
+        lambda plugin: "float64" in plugin.capabilities.arithmetics,
+    ),
+    Check(
         "simulation leaves the float network alone",
         declared.simulation_leaves_float_alone,
         "simulate",

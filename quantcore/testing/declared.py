@@ -13,6 +13,7 @@ from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.policy import TensorPolicy
 from quantcore.qdq.insertion import insert
+from quantcore.testing.exact import in_float64
 from quantcore.testing.models import Stream, images
 from quantcore.testing.subject import Subject, hold, magnitudes, table_of
 
@@ -79,6 +80,24 @@ def simulation_matches_graph(subject: Subject) -> None:
         session.apply(sites, ranges)
         found = audit(session, qdq, sites, images(4), registry.load_engine(REFERENCE_ENGINE))
     hold(found.worst_db >= AUDIT_LIMIT_DB, f"{found.worst_tensor}: {found.worst_db:.1f} dB")
+
+
+def float64_rounds_nothing(subject: Subject) -> None:
+    """In float64, network and simulation are what the graphs are in float64."""
+    model, sites, ranges = subject.ranges(subject.policy())
+    batch = images(4)
+    with subject.plugin.open(model, "cpu") as session:
+        session.compute_in("float64")
+        found = {"network": (session.forward(batch), model.proto)}
+        if session.capabilities.simulate:
+            session.apply(sites, ranges)
+            qdq = insert(model, sites, table_of(subject, model, ranges))
+            found["simulation"] = (session.simulate(batch), qdq.proto)
+    for what, (heads, graph) in found.items():
+        for name, exact in in_float64(graph, batch).items():
+            # Heads are float32: half of its last bit, which is 2**-24, and a little for float64.
+            close = np.allclose(heads[name], exact, rtol=2**-24, atol=1e-9)
+            hold(close, f"the {what} rounds more at {name} than float64 does")
 
 
 def simulation_leaves_float_alone(subject: Subject) -> None:

@@ -24,6 +24,7 @@ from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import Plan
 from quantcore.registry import load_engine
 from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.testing.exact import in_float64
 
 
 def amax_of(policy, values, before):
@@ -39,6 +40,15 @@ template.amax_of = amax_of
 class Session(template.Session):
     """The template's, with a simulation: the shared Q/DQ graph, opened at the forced tensors."""
 
+    def _compute_in(self, arithmetic):
+        pass  # what is computed, asks `arithmetic`
+
+    def _forward(self, batch):
+        if self.arithmetic == "float32":
+            return super()._forward(batch)
+        heads = in_float64(self.model.proto, batch)
+        return [heads[name] for name in self.model.output_names]
+
     def _watch(self, batch, see):
         inner = [name for name in see if name != self.model.input_name]
         graph = exposed(self.model.proto, inner)
@@ -53,6 +63,9 @@ class Session(template.Session):
         self.qdq = insert(self.model, Plan(tuple(sites), ()), table).proto
 
     def _simulate(self, batch, forced, computed):
+        if self.arithmetic == "float64":
+            heads = in_float64(self.qdq, batch)
+            return [heads[name] for name in self.model.output_names]
         graph = onnx.ModelProto()
         graph.CopyFrom(self.qdq)
         for node in graph.graph.node:
@@ -79,6 +92,7 @@ class Fake(HonestBackend):
         weight_observers={"max": frozenset()},
         implementations=frozenset({"native", "portable"}),
         simulate=True,
+        arithmetics=frozenset({"float32", "float64"}),
     )
 
     def framework_layer(self, layer):
@@ -308,6 +322,13 @@ class OtherScales(Fake):
     class Session(Session):
         def _apply(self, sites, ranges):
             super()._apply(sites, scaled(ranges, 1.05))
+
+
+@breaks("float64 rounds nothing")
+class StillFloat32(Fake):
+    class Session(Session):
+        def compute_in(self, arithmetic):
+            """Says nothing and goes on as before."""
 
 
 @breaks("simulation leaves the float network alone")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from fake_backends import Fake, Session, scaled
@@ -25,6 +26,12 @@ class First(Fake):
                 with Path(log).open("a") as file:
                     file.write(f"{self.name}\n")
             return super()._observe(sites, batches)
+
+
+class Single(First):
+    """Computes in float32 alone."""
+
+    capabilities = replace(First.capabilities, arithmetics=frozenset({"float32"}))
 
 
 class Wide(First):

@@ -39,7 +39,8 @@ def study(squares: SimpleNamespace, backends: None, tmp_path: Path) -> Callable[
     def arguments(*more: object, other: str = "wide") -> list[str]:
         given = ["portability", *squares.model, "--data", squares.data, "--out", tmp_path / "out"]
         given += ["--backend", "first", "--backend", other, "--policy", tmp_path / "top.yaml"]
-        return list(map(str, [*given, "--implementation", "native", "--threads", 1, *more]))
+        given += ["--implementation", "native", "--arithmetic", "float32", "--threads", 1]
+        return list(map(str, [*given, *more]))
 
     return arguments
 
@@ -211,10 +212,38 @@ def test_what_cannot_be_simulated_is_left_out(
     ]
 
 
+def test_float64_is_asked_of_those_who_have_it(
+    cli: Cli,
+    study: Callable[..., list[str]],
+    install: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    install("single", "study_backends:Single")
+    policy = tmp_path / "top.yaml"
+    policy.write_text(policy.read_text() + "implementation: portable\narithmetic: float64\n")
+    both = ("--implementation", "native", "--implementation", "portable")
+    done = cli(*study("--arithmetic", "float64", "--eval-images", 1, *both, other="single"))
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "out" / "portability.json").read_text())
+    assert report["arithmetic"] == "float64"
+    cells = [(c["table"], c["kind"], c["runner"]) for c in report["deployments"]]
+    assert cells == [
+        ("first.top.portable", "graph", "onnxruntime"),
+        ("first.top.portable", "simulate", "first"),
+    ]
+    lost = {(lost["table"], lost["where"]): lost["reason"] for lost in report["unsupported"]}
+    assert lost.keys() == {
+        ("single.top.portable", "calibration"),
+        ("first.top.portable", "single's simulation"),
+    }
+    assert set(lost.values()) == {"backend 'single' cannot compute in float64; it has float32"}
+
+
 @pytest.mark.parametrize(
     ("options", "part"),
     [
         (("--implementation", "foreign"), "native or portable"),
+        (("--arithmetic", "float16"), "float32 or float64"),
         (("--reference", "nobody.top.native"), "first.top.native"),
         (("--backend", "nobody"), "unknown backend"),
         (("--policy", "elsewhere/top.yaml"), "two policies are called 'top'"),

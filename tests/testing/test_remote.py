@@ -141,7 +141,11 @@ def test_numbers_are_the_same_bit_for_bit(apart) -> None:
             session.apply(sites_of(model), ranges)
             batch = images(2)
             forced = {"cat.out": np.ones((2, 24, 16, 16), np.float32)}
-            found[where] = (ranges, session.forward(batch), session.simulate(batch, forced))
+            found[where] = [ranges, session.forward(batch), session.simulate(batch, forced)]
+            session.compute_in("float64")
+            session.apply(sites_of(model), ranges)
+            found[where] += [session.forward(batch), session.simulate(batch)]
+            assert not np.array_equal(found[where][1]["head.out"], found[where][3]["head.out"])
         apart.delenv("QUANTCORE_PYTHON_FAKE", raising=False)
     assert found["there"][0] == found["here"][0]
     for there, here in zip(found["there"][1:], found["here"][1:], strict=True):

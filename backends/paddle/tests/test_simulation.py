@@ -3,12 +3,15 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from paddle.nn.quant.quant_layers import FakeQuantMovingAverageAbsMax
 from paddle.quantization import PTQ, ImperativePTQ, QuantConfig
 from paddle.quantization.observers import AbsmaxObserver
 from paddle.quantization.quanters import FakeQuanterWithAbsMaxObserver
 from quantcore_paddle.layer_map import framework_layer
-from quantcore_paddle.quanted import QuantedConv2DTranspose, quanter_dequanter
+from quantcore_paddle.quanted import QuantedConv2DTranspose, QuanterDequanter64, quanter_dequanter
 
 from quantcore import registry
 from quantcore.analysis.agreement import audit
@@ -115,6 +118,26 @@ def test_rounding_and_saturation_of_both_of_paddles_fake_quantizations():
         away = older(paddle.to_tensor(ties)).numpy()
     assert newer.tolist() == [0, 2, 2, 0, -128]  # ONNX's own
     assert away.tolist() == [1, 2, 3, -1, -127]
+
+
+@given(
+    arrays(np.float32, (4, 5), elements=st.floats(-300, 300, width=32)),
+    arrays(np.float32, 4, elements=st.floats(0.125, 128, width=32)),
+    st.sampled_from([None, 0]),
+    st.integers(2, 8),
+)
+def test_the_pair_in_float64_means_what_paddles_own_means(values, amax, axis, bits):
+    amax = amax.astype(np.float64) if axis == 0 else amax[0].astype(np.float64)
+    scale = (amax / (2 ** (bits - 1) - 1)).astype(np.float32)
+    with paddle.no_grad():
+        own = quanter_dequanter(amax, axis, bits)(paddle.to_tensor(values)).numpy()
+        double = QuanterDequanter64(scale, axis, bits)
+        found = double(paddle.to_tensor(values, dtype="float64")).numpy()
+    scale = scale.reshape(-1, 1) if axis == 0 else scale
+    codes = values.astype(np.float64) / scale
+    halfway = np.abs(np.abs(codes - np.trunc(codes)) - 0.5) < 1e-4  # where float32 may differ
+    assert np.allclose(found[~halfway], own[~halfway], rtol=1e-6, atol=0)
+    assert (np.abs(found - own) <= 1.001 * scale).all()
 
 
 def test_paddles_own_apis_recognise_the_layers(backend, model, images):

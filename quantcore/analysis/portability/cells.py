@@ -93,6 +93,7 @@ class Cells:
         backend: str,
         versions: Sequence[tuple[str, str]],
         device: str,
+        arithmetic: str,
         plan: Plan,
         ranges: Mapping[str, TensorRange],
     ) -> None:
@@ -104,9 +105,9 @@ class Cells:
         """
         where = place(SIMULATE, backend)
         sites = [(site, ranges.get(site.tensor)) for site in plan.sites]
-        about = (SIMULATE, backend, versions, device, sites)
+        about = (SIMULATE, backend, versions, device, arithmetic, sites)
         task = self._task(f"{name}.simulate.{backend}", about)
-        job = (task, backend, device, plan, ranges)
+        job = (task, backend, device, arithmetic, plan, ranges)
         if not task.finished:
             run_apart(on_simulation, *job, progress=self._progress, what=f"{name}, {where}")
         self._keep((name, where), task)

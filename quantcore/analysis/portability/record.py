@@ -112,7 +112,7 @@ class Deployment:
         against_float: Against the float model on the engine.
         against_graph: Against the same table as the shared graph; only of a simulation.
         against_own: Against the same table in the simulation of the backend that made it: only the
-            arithmetic differs. Of another backend's simulation alone, as the next.
+            simulation differs. Of another backend's simulation alone, as the next.
         against_host: Against the table that the simulating backend made itself of the same policy
             and implementation, simulated alike: only the calibration differs.
     """
@@ -208,6 +208,7 @@ class Portability:
         splits: To calibrate and to evaluate on.
         images: How many were evaluated.
         engine: Where the graphs ran.
+        arithmetic: What the frameworks simulated in.
         float_map: mAP of the float model.
         reference: The table that the others are held against on the terminal.
         tables: Every table that was made.
@@ -226,6 +227,7 @@ class Portability:
     splits: tuple[str, str]
     images: int
     engine: str
+    arithmetic: str
     float_map: Estimate
     reference: str | None
     tables: tuple[TableCost, ...]
@@ -266,6 +268,7 @@ class Portability:
             "evaluation_split": self.splits[1],
             "images": self.images,
             "engine": self.engine,
+            "arithmetic": self.arithmetic,
             "host": dict(self.host),
             "float_map": self.float_map.to_dict(),
             "reference": self.reference,

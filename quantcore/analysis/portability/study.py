@@ -30,7 +30,7 @@ from quantcore.analysis.portability.store import Store, digest, image_keys, mode
 from quantcore.analysis.portability.work import layer_errors
 from quantcore.analysis.prefix import fingerprint
 from quantcore.analysis.runs import PROBED_IMAGES
-from quantcore.backend import BackendPlugin, check_capabilities, simulates
+from quantcore.backend import BackendPlugin, check_arithmetic, check_capabilities, simulates
 from quantcore.data.coco import CocoDataset, CocoImage
 from quantcore.errors import CapabilityError, QuantcoreError, TableError, UsageError
 from quantcore.files import ensure_folder
@@ -60,6 +60,7 @@ class Study:
         out: Folder for the report, the tables and what is needed to go on after an interruption.
         how: How graphs are evaluated; latency is not measured.
         device: Where frameworks compute.
+        arithmetic: What they simulate in, as `BackendSession.compute_in`.
         reference: Name of the table that others are held against; None for the first.
     """
 
@@ -72,6 +73,7 @@ class Study:
     out: Path
     how: Evaluation
     device: str = "auto"
+    arithmetic: str = "float64"
     reference: str | None = None
 
     @property
@@ -81,6 +83,7 @@ class Study:
             Recipe(backend, name, replace(policy, implementation=implementation))
             for name, policy in self.policies.items()
             for implementation in self.implementations
+            if implementation == "portable" or policy.arithmetic == "float32"
             for backend in self.backends
         )
 
@@ -158,6 +161,7 @@ class _Run:
             try:
                 capabilities = self._plugins[recipe.backend].capabilities
                 check_capabilities(recipe.backend, capabilities, sites)
+                check_arithmetic(recipe.backend, capabilities, recipe.policy.arithmetic)
             except CapabilityError as error:
                 self._unsupported.append(Lost(recipe.name, "calibration", str(error)))
                 self._say(f"{recipe.name}: left out: {error}")
@@ -199,6 +203,7 @@ class _Run:
             (study.data.calibration, study.data.evaluation),
             len(self._images),
             study.how.engine,
+            study.arithmetic,
             found,
             reference,
             tuple(made.cost for made in self._made.values()),
@@ -290,12 +295,14 @@ class _Run:
             with self._step(made.name, place(SIMULATE, backend)):
                 self._check_simulates(backend, made.plan)
                 versions = sorted(self._plugins[backend].versions().items())
-                about = (self._study.device, made.plan, made.table.tensors)
+                how = (self._study.device, self._study.arithmetic)
+                about = (*how, made.plan, made.table.tensors)
                 self._cells.simulation(made.name, backend, versions, *about)
                 self._ran(made, SIMULATE, backend)
 
     def _check_simulates(self, backend: str, sites: Plan) -> None:
-        """Raises CapabilityError where a framework has no simulation of a plan's codes."""
+        """Raises CapabilityError where a framework cannot simulate a plan as the study has it."""
+        check_arithmetic(backend, self._plugins[backend].capabilities, self._study.arithmetic)
         if not simulates(self._plugins[backend].capabilities, sites):
             raise CapabilityError(f"backend {backend!r} simulates symmetric codes only")
 

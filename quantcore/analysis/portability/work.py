@@ -81,6 +81,7 @@ def on_simulation(
     task: Task,
     backend: str,
     device: str,
+    arithmetic: str,
     plan: Plan,
     ranges: Mapping[str, TensorRange],
     progress: Progress,
@@ -91,11 +92,13 @@ def on_simulation(
         task: What to run.
         backend: Backend name; need not be the one that found the ranges.
         device: Where it computes.
+        arithmetic: In what, as `BackendSession.compute_in`.
         plan: What is quantized.
         ranges: By tensor name.
         progress: Where to report.
     """
     with registry.load_backend(backend).open(task.model, device) as session:
+        session.compute_in(arithmetic)
         session.apply(plan, ranges)
         _run(task, SimulationEngine(session), progress)
 

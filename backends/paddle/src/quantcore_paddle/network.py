@@ -9,7 +9,7 @@ from typing import Any
 import paddle
 
 from quantcore.errors import BackendError
-from quantcore.ir import FloatModel
+from quantcore.ir import Array, FloatModel
 from quantcore.nodes import GraphRunner, Node, Tap
 from quantcore.qdq.placement import Site
 from quantcore_paddle.observers import first_line
@@ -30,10 +30,12 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]
         layers: The float layer of each node that is one, by layer name.
         weight_quantizers: By layer name.
         activation_quantizers: By tensor name.
+        arithmetic: `float32` or `float64`.
     """
 
-    def __init__(self, model: FloatModel) -> None:
+    def __init__(self, model: FloatModel, arithmetic: str = "float32") -> None:
         super().__init__()
+        self.arithmetic = arithmetic
         self.layers: dict[str, paddle.nn.Layer] = {}
         self.weight_quantizers: dict[str, Any] = {}
         self.activation_quantizers: dict[str, Any] = {}
@@ -41,7 +43,7 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]
         self._taps: dict[str, Tap[Tensor]] = {}
         # Layers take their full names from a counter of the process; it stays as it is.
         with paddle.utils.unique_name.guard():
-            self._runner: GraphRunner[Tensor] = GraphRunner(model, self._build)
+            self._runner: GraphRunner[Tensor] = GraphRunner(model, self._build, arithmetic)
         self.eval()
 
     def _build(self, node: Node) -> Call:
@@ -59,6 +61,10 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]
         self.layers[node.name] = layer
         home, leaf = self._homes[node.name] = _place(self, node.name, layer)
         return _named(node, lambda *inputs: home._sub_layers[leaf](*inputs))
+
+    def tensor(self, values: Array) -> Tensor:
+        """Images or activations as the network takes them."""
+        return paddle.to_tensor(values, dtype=self.arithmetic)
 
     def tap(self, site: Site, quantizer: Callable[[Tensor], Tensor]) -> None:
         """Puts a quantizer at an activation, for the site's consumers."""

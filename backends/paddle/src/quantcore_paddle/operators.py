@@ -136,6 +136,7 @@ def _parameters(node: Node) -> dict[str, Any]:
 
 
 def _filled(layer: paddle.nn.Layer, weight: npt.NDArray[np.generic], node: Node) -> paddle.nn.Layer:
+    layer.to(dtype=str(weight.dtype))
     layer.weight.set_value(np.ascontiguousarray(weight))
     bias = node.constant(2)
     if bias is not None:

@@ -26,6 +26,7 @@ class PaddleBackend(BackendPlugin):
         weight_observers={"max": frozenset()},
         implementations=frozenset({"native", "portable"}),
         simulate=True,
+        arithmetics=frozenset({"float32", "float64"}),
         devices=("cpu", "cuda"),
     )
 

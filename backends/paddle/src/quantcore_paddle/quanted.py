@@ -42,6 +42,37 @@ def quanter_dequanter(
         )
 
 
+class QuanterDequanter64(paddle.nn.Layer):  # type: ignore[misc]
+    """Paddle's Q/DQ pair in float64, for which Paddle has no kernel.
+
+    It means what `LinearQuanterDequanter` means: codes are rint(x * factor), saturated at
+    -2**(bits-1) and 2**(bits-1) - 1, and stand for code / factor, where factor = 1 / scale. Tests
+    hold it against Paddle's own.
+
+    Args:
+        scale: 0-d, or one for each channel.
+        axis: Channel axis of the Paddle tensor, None per tensor.
+        bits: Width of the code.
+    """
+
+    def __init__(self, scale: npt.NDArray[np.float32], axis: int | None, bits: int) -> None:
+        super().__init__()
+        self._limit = 2 ** (bits - 1)
+        self._axis = axis
+        # A factor, not a quotient, as in pytorch-quantization: where a value lies halfway between
+        # two codes, the last bit of float64 decides.
+        self._factor = paddle.to_tensor(1 / scale.astype(np.float64))
+
+    def forward(self, x: Any) -> Any:
+        """The values that the codes of `x` stand for."""
+        factor = self._factor
+        if self._axis is not None:
+            shape = [1] * x.ndim
+            shape[self._axis] = -1
+            factor = factor.reshape(shape)
+        return paddle.clip(paddle.round(x * factor), -self._limit, self._limit - 1) / factor
+
+
 def weight_axis(layer: paddle.nn.Layer) -> int:
     """Axis of the output channels in a Paddle layer's weight."""
     return 1 if isinstance(layer, paddle.nn.Conv2DTranspose | paddle.nn.Linear) else 0

@@ -12,11 +12,12 @@ from quantcore.backend import BackendSession, Capabilities, symmetric_range
 from quantcore.errors import CapabilityError
 from quantcore.ir import Array, FloatModel
 from quantcore.qdq.placement import Site
+from quantcore.qdq.scales import symmetric_scale
 from quantcore.table import TensorRange
 from quantcore_paddle.containment import keep_memory_steady, quiet, return_memory
 from quantcore_paddle.network import Network
 from quantcore_paddle.observers import Observer, check_parameters, observer_of
-from quantcore_paddle.quanted import quanter_dequanter, weight_axis
+from quantcore_paddle.quanted import QuanterDequanter64, quanter_dequanter, weight_axis
 
 Tensor = Any
 
@@ -43,6 +44,10 @@ class Session(BackendSession):
         """See BackendSession."""
         keep_memory_steady(False)
 
+    def _compute_in(self, arithmetic: str) -> None:
+        with self._working():
+            self.network = Network(self.model, arithmetic)
+
     def _forward(self, batch: Array) -> Sequence[Array]:
         with self.network.unquantized():
             return self._run(batch)
@@ -53,7 +58,7 @@ class Session(BackendSession):
         def swap(name: str, values: Array) -> Callable[[Tensor], Tensor]:
             def replace(x: Tensor) -> Tensor:
                 computed[name] = x.numpy()
-                return paddle.to_tensor(values)
+                return self.network.tensor(values)
 
             return replace
 
@@ -74,7 +79,7 @@ class Session(BackendSession):
         self, batch: Array, replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None
     ) -> list[Array]:
         with self._working():
-            heads = [head.numpy() for head in self.network(paddle.to_tensor(batch), replace)]
+            heads = [head.numpy() for head in self.network(self.network.tensor(batch), replace)]
         return_memory()
         return heads
 
@@ -111,14 +116,20 @@ class Session(BackendSession):
         self.network.clear()
         with self._working():
             for site in sites:
-                amax, bits = ranges[site.tensor].amax_array, site.policy.bits
                 if site.role == "activation":
-                    self.network.tap(site, quanter_dequanter(amax, None, bits))
+                    self.network.tap(site, self._pair(site, ranges[site.tensor], None))
                     continue
                 layer = self.network.layers[site.consumers[0]]
                 axis = None if site.axis is None else weight_axis(layer)
-                self.network.quantize_weight(site, quanter_dequanter(amax, axis, bits))
+                pair = self._pair(site, ranges[site.tensor], axis)
+                self.network.quantize_weight(site, pair)
             self.network.eval()
+
+    def _pair(self, site: Site, found: TensorRange, axis: int | None) -> paddle.nn.Layer:
+        bits = site.policy.bits
+        if self.network.arithmetic == "float64":
+            return QuanterDequanter64(symmetric_scale(found, bits), axis, bits)
+        return quanter_dequanter(found.amax_array, axis, bits)
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ import torch
 from pytorch_quantization.nn import TensorQuantizer
 from torch import Tensor
 
-from quantcore.ir import FloatModel
+from quantcore.ir import Array, FloatModel
 from quantcore.nodes import GraphRunner, Node, Tap
 from quantcore.qdq.placement import Site
 from quantcore_pytorch_quantization.operators import FUNCTIONS, WEIGHTED, Call
@@ -25,14 +25,18 @@ class Network(torch.nn.Module):
     Attributes:
         layers: The module of each layer with weights, by layer name.
         device: Where the network computes.
+        dtype: In what.
     """
 
-    def __init__(self, model: FloatModel, device: torch.device) -> None:
+    def __init__(
+        self, model: FloatModel, device: torch.device, arithmetic: str = "float32"
+    ) -> None:
         super().__init__()
         self.layers: dict[str, Any] = {}
         self.device = device
+        self.dtype: torch.dtype = getattr(torch, arithmetic)
         self._taps: dict[str, Tap[Tensor]] = {}
-        self._runner: GraphRunner[Tensor] = GraphRunner(model, self._build)
+        self._runner: GraphRunner[Tensor] = GraphRunner(model, self._build, arithmetic)
 
     def _build(self, node: Node) -> Call:
         if node.op in WEIGHTED and 1 in node.constants and 0 not in node.constants:
@@ -43,6 +47,10 @@ class Network(torch.nn.Module):
         if node.op not in FUNCTIONS:
             raise node.refused(f"the torch backend knows no {node.op}")
         return FUNCTIONS[node.op](node, self.device)
+
+    def tensor(self, values: Array) -> Tensor:
+        """Images or activations as the network takes them."""
+        return torch.tensor(values, device=self.device, dtype=self.dtype)
 
     def tap(self, site: Site, function: Callable[[Tensor], Tensor]) -> None:
         """Puts a quantizer at an activation, for the site's consumers."""

@@ -31,6 +31,7 @@ class PytorchQuantizationBackend(BackendPlugin):
         weight_observers={"max": frozenset()},
         implementations=frozenset({"native", "portable"}),
         simulate=True,
+        arithmetics=frozenset({"float32", "float64"}),
         devices=("cpu", "cuda"),
     )
 

@@ -18,6 +18,7 @@ from quantcore.backend import BackendSession, Capabilities, symmetric_range
 from quantcore.errors import BackendError, CapabilityError, RangeError
 from quantcore.ir import Array, FloatModel
 from quantcore.qdq.placement import Site
+from quantcore.qdq.scales import exact_amax
 from quantcore.table import TensorRange
 from quantcore_pytorch_quantization.network import Network
 
@@ -37,6 +38,10 @@ class Session(BackendSession):
         with _quiet():
             self.network = Network(model, _device(name, device))
 
+    def _compute_in(self, arithmetic: str) -> None:
+        with _quiet():
+            self.network = Network(self.model, self.network.device, arithmetic)
+
     def _forward(self, batch: Array) -> Sequence[Array]:
         with self.network.unquantized():
             return self._run(batch)
@@ -47,7 +52,7 @@ class Session(BackendSession):
         def swap(name: str, values: Array) -> Callable[[Tensor], Tensor]:
             def replace(x: Tensor) -> Tensor:
                 computed[name] = x.cpu().numpy()
-                return torch.tensor(values, device=self.network.device)
+                return self.network.tensor(values)
 
             return replace
 
@@ -68,7 +73,7 @@ class Session(BackendSession):
         self, batch: Array, replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None
     ) -> list[Array]:
         with torch.inference_mode(), _quiet():
-            heads = self.network(torch.tensor(batch, device=self.network.device), replace)
+            heads = self.network(self.network.tensor(batch), replace)
             return [head.cpu().numpy() for head in heads]
 
     def _observe(
@@ -113,7 +118,10 @@ class Session(BackendSession):
             for site in sites:
                 # It calibrates no more: the toolkit has no histogram for each channel.
                 quantizer = TensorQuantizer(self._descriptor(site, "max"))
-                amax = ranges[site.tensor].amax_array.astype(np.float32)
+                found = ranges[site.tensor]
+                amax = found.amax_array.astype(np.float32)
+                if self.network.dtype == torch.float64:
+                    amax = exact_amax(found, site.policy.bits)
                 if site.role == "activation":
                     self.network.tap(site, quantizer)
                 else:
@@ -124,7 +132,7 @@ class Session(BackendSession):
                         amax = amax.reshape(shape)
                     self.network.quantize_weight(site, quantizer)
                 quantizer.amax = amax
-                quantizer.to(self.network.device)
+                quantizer.to(self.network.device, self.network.dtype)
 
 
 def _weight_axis(layer: Any) -> int:

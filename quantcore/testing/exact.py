@@ -1,0 +1,66 @@
+"""Graphs in float64: what a network is when nothing rounds but its quantizers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper, version_converter
+from onnx.reference import ReferenceEvaluator
+
+from quantcore.ir import Array, FloatModel
+from quantcore.qdq.placement import Plan
+from quantcore.qdq.scales import quantize, symmetric_scale
+from quantcore.table import CalibrationTable
+
+
+def in_float64(proto: onnx.ModelProto, batch: Array) -> dict[str, Array]:
+    """The outputs of a small graph, float or Q/DQ, by onnx's reference evaluator.
+
+    Args:
+        proto: In float32; its weights and scales are taken as the numbers that they are.
+        batch: Its one input.
+
+    Returns:
+        Float64, by name.
+    """
+    graph = onnx.ModelProto()
+    graph.CopyFrom(version_converter.convert_version(proto, 19))  # its first with Q/DQ
+    for constant in graph.graph.initializer:
+        if constant.data_type == TensorProto.FLOAT:
+            values = numpy_helper.to_array(constant).astype(np.float64)
+            constant.CopyFrom(numpy_helper.from_array(values, constant.name))
+    names = [output.name for output in graph.graph.output]
+    feed = {graph.graph.input[0].name: batch.astype(np.float64)}
+    found = ReferenceEvaluator(graph).run(names, feed)
+    return dict(zip(names, found, strict=True))
+
+
+def on_codes(
+    model: FloatModel, plan: Plan, table: CalibrationTable
+) -> tuple[FloatModel, CalibrationTable]:
+    """The model with each weight where its code is, and the table for it.
+
+    A weight halfway between two codes may be rounded to either; here, no weight is.
+
+    Args:
+        model: The float model.
+        plan: Which weights are quantized.
+        table: Their ranges.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    weights = {site.tensor: site for site in plan.sites if site.role == "weight"}
+    for constant in proto.graph.initializer:
+        if constant.name in weights:
+            site, values = weights[constant.name], numpy_helper.to_array(constant)
+            scale = symmetric_scale(table.tensors[site.tensor], site.policy.bits)
+            codes = quantize(values, scale, site.axis, site.policy.bits)
+            if site.axis is not None:
+                scale = scale.reshape([-1 if i == site.axis else 1 for i in range(values.ndim)])
+            moved = np.asarray(codes * scale, dtype=np.float32)
+            constant.CopyFrom(numpy_helper.from_array(moved, constant.name))
+    found = replace(model, proto=proto)
+    provenance = replace(table.provenance, fingerprint=found.fingerprint)
+    return found, replace(table, provenance=provenance)
