@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from paddle.base import core
 from paddle.nn.quant.quant_layers import FakeQuantMovingAverageAbsMax
 from paddle.quantization import PTQ, ImperativePTQ, QuantConfig
 from paddle.quantization.observers import AbsmaxObserver
@@ -106,6 +107,15 @@ def test_a_constant_zero_channel_stays_zero(session, model, make_plan, images):
     ranges["w0"] = TensorRange.symmetric("weight", amax, 0)
     session.apply(plan, ranges)
     assert np.isfinite(session.simulate(images)["y"]).all()
+
+
+def test_no_gpu_would_round_to_tf32(session, model, images):
+    seen = []
+    before = core.get_cudnn_switch(), core.get_cublas_switch()
+    note = lambda _: seen.append((core.get_cudnn_switch(), core.get_cublas_switch()))  # noqa: E731
+    session._watch(images[:1], {model.input_name: note})
+    assert seen == [(False, False)]
+    assert (core.get_cudnn_switch(), core.get_cublas_switch()) == before
 
 
 def test_rounding_and_saturation_of_both_of_paddles_fake_quantizations():

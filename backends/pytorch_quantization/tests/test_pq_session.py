@@ -489,6 +489,17 @@ def test_torch_is_as_it_was(calibrated) -> None:
     assert not torch.is_inference_mode_enabled()
 
 
+def test_no_gpu_would_round_to_tf32(session, net, images) -> None:
+    seen = []
+    session._watch(images[0], {net.input_name: lambda _: seen.append(cudnn_allows())})
+    assert seen == [(False, True)]
+    assert cudnn_allows() == (True, False)
+
+
+def cudnn_allows() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
+
+
 def test_torch_is_as_it_was_after_a_failure(calibrated) -> None:
     original = torch.Tensor.cuda
     with pytest.raises(BackendError):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import paddle
+from paddle.base import core
 
 from quantcore.backend import BackendSession, Capabilities, symmetric_range
 from quantcore.errors import CapabilityError
@@ -135,12 +136,29 @@ class Session(BackendSession):
     def _working(self) -> Iterator[None]:
         """Without gradients, on the session's device, and back to the process's own after."""
         before = paddle.device.get_device()
-        with quiet(), paddle.no_grad():
+        with quiet(), _whole_float32(), paddle.no_grad():
             paddle.device.set_device(self.device)
             try:
                 yield
             finally:
                 paddle.device.set_device(before)
+
+
+@contextlib.contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Convolutions and products that keep all 24 bits of float32 on a GPU.
+
+    cuDNN may round their operands to the 11 bits of TF32, which Paddle allows unless it is told not
+    to: the network would not be the float graph any more.
+    """
+    before = core.get_cudnn_switch(), core.get_cublas_switch()
+    core.set_cudnn_switch(False)
+    core.set_cublas_switch(False)
+    try:
+        yield
+    finally:
+        core.set_cudnn_switch(before[0])
+        core.set_cublas_switch(before[1])
 
 
 def _device(backend: str, wanted: str) -> str:

@@ -72,7 +72,7 @@ class Session(BackendSession):
     def _run(
         self, batch: Array, replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None
     ) -> list[Array]:
-        with torch.inference_mode(), _quiet():
+        with torch.inference_mode(), _whole_float32(), _quiet():
             heads = self.network(self.network.tensor(batch), replace)
             return [head.cpu().numpy() for head in heads]
 
@@ -204,6 +204,18 @@ def _cuda_optional() -> Iterator[None]:
         yield
     finally:
         torch.Tensor.cuda = original  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Convolutions that keep all 24 bits of float32 on a GPU, and add up alike each time.
+
+    cuDNN may round their operands to the 11 bits of TF32, which torch allows unless it is told not
+    to (torch.backends.cudnn.allow_tf32): the network would not be the float graph any more.
+    """
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=False):
+        yield
 
 
 @contextlib.contextmanager
