@@ -22,7 +22,8 @@ def agreement(reference: Array, other: Array) -> tuple[float, float]:
     A soft Dice coefficient (Dice 1945; soft as in V-Net, arXiv:1606.04797) of the two sets: boxes
     of the same class are matched greedily, the best-scored reference first, to the free box that
     overlaps most; a pair has IoU x score x score in common. Scores are squared in the total, so
-    that the crowd of hopeless boxes that a low threshold lets pass weighs nothing.
+    that the crowd of hopeless boxes that a low threshold lets pass weighs nothing. Boxes without
+    area, which lay beside the image before they were cut off at its border, are left out.
 
     Args:
         reference: n x 6 as `quantcore.evaluation.nms` gives them, best first.
@@ -31,6 +32,7 @@ def agreement(reference: Array, other: Array) -> tuple[float, float]:
     Returns:
         Twice what they have in common, and the most that it can be; equal only for equal sets.
     """
+    reference, other = _with_area(reference), _with_area(other)
     total = float(np.square(reference[:, 4]).sum() + np.square(other[:, 4]).sum())
     common = 0.0
     for label in np.intersect1d(reference[:, 5], other[:, 5]):
@@ -42,6 +44,11 @@ def agreement(reference: Array, other: Array) -> tuple[float, float]:
                 common += float(row[best] * score * theirs[best, 4])
                 overlap[:, best] = 0
     return 2 * common, total
+
+
+def _with_area(boxes: Array) -> Array:
+    found: Array = boxes[(boxes[:, 2:4] > boxes[:, :2]).all(axis=1)]
+    return found
 
 
 def iou(first: Array, second: Array) -> Array:

@@ -179,6 +179,9 @@ def test_detections_agree_with_themselves_and_less_with_others() -> None:
     boxes = boxes[np.argsort(-boxes[:, 4], kind="stable")]
     common, total = agreement(boxes, boxes)
     assert common == pytest.approx(total)
+    beside = np.array([[0, 4, 0, 9, 0.9, 1]], np.float32)  # cut off at the border of the image
+    with_it = np.concatenate([beside, boxes])
+    assert agreement(with_it, with_it) == agreement(with_it, boxes) == (common, total)
     other = boxes.copy()
     other[:, :4] += 1
     shifted, _ = agreement(boxes, other)
