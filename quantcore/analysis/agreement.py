@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -162,13 +162,14 @@ def audit(
     )
 
 
-def exposed(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """The graph with more of its tensors as outputs."""
+def exposed(proto: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
+    """The graph with more of its tensors, other than its input, as outputs."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    known = {output.name for output in copy.graph.output}
-    new = [onnx.helper.make_empty_tensor_value_info(t) for t in tensors if t not in known]
-    copy.graph.output.extend(new)
+    known = {end.name for end in (*copy.graph.input, *copy.graph.output)}
+    for name in dict.fromkeys(tensors):
+        if name not in known:
+            copy.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     return copy
 
 

@@ -166,17 +166,6 @@ def _unpacking_constants(
     return [numpy_helper.from_array(np.asarray(v, np.int64), n) for n, v in integers.items()]
 
 
-def tapped(model: FloatModel, tensors: Iterable[str]) -> onnx.ModelProto:
-    """The float graph with further tensors among its outputs."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    have = {model.input_name, *model.output_names}
-    for name in dict.fromkeys(tensors):
-        if name not in have:
-            proto.graph.output.append(helper.make_tensor_value_info(name, _FLOAT, None))
-    return proto
-
-
 def fingerprint(proto: onnx.ModelProto) -> str:
     """SHA-256 of a graph and its constants."""
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
+from quantcore.analysis.agreement import exposed
 from quantcore.analysis.journal import Finding, Journal
 from quantcore.analysis.macs import shapes_of
-from quantcore.analysis.prefix import Suffix, cut, fingerprint, tapped
+from quantcore.analysis.prefix import Suffix, cut, fingerprint
 from quantcore.analysis.probe import layer_probe
 from quantcore.data.coco import CocoDataset, CocoImage
 from quantcore.data.images import read_image
@@ -203,7 +204,8 @@ class Runs:
         shared = [job for job in group if job.suffix is not None]
         if not shared:
             return None
-        return build(tapped(self.model, (name for job in shared for name in job.feeds())))
+        feeds = [name for job in shared for name in job.feeds()]
+        return build(exposed(self.model.proto, feeds))
 
     def _image(
         self,

@@ -12,7 +12,7 @@ from quantcore.analysis import resample
 from quantcore.analysis.agreement import exposed
 from quantcore.analysis.losses import agreement, iou
 from quantcore.analysis.macs import int8_share, macs_of, shapes_of
-from quantcore.analysis.prefix import cut, tapped
+from quantcore.analysis.prefix import cut
 from quantcore.analysis.probe import layers_probe
 from quantcore.analysis.rank import correlation, kendall, ranks, spearman
 from quantcore.analysis.resample import MapDraws, Matches, draws, interval, map_draws
@@ -57,7 +57,7 @@ def test_a_cut_computes_what_the_change_reaches_and_no_more(
         sites = planned(net, layers=others)
         proto = insert(net, sites, table(net, sites)).proto
         part = cut(net, proto, shapes)
-        tensors = {"images": images, **run(tapped(net, part.feeds), images)}
+        tensors = {"images": images, **run(exposed(net.proto, part.feeds), images)}
         found = run(part.proto, part.pack(tensors))
         whole = run(proto, images)
         assert found.keys() == set(part.outputs)

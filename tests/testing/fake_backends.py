@@ -50,8 +50,7 @@ class Session(template.Session):
         return [heads[name] for name in self.model.output_names]
 
     def _watch(self, batch, see):
-        inner = [name for name in see if name != self.model.input_name]
-        graph = exposed(self.model.proto, inner)
+        graph = exposed(self.model.proto, see)
         with load_engine("onnxruntime").build(graph, EngineOptions()) as engine:
             values = {self.model.input_name: batch, **engine.infer(batch)}
         for name in see:

@@ -33,8 +33,7 @@ class Session(BackendSession):
     ) -> Mapping[str, TensorRange]:
         watched = [site for site in sites if site.role == "activation"]
         estimators = {site.tensor: Estimator(site.policy) for site in watched}
-        inner = [site.tensor for site in watched if site.tensor != self.model.input_name]
-        graph = exposed(self.model.proto, inner)
+        graph = exposed(self.model.proto, (site.tensor for site in watched))
         with load_engine("onnxruntime").build(graph, EngineOptions(exact=True)) as engine:
             for batch in batches:
                 values = {self.model.input_name: batch, **engine.infer(batch)}

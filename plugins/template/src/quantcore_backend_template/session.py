@@ -48,13 +48,12 @@ class Session(BackendSession):
         self, sites: Sequence[Site], batches: Iterable[Array]
     ) -> Mapping[str, TensorRange]:
         watched = [site for site in sites if site.role == "activation"]
-        inner = [site.tensor for site in watched if site.tensor != self.model.input_name]
         amax: dict[str, object] = {}
         for site in sites:
             if site.role == "weight":
                 amax[site.tensor] = _largest(self.model.initializers[site.tensor], site.axis)
         ends = {site.tensor: 0.0 for site in watched}
-        graph = exposed(self.model.proto, inner)
+        graph = exposed(self.model.proto, (site.tensor for site in watched))
         with load_engine("onnxruntime").build(graph, EngineOptions(exact=True)) as engine:
             for batch in batches:
                 values = {self.model.input_name: batch, **engine.infer(batch)}
