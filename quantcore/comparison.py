@@ -18,7 +18,7 @@ from quantcore.analysis.macs import int8_share, macs_of
 from quantcore.analysis.mixed import Wish
 from quantcore.analysis.resample import Estimate
 from quantcore.analysis.sensitivity import Subject
-from quantcore.backend import check_capabilities
+from quantcore.capabilities import check_capabilities
 from quantcore.data.coco import CocoDataset
 from quantcore.description import describe
 from quantcore.errors import QuantcoreError, UsageError

@@ -14,13 +14,13 @@ import quantcore
 from quantcore import registry, remote
 from quantcore.analysis.agreement import Audit, audit, check_parity, noise
 from quantcore.analysis.resample import map_draws
-from quantcore.backend import (
+from quantcore.calibration.collecting import find_ranges
+from quantcore.capabilities import (
     check_arithmetic,
     check_capabilities,
     check_shows_activations,
     simulates,
 )
-from quantcore.calibration.collecting import find_ranges
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.engine import EngineOptions

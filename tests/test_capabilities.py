@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from quantcore.analysis.agreement import noise
-from quantcore.backend import Capabilities, check_capabilities
+from quantcore.capabilities import Capabilities, check_capabilities
 from quantcore.errors import BackendError, CapabilityError
 
 NATIVE = Capabilities(

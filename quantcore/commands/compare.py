@@ -11,7 +11,7 @@ import typer
 
 from quantcore import comparison, pipeline, registry
 from quantcore.analysis.mixed import Wish
-from quantcore.backend import check_capabilities
+from quantcore.capabilities import check_capabilities
 from quantcore.commands.options import (
     CalibrationSplit,
     DataRoot,

@@ -8,16 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from quantcore.backend import (
-    BackendPlugin,
-    BackendSession,
+from quantcore.backend import BackendPlugin, BackendSession, FrameworkLayer
+from quantcore.calibration.portable import Seen
+from quantcore.calibration.statistics import Statistics
+from quantcore.capabilities import (
     Capabilities,
-    FrameworkLayer,
     check_capabilities,
     check_shows_activations,
 )
-from quantcore.calibration.portable import Seen
-from quantcore.calibration.statistics import Statistics
 from quantcore.ir import Array, FloatModel, LayerInfo
 from quantcore.qdq.placement import Plan, Site
 from quantcore.remote import wire

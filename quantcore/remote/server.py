@@ -19,7 +19,8 @@ import onnx
 
 import quantcore
 from quantcore import errors, registry
-from quantcore.backend import BackendPlugin, BackendSession, Capabilities
+from quantcore.backend import BackendPlugin, BackendSession
+from quantcore.capabilities import Capabilities
 from quantcore.errors import QuantcoreError
 from quantcore.ir import Array, Decoding, FloatModel, LayerInfo, Preprocessing
 from quantcore.remote import wire

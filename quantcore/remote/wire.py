@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from quantcore.backend import Capabilities
+from quantcore.capabilities import Capabilities
 from quantcore.ir import Array
 from quantcore.policy import TensorPolicy
 from quantcore.qdq.placement import Plan, Site

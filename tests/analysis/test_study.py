@@ -13,7 +13,7 @@ from quantcore.analysis.journal import Journal
 from quantcore.analysis.keep import alone, keeping, quantized_layers
 from quantcore.analysis.runs import Runs, Variant
 from quantcore.analysis.sensitivity import Subject
-from quantcore.backend import check_capabilities
+from quantcore.capabilities import check_capabilities
 from quantcore.data.coco import CocoDataset
 from quantcore.engine import EngineOptions
 from quantcore.errors import CapabilityError, PluginError, UsageError

@@ -30,7 +30,8 @@ from quantcore.analysis.portability.store import Store, digest, image_keys, mode
 from quantcore.analysis.portability.work import layer_errors
 from quantcore.analysis.prefix import fingerprint
 from quantcore.analysis.runs import PROBED_IMAGES
-from quantcore.backend import BackendPlugin, check_arithmetic, check_capabilities, simulates
+from quantcore.backend import BackendPlugin
+from quantcore.capabilities import check_arithmetic, check_capabilities, simulates
 from quantcore.data.coco import CocoDataset, CocoImage
 from quantcore.errors import CapabilityError, QuantcoreError, TableError, UsageError
 from quantcore.files import ensure_folder
