@@ -122,7 +122,9 @@ def _divergences(
         sizes, means = np.diff(sums[bounds], axis=1), np.diff(filled[bounds], axis=1)
         np.divide(sizes, np.maximum(means, 1.0), out=means)
         grouped[rows] = (sizes * np.log(np.where(means > 0, means, 1.0))).sum(axis=1)
-        mean_last[rows] = means[:, -1]
+        # The group of bin i - 1: the last one, unless there are more groups than bins.
+        ends = (candidates[rows] - 1) * levels // candidates[rows]
+        mean_last[rows] = means[np.arange(len(ends)), ends]
     # A bin that is empty has q = 0: infinite where counts beyond the candidate land on it.
     with np.errstate(divide="ignore", invalid="ignore"):
         outliers = np.where(beyond > 0, beyond * np.log(np.where(last > 0, mean_last, 0.0)), 0.0)
