@@ -12,6 +12,8 @@ from quantcore import pipeline, registry
 from quantcore.analysis.agreement import sqnr_db
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
+from quantcore.ir import FloatModel
+from quantcore.model import ModelOptions
 from quantcore.policy import CalibrationPolicy
 from quantcore.progress import Silent
 from quantcore.qdq.insertion import insert
@@ -21,6 +23,8 @@ from quantcore.testing.exact import in_float64, on_codes
 from quantcore.worker import run_apart
 
 DEMO = Path(str(resources.files("quantcore"))) / "demo_data"
+DIGITS = pipeline.Data(DEMO)
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 BACKENDS = ("pytorch-quantization", "paddle")
 
 
@@ -30,15 +34,29 @@ def model():
     return pipeline.load_model("yolov7-tiny", DEMO / "yolov7-tiny-digits.safetensors")
 
 
+@pytest.fixture(params=["demo", pytest.param("yolox-nano", marks=pytest.mark.shared)])
+def detector(request: pytest.FixtureRequest, model) -> tuple[FloatModel, pipeline.Data]:
+    """A model and its images."""
+    if request.param == "demo":
+        return model, DIGITS
+    pytest.importorskip("quantcore_onnx", reason="needs models/onnx")
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared")
+    weights = SHARED / "weights/yolox_nano.onnx"
+    found = pipeline.load_model("onnx", weights, ModelOptions(preset="yolox"))
+    return found, pipeline.Data(SHARED / "data/coco-mini")
+
+
 @pytest.fixture
 def frameworks() -> None:
     for name in ("pytorch_quantization", "paddle"):
         pytest.importorskip(name)
 
 
-def table(model, backend: str, policy: CalibrationPolicy) -> CalibrationTable:
+def table(
+    model, backend: str, policy: CalibrationPolicy, data: pipeline.Data = DIGITS
+) -> CalibrationTable:
     """A calibration in a process of its own, as `compare` does it."""
-    data = pipeline.Data(DEMO)
     job = (model, policy, backend, data, "cpu")
     found = run_apart(pipeline.calibrate, *job, progress=Silent(), what=backend).result
     assert found.audit is not None
@@ -81,7 +99,7 @@ def test_the_tables_agree(
         assert abs(one - other) <= max(one, other) / 512, name
 
 
-def test_the_tables_are_equal_in_float64(model, frameworks: None) -> None:
+def test_the_tables_are_equal_in_float64(detector, frameworks: None) -> None:
     """To the last bit of float32, which one activation in ten million may round to otherwise."""
     policy = CalibrationPolicy.from_dict(
         {
@@ -91,9 +109,10 @@ def test_the_tables_are_equal_in_float64(model, frameworks: None) -> None:
             "images": 4,
         }
     )
+    model, data = detector
     found = []
     for backend in BACKENDS:
-        job = (model, policy.each(), backend, pipeline.Data(DEMO), "cpu")
+        job = (model, policy.each(), backend, data, "cpu")
         done = run_apart(pipeline.calibrate_each, *job, progress=Silent(), what=backend).result
         found.append([one.table.tensors for one in done])
     for one, other in zip(*found, strict=True):
@@ -102,12 +121,12 @@ def test_the_tables_are_equal_in_float64(model, frameworks: None) -> None:
             assert np.allclose(entry.amax_array, other[name].amax_array, 2e-7, 0), name
 
 
-def test_a_table_means_the_same_in_both_simulations(model, frameworks: None) -> None:
+def test_a_table_means_the_same_in_both_simulations(detector, frameworks: None) -> None:
     """End to end, without forcing an activation, and in the shared graph as well."""
-    data = pipeline.Data(DEMO)
+    model, data = detector
     policy = CalibrationPolicy.from_dict({"images": 4})
     sites = plan(model, policy)
-    calibrated = table(model, "pytorch-quantization", policy)
+    calibrated = table(model, "pytorch-quantization", policy, data)
     # FP16 checkpoints hold many a weight halfway between two codes, where anybody may round.
     model, calibrated = on_codes(model, sites, calibrated)
     images = CocoDataset.open(data.root, data.evaluation).select(1)
