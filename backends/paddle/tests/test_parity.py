@@ -122,9 +122,13 @@ def test_every_function_agrees_with_onnx_runtime(backend, engine, make_model, im
     batch = images[:2] - HALF
     with engine.build(model.proto, EngineOptions()) as built, backend.open(model, "cpu") as session:
         expected, found = built.infer(batch), session.forward(batch)
-    for name, reference in expected.items():
+        session.compute_in("float64")
+        double = session._forward(batch)
+    for (name, reference), wide in zip(expected.items(), double, strict=True):
         assert found[name].shape == reference.shape
         np.testing.assert_allclose(found[name], reference, rtol=1e-5, atol=1e-6)
+        assert wide.dtype == np.float64
+        np.testing.assert_allclose(wide, reference, rtol=1e-5, atol=1e-6)
 
 
 WEIGHT = np.random.default_rng(2).standard_normal((6, 3, 3, 3)).astype(np.float32)
@@ -152,7 +156,11 @@ def test_every_layer_agrees_with_onnx_runtime(backend, engine, make_model, image
     model = one_node(make_model, *LAYERS[case])
     with engine.build(model.proto, EngineOptions()) as built, backend.open(model, "cpu") as session:
         expected, found = built.infer(images[:2]), session.forward(images[:2])
+        session.compute_in("float64")
+        (wide,) = session._forward(images[:2])
     np.testing.assert_allclose(found["y0"], expected["y0"], rtol=1e-5, atol=1e-5)
+    assert wide.dtype == np.float64
+    np.testing.assert_allclose(wide, expected["y0"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

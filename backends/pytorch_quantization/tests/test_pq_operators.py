@@ -152,10 +152,14 @@ def test_an_operator_agrees_with_onnx_runtime(case: Case, build, backend, run) -
     expected = run(model.proto, images)
     with backend.open(model, "cpu") as session:
         found = session.forward(images)
+        session.compute_in("float64")
+        double = session._forward(images)
     assert found.keys() == expected.keys()
-    for name, values in expected.items():
+    for (name, values), wide in zip(expected.items(), double, strict=True):
         assert found[name].shape == values.shape
         np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5)
+        assert wide.dtype == np.float64
+        np.testing.assert_allclose(wide, values, rtol=1e-5, atol=1e-5)
 
 
 def test_every_operator_is_tried_here() -> None:
