@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from absl import logging as absl_logging
 from pytorch_quantization import calib
@@ -112,16 +113,18 @@ class Session(BackendSession):
             axis = (_weight_axis(self.network.layers[site.consumers[0]]),)
         return QuantDescriptor(num_bits=site.policy.bits, axis=axis, calib_method=method)
 
+    def _amax(self, site: Site, found: TensorRange) -> Array | npt.NDArray[np.float64]:
+        if self.network.dtype == torch.float64:
+            return exact_amax(found, site.policy.bits)
+        return found.amax_array.astype(np.float32)
+
     def _apply(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> None:
         self.network.clear()
         with _quiet():
             for site in sites:
                 # It calibrates no more: the toolkit has no histogram for each channel.
                 quantizer = TensorQuantizer(self._descriptor(site, "max"))
-                found = ranges[site.tensor]
-                amax = found.amax_array.astype(np.float32)
-                if self.network.dtype == torch.float64:
-                    amax = exact_amax(found, site.policy.bits)
+                amax = self._amax(site, ranges[site.tensor])
                 if site.role == "activation":
                     self.network.tap(site, quantizer)
                 else:
