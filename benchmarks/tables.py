@@ -11,14 +11,14 @@ standard errors: detections lost (docs/sensitivity.md) on all splits, mAP lost o
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 from quantcore.analysis.losses import agreements
+from quantcore.analysis.neighbours import neighbours
 from quantcore.data.coco import CocoDataset
 from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
@@ -29,35 +29,9 @@ from quantcore.model import ModelOptions
 from quantcore.pipeline import load_model, quantize
 from quantcore.registry import load_engine
 from quantcore.results import DetectionResult
-from quantcore.table import CalibrationTable, TensorRange
-
-#: Standard deviation of the logarithm of a change.
-CHANGE = 0.01
+from quantcore.table import CalibrationTable
 
 Found = list[tuple[DetectionResult, Detections]]
-
-
-def graphs(model: FloatModel, table: CalibrationTable, count: int) -> Iterator[onnx.ModelProto]:
-    """The table's graph, then others whose ranges are changed; the same changes for every table."""
-    rng = np.random.default_rng(0)
-    yield quantize(model, table).proto
-    for _ in range(count - 1):
-        moved = {
-            name: _times(given, float(np.exp(rng.normal(0, CHANGE))))
-            if given.role == "activation"
-            else given
-            for name, given in table.tensors.items()
-        }
-        yield quantize(model, replace(table, tensors=moved)).proto
-
-
-def _times(given: TensorRange, factor: float) -> TensorRange:
-    low, high = np.asarray(given.min) * factor, np.asarray(given.max) * factor
-    return replace(given, min=_plain(low), max=_plain(high))
-
-
-def _plain(values: np.ndarray) -> float | tuple[float, ...]:
-    return tuple(values.tolist()) if values.ndim else float(values)
 
 
 def run(model: FloatModel, proto: onnx.ModelProto, splits: Sequence[CocoDataset]) -> Found:
@@ -97,7 +71,8 @@ def main() -> None:
     print(f"{model.name}: float mAP {maps}; {given.graphs} graphs for each table", flush=True)
     for path in given.tables:
         table = CalibrationTable.load(path)
-        found = [run(model, proto, splits) for proto in graphs(model, table, given.graphs)]
+        tables = [table, *neighbours(table, given.graphs - 1)]
+        found = [run(model, quantize(model, one).proto, splits) for one in tables]
         line = f"{path.name}: detections lost {mean([lost(reference, one) for one in found])}"
         for place, name in enumerate(given.splits):
             whole = reference[place][0].map

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -16,6 +16,7 @@ from quantcore.analysis.frontier import Mixed
 from quantcore.analysis.keep import quantized_layers
 from quantcore.analysis.macs import int8_share, macs_of
 from quantcore.analysis.mixed import Wish
+from quantcore.analysis.neighbours import Neighbours
 from quantcore.analysis.resample import Estimate
 from quantcore.analysis.sensitivity import Subject
 from quantcore.capabilities import check_capabilities
@@ -31,6 +32,7 @@ from quantcore.pipeline import (
     calibrate,
     equalize,
     evaluate,
+    neighbouring_maps,
     quantize,
     save_qdq,
     typed,
@@ -68,6 +70,8 @@ class Comparison:
             variant of every backend; None for no search.
         equalize: Whether the backends are given the model with equalized channels, see
             `quantcore.rewrites.equalization`; the float model is evaluated as it was given.
+        graphs: How many graphs stand for each variant: its own, and others that hardly differ; see
+            `quantcore.analysis.neighbours`.
     """
 
     model: FloatModel
@@ -81,6 +85,7 @@ class Comparison:
     precision: str = "int8"
     wish: Wish | None = None
     equalize: bool = False
+    graphs: int = 1
 
 
 def compare(
@@ -275,10 +280,32 @@ class _Run:
                 self._failed(title, how.engine, error)
                 continue
             variant = self._variant(made, found)
-            self._variants.append(variant)
             change = estimate(variant.map_difference, sign="+")
             map_ = figure(found.detection.map)
             self._say(f"{variant.name}: mAP {map_}, against float {change}")
+            if self._what.graphs > 1 and variant.map_difference is not None:
+                variant = self._with_neighbours(variant, made, how)
+            self._variants.append(variant)
+
+    def _with_neighbours(self, variant: Variant, made: _Made, how: Evaluation) -> Variant:
+        """The variant with what graphs that hardly differ from its own lose."""
+        what, table = self._what, made.calibrated.table
+        job = (self._model, table, made.policy, what.precision, what.data, how, what.graphs - 1)
+        try:
+            maps = run_apart(
+                neighbouring_maps, *job, progress=self._progress, what=f"{variant.name}, similar"
+            ).result
+        except QuantcoreError as error:
+            self._failed(f"{variant.name}, similar graphs", how.engine, error)
+            return variant
+        own, difference = variant.evaluated.detection.map, variant.map_difference
+        known = [found for found in maps if found is not None]
+        if own is None or difference is None or not known:
+            return variant  # without labels there is no mAP
+        whole = own - difference.value
+        found = Neighbours((difference.value, *(each - whole for each in known)))
+        self._say(f"{variant.name}: mean of {what.graphs} similar graphs {found.mean:+.3f}")
+        return replace(variant, neighbours=found)
 
     def record(self) -> RunRecord:
         """Everything that was found."""

@@ -13,6 +13,7 @@ import onnx
 import quantcore
 from quantcore import registry, remote
 from quantcore.analysis.agreement import Audit, audit, check_parity, noise
+from quantcore.analysis.neighbours import neighbours
 from quantcore.analysis.resample import map_draws
 from quantcore.calibration.collecting import find_ranges
 from quantcore.capabilities import (
@@ -305,6 +306,49 @@ def evaluate(
         map_draws(dataset, detections, progress=progress),
         runs_on,
     )
+
+
+def neighbouring_maps(
+    model: FloatModel,
+    table: CalibrationTable,
+    policy: CalibrationPolicy,
+    precision: str,
+    data: Data,
+    how: Evaluation,
+    count: int,
+    progress: Progress | None = None,
+) -> list[float | None]:
+    """MAP of graphs that hardly differ from a table's; see `quantcore.analysis.neighbours`.
+
+    Args:
+        model: See `quantize`, as the next three.
+        table: As there.
+        policy: As there.
+        precision: As there.
+        data: What to evaluate on.
+        how: Engine, its options, and how much is run; latency is not measured.
+        count: How many graphs.
+        progress: Where to report.
+
+    Raises:
+        QuantcoreError: As `quantize` and `evaluate`.
+    """
+    dataset = CocoDataset.open(data.root, data.evaluation)
+    plugin = registry.load_engine(how.engine)
+    found = []
+    for moved in neighbours(table, count):
+        graph = quantize(model, moved, policy, precision).proto
+        with plugin.build(graph, how.options) as engine:
+            result, _ = run_evaluation(
+                engine,
+                model,
+                dataset,
+                images=how.images,
+                batch_size=model.batch_size or how.batch_size,
+                progress=progress,
+            )
+        found.append(result.map)
+    return found
 
 
 def save_qdq(qdq: QdqModel, path: Path) -> None:

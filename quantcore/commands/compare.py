@@ -71,6 +71,12 @@ def compare(
             "--equalize", help="First give channels like ranges, which changes nothing in float."
         ),
     ] = False,
+    graphs: Annotated[
+        int,
+        typer.Option(
+            help="Evaluate so many graphs that hardly differ, for one mAP is one draw.", min=1
+        ),
+    ] = 1,
     mixed: Annotated[
         bool,
         typer.Option("--mixed", help="Search each backend's smallest set of layers left in float."),
@@ -102,6 +108,7 @@ def compare(
         precision,
         _wish(mixed, max_drop, top),
         equalize,
+        graphs,
     )
     _show(comparison.compare(what, for_console(), print), out)
 

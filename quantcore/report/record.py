@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from quantcore.analysis.agreement import Audit
+from quantcore.analysis.neighbours import Neighbours
 from quantcore.analysis.resample import Estimate, MapDraws
 from quantcore.engines.audit import Int8Audit
 from quantcore.results import DetectionResult, LatencyResult
@@ -101,6 +102,7 @@ class Variant:
             float model, and where that failed.
         macs_in_int8: Share of the MACs in quantized layers, 0..1; None for the float model.
         left: What a search left in float; None where there was none.
+        neighbours: What graphs that hardly differ lose; None where they were not asked for.
     """
 
     backend: str | None
@@ -117,6 +119,7 @@ class Variant:
     map_difference: Estimate | None = None
     macs_in_int8: float | None = None
     left: LeftInFloat | None = None
+    neighbours: Neighbours | None = None
 
     @property
     def name(self) -> str:
@@ -132,6 +135,7 @@ class Variant:
             "map_difference": self.map_difference.to_dict() if self.map_difference else None,
             "int8_share_of_macs": self.macs_in_int8,
             "mixed": self.left.to_dict() if self.left else None,
+            "neighbours": self.neighbours.to_dict() if self.neighbours else None,
             "calibration_seconds": self.calibration_seconds,
             "peak_rss_mb": self.peak_rss_mb,
             "sizes": {"onnx_bytes": self.onnx_bytes},

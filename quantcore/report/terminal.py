@@ -9,6 +9,7 @@ from rich.table import Table
 
 from quantcore.analysis.agreement import Audit
 from quantcore.analysis.difference import TableDifference
+from quantcore.analysis.neighbours import Neighbours
 from quantcore.analysis.resample import Estimate
 from quantcore.engines.audit import Int8Audit
 from quantcore.registry import PluginInfo
@@ -66,7 +67,12 @@ def comparison(record: RunRecord) -> Table:
 
 
 #: Rows that are left out where there is nothing to tell.
-_WHERE_KNOWN = ("on the device p50, ms", "runs on", "left in float by the search")
+_WHERE_KNOWN = (
+    "mean of similar graphs",
+    "on the device p50, ms",
+    "runs on",
+    "left in float by the search",
+)
 
 
 def _column(variant: Variant) -> dict[str, str]:
@@ -75,6 +81,7 @@ def _column(variant: Variant) -> dict[str, str]:
     return {
         "mAP": figure(detection.map),
         "mAP against float": estimate(variant.map_difference, sign="+"),
+        "mean of similar graphs": _mean(variant.neighbours),
         "AP50": figure(detection.map50),
         "latency p50, ms": figure(latency.p50_ms, 1),
         "latency p99, ms": figure(latency.p99_ms, 1),
@@ -93,6 +100,12 @@ def _column(variant: Variant) -> dict[str, str]:
 
 def _share(found: float | None) -> str:
     return "-" if found is None else f"{found:.1%}"
+
+
+def _mean(found: Neighbours | None) -> str:
+    if found is None:
+        return "-"
+    return f"{found.mean:+.3f} ± {found.error:.3f} ({len(found.differences)} graphs)"
 
 
 def _left(found: LeftInFloat | None) -> str:

@@ -22,8 +22,10 @@ def test_a_comparison_has_the_mixed_variant_too(
     (squares.root / "minimal.yaml").write_text("{placement: minimal, images: 4}\n")
     minimal = ["--policy", squares.root / "minimal.yaml"]
     given = ["--data", squares.data, "--backend", BACKEND, "--out", out, *minimal]
-    done = cli("compare", *squares.model, *given, "--mixed", "--top", 2, "--max-drop", 0.9)
+    search = ["--mixed", "--top", 2, "--max-drop", 0.9]
+    done = cli("compare", *squares.model, *given, *search, "--graphs", 3)
     assert done.code == 0, done.err
+    assert "mean of similar graphs" in done.out
     assert "left in float by the search" in done.out
     plain, mixed = json.loads((out / "report.json").read_text())["variants"]
     assert (plain["backend"], mixed["backend"]) == (BACKEND, BACKEND)
@@ -37,6 +39,10 @@ def test_a_comparison_has_the_mixed_variant_too(
     for variant in (plain, mixed):
         for file in variant["artifacts"].values():
             assert (out / file).stat().st_size > 0
+        similar = variant["neighbours"]
+        assert similar["differences"][0] == variant["map_difference"]["value"]
+        assert len(similar["differences"]) == 3
+        assert similar["mean"] == pytest.approx(sum(similar["differences"]) / 3)
     model = load_model("onnx", squares.weights, ModelOptions(preset="yolox"))
     policy = CalibrationPolicy.load(out / mixed["artifacts"]["policy"])
     assert policy.to_dict() == mixed["policy"]
@@ -45,6 +51,7 @@ def test_a_comparison_has_the_mixed_variant_too(
     page = (out / "report.html").read_text()
     assert f"{BACKEND}, mixed on onnxruntime" in page
     assert "Left in float to lose at most 0.9" in page
+    assert "(3 graphs)" in page
 
 
 def test_images_without_labels_are_refused_before_any_work(
