@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from quantcore.analysis.losses import agreements
-from quantcore.analysis.neighbours import neighbours
+from quantcore.analysis.neighbours import Neighbours, neighbours
 from quantcore.data.coco import CocoDataset
 from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
@@ -50,8 +50,8 @@ def lost(reference: Found, found: Found) -> float:
 
 
 def mean(values: Sequence[float]) -> str:
-    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-    return f"{np.mean(values):+.4f} ± {error:.4f}"
+    found = Neighbours(tuple(values))
+    return f"{found.mean:+.4f} ± {found.error:.4f}"
 
 
 def main() -> None:

@@ -75,6 +75,7 @@ def check_capabilities(backend: str, capabilities: Capabilities, plan: Plan) -> 
             f"backend {backend!r} has no {plan.implementation} observers; it has "
             f"{_listing(capabilities.implementations)} ones (`implementation:`)"
         )
+    check_arithmetic(backend, capabilities, plan.arithmetic)
     if plan.implementation == "portable":
         return  # the observers are quantcore's own, and the same for every backend
     for site in plan.sites:

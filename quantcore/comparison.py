@@ -283,27 +283,25 @@ class _Run:
             change = estimate(variant.map_difference, sign="+")
             map_ = figure(found.detection.map)
             self._say(f"{variant.name}: mAP {map_}, against float {change}")
-            if self._what.graphs > 1 and variant.map_difference is not None:
-                variant = self._with_neighbours(variant, made, how)
-            self._variants.append(variant)
+            self._variants.append(self._with_neighbours(variant, made, how))
 
     def _with_neighbours(self, variant: Variant, made: _Made, how: Evaluation) -> Variant:
-        """The variant with what graphs that hardly differ from its own lose."""
+        """The variant with what graphs that hardly differ from its own lose, where it is asked."""
         what, table = self._what, made.calibrated.table
+        own, difference = variant.evaluated.detection.map, variant.map_difference
+        if what.graphs == 1 or own is None or difference is None:
+            return variant  # nothing is asked, or there are no labels
         job = (self._model, table, made.policy, what.precision, what.data, how, what.graphs - 1)
         try:
             maps = run_apart(
                 neighbouring_maps, *job, progress=self._progress, what=f"{variant.name}, similar"
             ).result
         except QuantcoreError as error:
-            self._failed(f"{variant.name}, similar graphs", how.engine, error)
+            self._failed(f"{made.label}, similar graphs", how.engine, error)
             return variant
-        own, difference = variant.evaluated.detection.map, variant.map_difference
-        known = [found for found in maps if found is not None]
-        if own is None or difference is None or not known:
-            return variant  # without labels there is no mAP
         whole = own - difference.value
-        found = Neighbours((difference.value, *(each - whole for each in known)))
+        others = (each - whole for each in maps if each is not None)
+        found = Neighbours((difference.value, *others))
         self._say(f"{variant.name}: mean of {what.graphs} similar graphs {found.mean:+.3f}")
         return replace(variant, neighbours=found)
 

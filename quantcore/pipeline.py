@@ -16,12 +16,7 @@ from quantcore.analysis.agreement import Audit, audit, check_parity, noise
 from quantcore.analysis.neighbours import neighbours
 from quantcore.analysis.resample import map_draws
 from quantcore.calibration.collecting import find_ranges
-from quantcore.capabilities import (
-    check_arithmetic,
-    check_capabilities,
-    check_shows_activations,
-    simulates,
-)
+from quantcore.capabilities import check_capabilities, check_shows_activations, simulates
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.engine import EngineOptions
@@ -196,7 +191,6 @@ def calibrate_each(
     plans = [plan(model, policy) for policy in policies]
     for sites in plans:
         check_capabilities(backend, plugin.capabilities, sites)
-    check_arithmetic(backend, plugin.capabilities, policies[0].arithmetic)
     if keep_histograms or len(plans) > 1:
         check_shows_activations(backend, plugin.capabilities)
     first = policies[0]
@@ -208,7 +202,7 @@ def calibrate_each(
     engine = registry.load_engine(REFERENCE_ENGINE)
     with plugin.open(model, device) as session:
         session.progress = progress or Silent()
-        session.compute_in(first.arithmetic)
+        session.compute_in(plans[0].arithmetic)
         parity = check_parity(session, engine)
         began = time.perf_counter()
         inputs = batches.inputs()

@@ -9,6 +9,8 @@ import pytest
 from quantcore.analysis.agreement import noise
 from quantcore.capabilities import Capabilities, check_capabilities
 from quantcore.errors import BackendError, CapabilityError
+from quantcore.remote.wire import planned as planned_over_there
+from quantcore.remote.wire import written
 
 NATIVE = Capabilities(
     {"max": frozenset()}, {"max": frozenset(), "mse": frozenset()}, bits=frozenset({8})
@@ -22,6 +24,16 @@ def test_weights_by_max_have_one_range_at_every_width(net, planned) -> None:
     other = planned(net, activations=activations, weights={"observer": "mse", "bits": 7})
     with pytest.raises(CapabilityError, match=r"backend 'acme' has no 7 bits; it has 8 \(weight "):
         check_capabilities("acme", NATIVE, other)
+
+
+def test_a_plan_in_float64_needs_a_backend_that_has_it(net, planned) -> None:
+    wide = replace(NATIVE, implementations=frozenset({"portable"}))
+    plan = planned(net, implementation="portable", arithmetic="float64")
+    with pytest.raises(CapabilityError, match="'acme' cannot compute in float64; it has float32"):
+        check_capabilities("acme", wide, plan)
+    both = frozenset({"float32", "float64"})
+    check_capabilities("acme", replace(wide, arithmetics=both), plan)
+    assert planned_over_there(written(plan)).arithmetic == "float64"
 
 
 def test_an_arithmetic_that_is_not_there_is_refused(node_session, net) -> None:

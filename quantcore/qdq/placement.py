@@ -46,11 +46,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every site in graph order, and the decision for every layer."""
+    """Every site in graph order, the decision for every layer, and how ranges are found."""
 
     sites: tuple[Site, ...]
     decisions: tuple[Decision, ...]
     implementation: str = "native"
+    arithmetic: str = "float32"
 
 
 def plan(model: FloatModel, policy: CalibrationPolicy) -> Plan:
@@ -86,7 +87,7 @@ def plan(model: FloatModel, policy: CalibrationPolicy) -> Plan:
         for name, verdict in verdicts.items()
     )
     found = _grouped(model, verdicts, _by_tensor_rules(sites, policy))
-    return Plan(found, decisions, policy.implementation)
+    return Plan(found, decisions, policy.implementation, policy.arithmetic)
 
 
 def _sites_of(

@@ -63,6 +63,7 @@ def written(plan: Plan) -> Message:
     return {
         "sites": [asdict(site) for site in plan.sites],
         "implementation": plan.implementation,
+        "arithmetic": plan.arithmetic,
     }
 
 
@@ -72,4 +73,4 @@ def planned(data: Message) -> Plan:
         tupled(Site, {**site, "policy": tupled(TensorPolicy, site["policy"])})
         for site in data["sites"]
     ]
-    return Plan(tuple(sites), (), data["implementation"])
+    return Plan(tuple(sites), (), data["implementation"], data["arithmetic"])

@@ -162,14 +162,14 @@ class _Run:
             try:
                 capabilities = self._plugins[recipe.backend].capabilities
                 check_capabilities(recipe.backend, capabilities, sites)
-                check_arithmetic(recipe.backend, capabilities, recipe.policy.arithmetic)
             except CapabilityError as error:
                 self._unsupported.append(Lost(recipe.name, "calibration", str(error)))
                 self._say(f"{recipe.name}: left out: {error}")
             else:
                 found.append(recipe)
         if not found:
-            reasons = "; ".join(lost.reason for lost in self._unsupported)
+            said = [lost.reason for lost in self._unsupported]
+            reasons = "; ".join(said or ["arithmetic: float64 is for portable observers alone"])
             raise UsageError(f"no backend can honour any of the policies: {reasons}")
         return tuple(found)
 
