@@ -5,7 +5,7 @@
 The same float graph, images and letterboxing, each run in a process of its own. ONNX Runtime is
 used as its users do: `create_calibrator`, `collect_data`, `compute_data`. Left to itself it looks
 at every float tensor; another run tells it to look at those that quantcore does. Prints wall time
-and peak resident memory, and the ratios to quantcore's.
+and peak resident memory, and the ratios to quantcore's, in each arithmetic.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.ir import FloatModel
 from quantcore.model import ModelOptions
-from quantcore.policy import CalibrationPolicy
+from quantcore.policy import ARITHMETICS, CalibrationPolicy
 from quantcore.progress import Progress, Silent
 from quantcore.qdq.placement import Plan, plan
 from quantcore.worker import run_apart
@@ -45,9 +46,10 @@ def activations(sites: Plan) -> set[str]:
     return {site.tensor for site in sites.sites if site.role == "activation"}
 
 
-def quantcore(given: argparse.Namespace, _: Progress) -> tuple[int, float]:
+def quantcore(given: argparse.Namespace, arithmetic: str, _: Progress) -> tuple[int, float]:
     """How many activations got a range, and the seconds from images to ranges."""
     model, sites, batches = opened(given)
+    sites = replace(sites, arithmetic=arithmetic)
     with registry.load_backend(given.backend).open(model) as session:
         began = time.perf_counter()
         session.calibrate(sites, batches.inputs())
@@ -99,22 +101,26 @@ def main() -> None:
     parser.add_argument("--backend", default="pytorch-quantization")
     parser.add_argument("--images", type=int, default=80)
     given = parser.parse_args()
-    ours: tuple[float, ...] = ()
-    for name, job, *how in (
-        ("quantcore", quantcore),
+    ours: dict[str, tuple[float, ...]] = {}
+    for name, job, how in (
+        *((f"quantcore, {arithmetic}", quantcore, arithmetic) for arithmetic in ARITHMETICS),
         ("ONNX Runtime, same tensors", onnxruntime, True),
         ("ONNX Runtime, its own choice", onnxruntime, False),
     ):
         began = time.perf_counter()
-        done = run_apart(job, given, *how, progress=Silent(), what=name)
+        done = run_apart(job, given, how, progress=Silent(), what=name)
         whole, (tensors, calibrating) = time.perf_counter() - began, done.result
         cost = (whole, calibrating, done.peak_rss_mb)
-        ours = ours or cost
-        more = [f"{theirs / own:.1f}x" for theirs, own in zip(cost, ours, strict=True)]
         print(
-            f"{name}: {tensors} tensors; the whole process {whole:.1f} s ({more[0]}), from images "
-            f"to ranges {calibrating:.1f} s ({more[1]}), peak {cost[2]:.0f} MB ({more[2]})"
+            f"{name}: {tensors} tensors; the whole process {whole:.1f} s, from images to ranges "
+            f"{calibrating:.1f} s, peak {cost[2]:.0f} MB"
         )
+        if job is quantcore:
+            ours[name] = cost
+            continue
+        for own, costs in ours.items():
+            ratios = [f"{theirs / mine:.1f}x" for theirs, mine in zip(cost, costs, strict=True)]
+            print(f"  over {own}: {', '.join(ratios)}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """What the portable observers cost beside the float forward passes that feed them.
 
-Prints, from one run in which every batch goes through all variants in turn:
+Prints, from one run in which every batch goes through all variants in turn, in float32 and then in
+float64 (the default of portable policies):
 
-(a) calibration with each observer against the bare float forward passes;
+(a) calibration with each observer against the bare forward passes in the same arithmetic;
 (b) several observers in one pass against the dearest one alone;
 (c) the entropy threshold search against pytorch-quantization's on the same histograms.
 
@@ -27,7 +28,7 @@ from quantcore.calibration.entropy import entropy_threshold
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.pipeline import CALIBRATION_SPLIT, load_model
-from quantcore.policy import CalibrationPolicy, TensorPolicy
+from quantcore.policy import ARITHMETICS, CalibrationPolicy, TensorPolicy
 from quantcore.qdq.placement import Site, plan
 from quantcore.qdq.profiles import MINIMAL
 
@@ -88,32 +89,35 @@ class Variant:
             self.collector.ranges(policy)
 
 
-def batches(args: argparse.Namespace, preprocessing: object) -> Iterator[torch.Tensor]:
+def batches(
+    args: argparse.Namespace, preprocessing: object, dtype: torch.dtype
+) -> Iterator[torch.Tensor]:
     images = CocoDataset.open(args.data, CALIBRATION_SPLIT).select(args.images, 0)
     for batch in Batches(images, preprocessing, args.batch).inputs():
-        yield torch.tensor(batch)
+        yield torch.tensor(batch, dtype=dtype)
 
 
-def measure(args: argparse.Namespace) -> Variant:
+def measure(args: argparse.Namespace, arithmetic: str) -> Variant:
     """Parts (a) and (b); returns the variant that watched everything."""
     model = load_model(args.model, args.weights)
     sites = [
         s for s in plan(model, CalibrationPolicy(placement=MINIMAL)).sites if s.role == "activation"
     ]
-    network = Network(model, torch.device("cpu"))
+    network = Network(model, torch.device("cpu"), arithmetic)
     variants = {name: Variant(sites, [name]) for name in OBSERVERS}
     variants["three"] = Variant(sites, ["max", "percentile", "mse"])
     variants["all"] = Variant(sites, OBSERVERS)
     floor = Clock()
     turns = [(floor, None), *((v.clock, v.hooks) for v in variants.values())]
     with torch.inference_mode():
-        for number, batch in enumerate(batches(args, model.preprocessing)):
+        for number, batch in enumerate(batches(args, model.preprocessing, network.dtype)):
             if not number:
                 network(batch)  # the first pass allocates
             first = number % len(turns)  # caches hold what the last one left
             for clock, hooks in (*turns[first:], *turns[:first]):
                 clock(lambda x=batch, h=hooks: network(x, h))
-    print(f"floor: {floor.wall / args.images * 1e3:.1f} ms an image, {args.images} images")
+    each = floor.wall / args.images * 1e3
+    print(f"{arithmetic}: bare passes {each:.1f} ms an image, {args.images} images")
     for name, variant in variants.items():
         variant.search(variant.ranges)
         ratios = variant.clock.over(floor, variant.search)
@@ -161,7 +165,8 @@ def main() -> None:
     parser.add_argument("--search-bins", type=int, default=2048)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    everything = measure(args)
+    for arithmetic in ARITHMETICS:
+        everything = measure(args, arithmetic)
     search(everything.collector, args.search_tensors, args.search_bins)
 
 

@@ -7,8 +7,8 @@ any image is read, and hands back a range for each.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -83,6 +83,7 @@ class BackendSession(ABC):
     def compute_in(self, arithmetic: str) -> None:
         """Computes in float64 from here on, or in float32 again; a table that was applied is gone.
 
+        It is for `forward` and `simulate`; a calibration goes by its plan, whatever was set here.
         Weights and images stay the float32 numbers that they are. Two frameworks add the products
         of a convolution in different orders: in float32 the sums differ in their last bits, a
         rounding flips here and there, and quantized networks part (ADR 1). In float64 the sums
@@ -117,10 +118,9 @@ class BackendSession(ABC):
             BackendError: The framework failed.
         """
         check_capabilities(self.name, self.capabilities, plan)
-        if self.arithmetic != "float32" and plan.implementation == "native":
-            raise CapabilityError(f"backend {self.name!r}: native observers watch float32")
         self._applied = False  # a calibration takes quantizers out that a table put in
-        with closing(self.progress.track(batches, f"{self.name}: calibrating")) as watched:
+        shown = self.progress.track(batches, f"{self.name}: calibrating")
+        with self._computing_in(plan.arithmetic), closing(shown) as watched:
             if plan.implementation == "portable":
                 ranges = observe(plan, self.model, partial(self._feed, plan.sites, watched))
             else:
@@ -141,7 +141,8 @@ class BackendSession(ABC):
         """Watches the float network once for the portable observers of several plans.
 
         Args:
-            plans: Of one model, with the same activations; their implementation does not matter.
+            plans: Of one model, with the same activations and arithmetic; their implementation does
+                not matter.
             batches: As in `calibrate`.
             keep: Keeps what any observer needs, not only those of the plans.
 
@@ -154,11 +155,22 @@ class BackendSession(ABC):
             RangeError: NaN or infinite; names tensor, layers and image.
         """
         check_shows_activations(self.name, self.capabilities)
+        check_arithmetic(self.name, self.capabilities, plans[0].arithmetic)
         self._applied = False
         extra = [s.policy for p in plans[1:] for s in p.sites if s.role == "activation"]
-        with closing(self.progress.track(batches, f"{self.name}: collecting")) as watched:
+        shown = self.progress.track(batches, f"{self.name}: collecting")
+        with self._computing_in(plans[0].arithmetic), closing(shown) as watched:
             feed = partial(self._feed, plans[0].sites, watched)
             return watch(plans[0], feed, dict.fromkeys(extra), keep).seen
+
+    @contextmanager
+    def _computing_in(self, arithmetic: str) -> Iterator[None]:
+        before = self.arithmetic
+        self.compute_in(arithmetic)
+        try:
+            yield
+        finally:
+            self.compute_in(before)
 
     def _feed(self, sites: Sequence[Site], batches: Iterable[Array], see: See) -> None:
         """Shows the float network's activations to the portable observers, batch by batch."""

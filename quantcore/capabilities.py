@@ -91,7 +91,9 @@ def check_arithmetic(backend: str, capabilities: Capabilities, arithmetic: str) 
     """Raises CapabilityError where a backend cannot compute in float32 or float64."""
     if arithmetic not in capabilities.arithmetics:
         has = _listing(capabilities.arithmetics)
-        raise CapabilityError(f"backend {backend!r} cannot compute in {arithmetic}; it has {has}")
+        raise CapabilityError(
+            f"backend {backend!r} cannot compute in {arithmetic}; it has {has} (`arithmetic:`)"
+        )
 
 
 def simulates(capabilities: Capabilities, plan: Plan) -> bool:

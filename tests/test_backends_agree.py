@@ -64,47 +64,19 @@ def table(
     return found.table
 
 
-@pytest.mark.parametrize(
-    ("implementation", "observer", "tolerance"),
-    [
-        ("native", "max", 1e-4),
-        ("portable", "max", 1e-5),
-        ("portable", "percentile", 1e-5),
-        ("portable", "entropy", 1e-5),
-        ("portable", "mse", 1e-5),
-    ],
-)
-def test_the_tables_agree(
-    model, frameworks: None, implementation: str, observer: str, tolerance: float
-) -> None:
-    policy = CalibrationPolicy.from_dict(
-        {
-            "implementation": implementation,
-            "activations": {"observer": observer},
-            "images": 16 if observer == "percentile" else 8,
-        }
-    )
+def test_native_maxima_agree(model, frameworks: None) -> None:
+    policy = CalibrationPolicy.from_dict({"activations": {"observer": "max"}, "images": 8})
     first, second = (table(model, backend, policy) for backend in BACKENDS)
     assert first.tensors.keys() == second.tensors.keys()
-    apart = {
-        name: (found.amax_array, second.tensors[name].amax_array)
-        for name, found in first.tensors.items()
-        if not np.allclose(found.amax_array, second.tensors[name].amax_array, tolerance, 0)
-    }
-    # Where two candidates of a search are equally good to within the frameworks' rounding, either
-    # may win: they then lie close by each other, and there are few such tensors.
-    searched = observer in ("mse", "entropy")
-    assert len(apart) <= (len(first.tensors) // 50 if searched else 0), apart
-    for name, (one, other) in apart.items():
-        assert abs(one - other) <= max(one, other) / 512, name
+    for name, found in first.tensors.items():
+        assert np.allclose(found.amax_array, second.tensors[name].amax_array, 1e-4, 0), name
 
 
-def test_the_tables_are_equal_in_float64(detector, frameworks: None) -> None:
-    """To the last bit of float32, which one activation in ten million may round to otherwise."""
+def test_portable_tables_are_equal(detector, frameworks: None) -> None:
+    """Promised are 1e-5; what is left is an activation that may round to the next float32."""
     policy = CalibrationPolicy.from_dict(
         {
             "implementation": "portable",
-            "arithmetic": "float64",
             "observers": ["max", "percentile", "entropy", "mse", "moving_average"],
             "images": 4,
         }
@@ -114,11 +86,27 @@ def test_the_tables_are_equal_in_float64(detector, frameworks: None) -> None:
     for backend in BACKENDS:
         job = (model, policy.each(), backend, data, "cpu")
         done = run_apart(pipeline.calibrate_each, *job, progress=Silent(), what=backend).result
+        assert all(one.audit is not None and one.audit.worst_db >= 50 for one in done)
         found.append([one.table.tensors for one in done])
     for one, other in zip(*found, strict=True):
         assert one.keys() == other.keys()
         for name, entry in one.items():
             assert np.allclose(entry.amax_array, other[name].amax_array, 2e-7, 0), name
+
+
+def test_float32_finds_nearly_the_same(model, frameworks: None) -> None:
+    """As far as a search may jump between candidates that are equally good to within rounding."""
+    observers = {"implementation": "portable", "observers": ["max", "percentile", "mse"]}
+    tables = []
+    for arithmetic in ("float32", "float64"):
+        policy = CalibrationPolicy.from_dict({**observers, "arithmetic": arithmetic, "images": 2})
+        job = (model, policy.each(), BACKENDS[0], DIGITS, "cpu")
+        done = run_apart(pipeline.calibrate_each, *job, progress=Silent(), what=BACKENDS[0]).result
+        assert all(one.table.provenance.policy["arithmetic"] == arithmetic for one in done)
+        tables.append([one.table.tensors for one in done])
+    for single, double in zip(*tables, strict=True):
+        for name, entry in single.items():
+            assert np.allclose(entry.amax_array, double[name].amax_array, 1 / 256, 0), name
 
 
 def test_a_table_means_the_same_in_both_simulations(detector, frameworks: None) -> None:

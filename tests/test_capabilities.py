@@ -58,5 +58,39 @@ def test_another_arithmetic_forgets_the_table(node_session, net, planned, table)
         session.compute_in("float64")
         with pytest.raises(BackendError, match="apply a table"):
             session.simulate(images)
-        with pytest.raises(CapabilityError, match="native observers watch float32"):
-            session.calibrate(plan, [images])
+
+
+def test_a_calibration_computes_in_what_its_plan_says(node_session, net, planned) -> None:
+    images = noise(net)
+    wanted: list[str] = []
+    with node_session(net) as session:
+        both = frozenset({"float32", "float64"})
+        kinds = frozenset({"native", "portable"})
+        session.capabilities = replace(
+            session.capabilities, arithmetics=both, implementations=kinds
+        )
+        session._compute_in = lambda arithmetic: None
+        observe = session._observe
+
+        def watched(batch, see):
+            wanted.append(session.arithmetic)
+            for show in see.values():
+                show(batch)
+
+        def observed(*given):
+            wanted.append(session.arithmetic)
+            return observe(*given)
+
+        session._watch, session._observe = watched, observed
+        portable = planned(net, implementation="portable")
+        native = planned(net, activations={"observer": "max"})
+        session.calibrate(portable, [images])
+        session.collect([portable], [images])
+        session.collect([native], [images])
+        session.calibrate(planned(net, implementation="portable", arithmetic="float32"), [images])
+        assert wanted == ["float64", "float64", "float32", "float32"]
+        assert session.arithmetic == "float32"
+        session.compute_in("float64")
+        session.calibrate(native, [images])
+        assert wanted[4:] == ["float32"]
+        assert session.arithmetic == "float64"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from quantcore.ir import NEUTRAL_OPS, LayerInfo
 from quantcore.policy import OBSERVERS, CalibrationPolicy, LayerRule, TensorPolicy
 
 EXAMPLE = """
-implementation: native            # native | portable (a later issue)
+implementation: native            # native | portable
 activations: {observer: percentile, percentile: 99.99, bits: 8, symmetric: true}
 weights: {observer: max, granularity: per_channel}
 images: 80
@@ -271,6 +272,7 @@ POLICIES = st.fixed_dictionaries(
         **TENSORS,
         "layers": st.lists(RULES, max_size=3),
         "implementation": st.sampled_from(["native", "portable"]),
+        "arithmetic": st.just("float32"),
         "images": st.integers(1, 10**6),
         "batch_size": st.integers(1, 512),
         "seed": st.integers(0, 2**63),
@@ -292,6 +294,34 @@ def test_a_policy_reads_back_through_yaml(tmp_path: Path) -> None:
     policy = CalibrationPolicy.from_dict(yaml.safe_load(EXAMPLE))
     path.write_text(yaml.safe_dump(policy.to_dict()))
     assert CalibrationPolicy.load(path) == policy
+
+
+@pytest.mark.parametrize(
+    ("keys", "arithmetic"),
+    [
+        ({}, "float32"),
+        (PORTABLE, "float64"),
+        ({**PORTABLE, "arithmetic": "float32"}, "float32"),
+        ({**PORTABLE, "arithmetic": "float64"}, "float64"),
+    ],
+)
+def test_portable_means_float64_unless_it_is_said(keys: dict[str, Any], arithmetic: str) -> None:
+    policy = CalibrationPolicy.from_dict(keys)
+    assert policy.calibrates_in == policy.to_dict()["arithmetic"] == arithmetic
+    # Where nothing was said, another implementation has its own.
+    if "arithmetic" not in keys:
+        assert replace(policy, implementation="portable").calibrates_in == "float64"
+        assert replace(policy, implementation="native").calibrates_in == "float32"
+
+
+def test_policies_are_told_apart_by_what_they_calibrate_in() -> None:
+    portable, single, double = (
+        CalibrationPolicy.from_dict({**PORTABLE, **keys})
+        for keys in ({}, {"arithmetic": "float32"}, {"arithmetic": "float64"})
+    )
+    assert portable == double != single
+    with pytest.raises(PolicyError, match="calibrates_in"):
+        CalibrationPolicy.from_dict({"calibrates_in": "float64"})
 
 
 def test_several_observers_are_a_policy_each() -> None:

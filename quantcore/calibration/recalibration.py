@@ -42,7 +42,7 @@ def recalibrate(table: CalibrationTable, policy: CalibrationPolicy) -> Calibrati
     policy = replace(
         policy,
         implementation="portable",
-        arithmetic=old.arithmetic,
+        arithmetic=old.calibrates_in,
         images=old.images,
         batch_size=old.batch_size,
         seed=old.seed,

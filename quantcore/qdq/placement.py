@@ -46,7 +46,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every site in graph order, the decision for every layer, and how ranges are found."""
+    """What is quantized, and how the ranges are found.
+
+    Attributes:
+        sites: Every site in graph order.
+        decisions: For every layer.
+        implementation: See `CalibrationPolicy`.
+        arithmetic: What activations are computed in, `float32` or `float64`.
+    """
 
     sites: tuple[Site, ...]
     decisions: tuple[Decision, ...]
@@ -87,7 +94,7 @@ def plan(model: FloatModel, policy: CalibrationPolicy) -> Plan:
         for name, verdict in verdicts.items()
     )
     found = _grouped(model, verdicts, _by_tensor_rules(sites, policy))
-    return Plan(found, decisions, policy.implementation, policy.arithmetic)
+    return Plan(found, decisions, policy.implementation, policy.calibrates_in)
 
 
 def _sites_of(

@@ -51,9 +51,11 @@ def weights_have_their_axis(subject: Subject) -> None:
 
 def portable_is_portable(subject: Subject) -> None:
     """The portable observers find on its activations what they find on the float graph's."""
+    exact = "float64" in subject.plugin.capabilities.arithmetics
     policy = replace(
         subject.policy(),
         implementation="portable",
+        arithmetic="float64" if exact else "float32",
         activations=TensorPolicy("percentile"),
     )
     model, sites, ranges = subject.ranges(policy)

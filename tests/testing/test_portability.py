@@ -236,7 +236,9 @@ def test_float64_is_asked_of_those_who_have_it(
         ("single.top.portable", "calibration"),
         ("first.top.portable", "single's simulation"),
     }
-    assert set(lost.values()) == {"backend 'single' cannot compute in float64; it has float32"}
+    assert set(lost.values()) == {
+        "backend 'single' cannot compute in float64; it has float32 (`arithmetic:`)"
+    }
     done = cli(*study(other="single"))
     assert done.code == 2
     assert "float64 is for portable observers alone" in done.err

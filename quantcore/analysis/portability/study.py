@@ -84,7 +84,7 @@ class Study:
             Recipe(backend, name, replace(policy, implementation=implementation))
             for name, policy in self.policies.items()
             for implementation in self.implementations
-            if implementation == "portable" or policy.arithmetic == "float32"
+            if implementation == "portable" or policy.arithmetic != "float64"
             for backend in self.backends
         )
 
