@@ -20,8 +20,8 @@ def recalibrate(table: CalibrationTable, policy: CalibrationPolicy) -> Calibrati
 
     Activations get their ranges from the kept statistics, bit for bit those that the portable
     observers would find on the images; the ranges of weights are taken over, so their policy must
-    be the one that the table was made with. Images, batch size and seed are those of the table,
-    whatever the policy says, and the observers are always quantcore's own.
+    be the one that the table was made with. Images, batch size, seed and arithmetic are those of
+    the table, whatever the policy says, and the observers are always quantcore's own.
 
     Args:
         table: Made with `--keep-histograms`.
