@@ -56,6 +56,19 @@ CASES = [
     Case("conv oblong", "Conv", [array(4, 3, 3, 1)], {"strides": [2, 1], "pads": [1, 0, 1, 0]}),
     Case("conv dilated", "Conv", [array(4, 3, 3, 3)], {"dilations": [2, 3], "pads": [2, 3, 2, 3]}),
     Case("conv depthwise", "Conv", [array(6, 1, 3, 3), array(6)], {"group": 3}),
+    Case("conv of each channel", "Conv", [array(3, 1, 3, 3), array(3)], {"group": 3}),
+    Case(
+        "conv of each channel strided",
+        "Conv",
+        [array(3, 1, 5, 3)],
+        {"group": 3, "strides": [2, 3], "pads": [2, 1, 2, 1]},
+    ),
+    Case(
+        "conv of each channel dilated and lopsided",
+        "Conv",
+        [array(3, 1, 2, 3), array(3)],
+        {"group": 3, "dilations": [3, 2], "pads": [0, 1, 2, 3]},
+    ),
     Case("conv valid", "Conv", [array(2, 3, 3, 3)], {"auto_pad": "VALID"}),
     Case("up", "ConvTranspose", [array(3, 4, 2, 2), array(4)], {"strides": [2, 2]}),
     Case(

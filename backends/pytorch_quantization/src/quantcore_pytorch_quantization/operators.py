@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quantcore.nodes import Node
+from quantcore_pytorch_quantization.depthwise import QuantDepthwise2d
 
 Call = Callable[..., Any]
 
@@ -30,7 +31,9 @@ def conv(node: Node) -> tuple[torch.nn.Module, Call]:
     weight = _weight(node, 4)
     groups = int(node.attributes.get("group", 1))
     before, padding = _padding(node, 0.0)
-    module = quant_nn.QuantConv2d(
+    depthwise = groups > 1 and tuple(weight.shape[:2]) == (groups, 1)
+    kind = QuantDepthwise2d if depthwise else quant_nn.QuantConv2d
+    module = kind(
         weight.shape[1] * groups,
         weight.shape[0],
         tuple(weight.shape[2:]),

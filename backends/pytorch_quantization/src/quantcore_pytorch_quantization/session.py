@@ -62,7 +62,7 @@ class Session(BackendSession):
     def _watch(self, batch: Array, see: Mapping[str, Callable[[Array], None]]) -> None:
         def shown(show: Callable[[Array], None]) -> Callable[[Tensor], Tensor]:
             def watch(x: Tensor) -> Tensor:
-                show(x.cpu().numpy())
+                show(x.float().cpu().numpy())  # what observers see, whatever is computed in
                 return x
 
             return watch
