@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quantcore.nodes import Node
-from quantcore_pytorch_quantization.depthwise import QuantDepthwise2d
+from quantcore_pytorch_quantization.convolution import Conv2d
 
 Call = Callable[..., Any]
 
@@ -27,13 +27,11 @@ def to_tensor(values: npt.NDArray[np.generic]) -> Tensor:
 
 
 def conv(node: Node) -> tuple[torch.nn.Module, Call]:
-    """Conv as QuantConv2d; asymmetric padding goes in front."""
+    """Conv as the toolkit's QuantConv2d; asymmetric padding goes in front."""
     weight = _weight(node, 4)
     groups = int(node.attributes.get("group", 1))
     before, padding = _padding(node, 0.0)
-    depthwise = groups > 1 and tuple(weight.shape[:2]) == (groups, 1)
-    kind = QuantDepthwise2d if depthwise else quant_nn.QuantConv2d
-    module = kind(
+    module = Conv2d(
         weight.shape[1] * groups,
         weight.shape[0],
         tuple(weight.shape[2:]),
