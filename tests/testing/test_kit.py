@@ -48,6 +48,12 @@ def test_a_broken_backend_is_caught(check, honest, install) -> None:
         check.run(Subject("fake"))
 
 
+def test_portable_observers_need_no_float64(honest, install) -> None:
+    install("single", "study_backends:Single")
+    check = next(c for c in CHECKS if c.name.startswith("portable"))
+    check.run(Subject("single"))
+
+
 def test_files_that_are_left_behind_are_caught(honest, install) -> None:
     check = next(c for c in CHECKS if c.name.startswith("interruption"))
     install("fake", "fake_backends:Littering")
