@@ -202,7 +202,7 @@ def calibrate_each(
     engine = registry.load_engine(REFERENCE_ENGINE)
     with plugin.open(model, device) as session:
         session.progress = progress or Silent()
-        session.compute_in(plans[0].arithmetic)
+        session.compute_in(plans[0].arithmetic)  # parity is that of the network that calibrates
         parity = check_parity(session, engine)
         began = time.perf_counter()
         inputs = batches.inputs()
@@ -312,7 +312,7 @@ def neighbouring_maps(
     count: int,
     progress: Progress | None = None,
 ) -> list[float | None]:
-    """MAP of graphs that hardly differ from a table's; see `quantcore.analysis.neighbours`.
+    """The mAP of graphs that hardly differ from a table's; see `quantcore.analysis.neighbours`.
 
     Args:
         model: See `quantize`, as the next three.

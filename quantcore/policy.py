@@ -122,9 +122,9 @@ class CalibrationPolicy:
             if getattr(self, name) not in words:
                 known = " or ".join(filter(None, words))
                 raise PolicyError(f"{name} must be {known}, not {getattr(self, name)!r}")
-        exact = "float64" if self.implementation == "portable" else "float32"
-        object.__setattr__(self, "calibrates_in", self.arithmetic or exact)
-        if self.calibrates_in == "float64" and self.implementation != "portable":
+        usual = "float64" if self.implementation == "portable" else "float32"
+        object.__setattr__(self, "calibrates_in", self.arithmetic or usual)
+        if self.arithmetic == "float64" and self.implementation != "portable":
             raise PolicyError(
                 "arithmetic: float64 needs `implementation: portable`; a framework's own "
                 "calibrators are made for float32"

@@ -6,6 +6,7 @@ The mAP of a quantized graph moves by up to 0.007 when its scales move by one un
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,7 +36,12 @@ class Neighbours:
 
     @property
     def error(self) -> float:
-        """Standard error of the mean; it holds the draw of the graph, not that of the images."""
+        """Standard error of the mean; it holds the draw of the graph, not that of the images.
+
+        NaN where there is one graph.
+        """
+        if len(self.differences) < 2:
+            return math.nan
         return float(np.std(self.differences, ddof=1) / len(self.differences) ** 0.5)
 
     def to_dict(self) -> dict[str, Any]:

@@ -14,16 +14,16 @@ _UNFOLDED = 6 * 2**20
 class Conv2d(quant_nn.QuantConv2d):  # type: ignore[misc]
     """A QuantConv2d.
 
-    For float64 torch has no convolution of its own on a CPU. It copies what each output reads next
-    to each other and multiplies matrices: 88 MB for the first layer of YOLOv5n, and one product for
-    each channel of a depthwise layer, 2,000 in an image of YOLOX-nano. Bands of rows that stay in
-    the cache save a quarter of YOLOv5n's time, adding up a depthwise kernel tap by tap nearly half
-    of YOLOX-nano's.
+    For float64 torch has no convolution of its own on a CPU. Unless the kernel is 1 x 1, it copies
+    what each output reads next to each other and multiplies matrices: 88 MB for the first layer of
+    YOLOv5n, and one product for each channel of a depthwise layer, 2,000 in an image of YOLOX-nano.
+    Bands of rows that stay in the cache save a quarter of YOLOv5n's time, adding up a depthwise
+    kernel tap by tap nearly half of YOLOX-nano's.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution of B x C x H x W, through the quantizers in place."""
-        if x.dtype != torch.float64 or x.is_cuda:
+        if x.dtype != torch.float64 or x.is_cuda or self.kernel_size == (1, 1):
             convolved: Tensor = super().forward(x)
             return convolved
         x, weight = self._quant(x)
@@ -40,7 +40,7 @@ class Conv2d(quant_nn.QuantConv2d):  # type: ignore[misc]
 
     def _by_bands(self, x: Tensor, weight: Tensor) -> Tensor:
         height, width = self._size(x)
-        row = x.element_size() * self.groups * weight[0].numel() * width
+        row = x.element_size() * len(x) * weight[0].numel() * width  # groups come in turn
         rows = max(_UNFOLDED // row, 1)
         reach, step = self.dilation[0] * (self.kernel_size[0] - 1) + 1, self.stride[0]
         bands = [
