@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from quantcore.analysis.journal import Journal
 from quantcore.analysis.keep import alone
 from quantcore.analysis.runs import Outcome, Runs, Variant, cores
 from quantcore.analysis.sensitivity import Subject
@@ -33,6 +32,7 @@ from quantcore.evaluation.evaluator import evaluate
 from quantcore.model import ModelOptions
 from quantcore.pipeline import load_model
 from quantcore.registry import load_engine
+from quantcore.runtime.store import Store
 from quantcore.table import CalibrationTable
 
 
@@ -68,8 +68,8 @@ def naive(
 def shared(
     subject: Subject, dataset: CocoDataset, images: int, folder: Path
 ) -> tuple[list[Outcome], list[float | None]]:
-    with Journal(folder / "journal.jsonl") as journal:
-        runs = Runs(subject.model, dataset, dataset.select(images), journal)
+    with Store(folder) as store:
+        runs = Runs(subject.model, dataset, dataset.select(images), store)
         outcomes = runs.run([Variant("float", subject.model.proto), *graphs(subject)])
     return outcomes[1:], [score(dataset, o.detections).figures["map"] for o in outcomes[1:]]
 

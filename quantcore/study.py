@@ -56,7 +56,7 @@ def rank(
     Args:
         subject: Model, table, policy.
         study: How.
-        out: Folder of report, picture and journal.
+        out: Folder of report, picture and finished work.
         progress: Where to report.
         labels: Whether to measure mAP too where another method ranks.
 
@@ -92,7 +92,7 @@ def mix(
     Args:
         subject: Model, table, policy.
         study: How, and what is asked for.
-        out: Folder of report, pictures and journal.
+        out: Folder of report, pictures and finished work.
         progress: Where to report.
         say: Is given a line for each set that is measured.
 

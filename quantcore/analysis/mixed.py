@@ -12,7 +12,6 @@ import numpy as np
 
 from quantcore.analysis.accuracy import Judge, Loss
 from quantcore.analysis.frontier import Mixed, Point, Unseen
-from quantcore.analysis.journal import Journal
 from quantcore.analysis.keep import keeping
 from quantcore.analysis.macs import macs_of
 from quantcore.analysis.runs import Runs, Variant
@@ -21,6 +20,7 @@ from quantcore.analysis.sensitivity import Sensitivity, Subject
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import UsageError
 from quantcore.progress import Progress
+from quantcore.runtime.store import Store
 
 #: Numbers of most sensitive layers that are always measured, so that the frontier has a shape.
 LANDMARKS = (0, 3, 5, 10)
@@ -153,7 +153,7 @@ def find(
         subject: Model, table, policy.
         ranking: Of its layers, on the same split.
         dataset: Images with labels.
-        out: Folder of the journal.
+        out: Folder of the store of finished work.
         wish: What is asked for.
         images: How many images; None for all.
         workers: Images in flight.
@@ -163,9 +163,9 @@ def find(
     Raises:
         UsageError: No labels to measure mAP with.
     """
-    with Journal(out / "journal.jsonl") as journal:
+    with Store(out) as store:
         chosen = dataset.select(images)
-        runs = Runs(subject.model, dataset, chosen, journal, workers, progress)
+        runs = Runs(subject.model, dataset, chosen, store, workers, progress)
         reference = runs.run([Variant("float", subject.model.proto)], "float model")[0]
         judge = Judge(dataset, reference)
         if not judge.labelled:
@@ -203,9 +203,9 @@ def verify(
     progress: Progress | None = None,
 ) -> Mixed:
     """Measures the frontier again on images that the search did not see; see `find`."""
-    with Journal(out / "journal.jsonl") as journal:
+    with Store(out) as store:
         chosen = dataset.select(images)
-        runs = Runs(subject.model, dataset, chosen, journal, workers, progress)
+        runs = Runs(subject.model, dataset, chosen, store, workers, progress)
         reference = runs.run([Variant("float", subject.model.proto)], f"float model, {split}")[0]
         judge = Judge(dataset, reference)
         losses = []

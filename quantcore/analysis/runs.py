@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ import numpy as np
 import onnx
 
 from quantcore.analysis.agreement import exposed
-from quantcore.analysis.journal import Finding, Journal
 from quantcore.analysis.macs import shapes_of
 from quantcore.analysis.prefix import Suffix, cut, fingerprint
 from quantcore.analysis.probe import layer_probe
@@ -23,13 +21,15 @@ from quantcore.data.images import read_image
 from quantcore.data.letterbox import Placement, letterbox
 from quantcore.engine import Engine, EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
-from quantcore.errors import UsageError
+from quantcore.errors import OutputError, UsageError
 from quantcore.evaluation.decode import decode_candidates
 from quantcore.evaluation.detections import Detections
 from quantcore.evaluation.nms import nms
 from quantcore.ir import Array, FloatModel, LayerInfo
 from quantcore.progress import Progress, Silent
 from quantcore.registry import load_engine
+from quantcore.runtime.keys import content_key, file_digests
+from quantcore.runtime.store import Store
 
 #: As in `quantcore.evaluation.evaluator.evaluate`: score, IoU and number of detections.
 CONF, IOU, MAX_DETECTIONS = 0.001, 0.65, 300
@@ -42,6 +42,9 @@ GROUP_BYTES = 3 << 29
 
 #: Images on which a layer's own error is measured; it hardly differs between images.
 PROBED_IMAGES = 8
+
+#: Of what a finding means; a change of it makes all that is on disk obsolete.
+REVISION = 1
 
 _NOT_MEASURED = float("nan")
 _BLOCK = 1 << 15
@@ -63,6 +66,20 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What one graph made of one image.
+
+    Attributes:
+        boxes: Detections, n x 6 as `quantcore.evaluation.nms` gives them, in original pixels.
+        powers: Sums of squares in pairs, signal and noise: of the heads, of the layer's own
+            output; NaN where not measured.
+    """
+
+    boxes: Array
+    powers: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a graph made of all images.
 
@@ -77,12 +94,13 @@ class Outcome:
 
 @dataclass
 class _Job:
-    """A variant while it is worked on."""
+    """A variant while it is worked on; `left` are the ids of images that it has not had."""
 
     variant: Variant
     key: str
     suffix: Suffix | None
     probe: Suffix | None
+    left: set[int] = field(default_factory=set)
     engine: Engine | None = None
     probe_engine: Engine | None = None
 
@@ -99,7 +117,7 @@ class Runs:
         model: The float model.
         dataset: Ground truth and category ids.
         images: What to run on.
-        journal: Where findings are kept.
+        store: Where findings are kept, under keys of everything that they depend on.
         workers: Images in flight; None for one on each core. One thread runs each: two sessions
             with a thread each do more in a second than one session with two.
         progress: Where to report.
@@ -110,7 +128,7 @@ class Runs:
         model: FloatModel,
         dataset: CocoDataset,
         images: Sequence[CocoImage],
-        journal: Journal,
+        store: Store,
         workers: int | None = None,
         progress: Progress | None = None,
     ) -> None:
@@ -124,19 +142,21 @@ class Runs:
         self.computed = 0
         self._probed = {image.id for image in self.images[:PROBED_IMAGES]}
         self._lock, self._stop = threading.Lock(), threading.Event()
-        self._journal, self._progress = journal, progress or Silent()
+        self._store, self._progress = store, progress or Silent()
         self._workers = workers or cores()
         self._plugin = load_engine(REFERENCE_ENGINE)
         self._options = EngineOptions(threads=1, shared_memory=True)
         self._shapes = shapes_of(model)
         self._inputs = _Inputs(model)
-        versions = sorted(self._plugin.versions().items())
-        self._settings = repr((versions, model.decoding, model.preprocessing, CONF, IOU))
+        self._digests = file_digests((image.path for image in self.images), self._progress)
+        limits = (CONF, IOU, MAX_DETECTIONS)
+        looks = (model.fingerprint, model.decoding, model.preprocessing)
+        self._about = (REVISION, looks, limits, self._plugin.versions())
 
     def run(
         self, variants: Sequence[Variant], what: str = "images", shared: bool = True
     ) -> list[Outcome]:
-        """The outcome of each graph, from the journal as far as it is there.
+        """The outcome of each graph, from the store as far as it is there.
 
         Args:
             variants: The graphs.
@@ -145,9 +165,10 @@ class Runs:
                 on; False runs each graph whole, which is better for graphs changed throughout.
         """
         jobs = [self._job(variant, shared) for variant in variants]
-        missing = [job for job in jobs if any(self._missing([job], i) for i in self.images)]
-        todo = sum(len(self._missing([job], i)) for job in missing for i in self.images)
-        with _Steps(self._progress, what, todo) as step:
+        for job in jobs:
+            job.left = {i.id for i in self.images if self._key(job, i) not in self._store}
+        missing = [job for job in jobs if job.left]
+        with _Steps(self._progress, what, sum(len(job.left) for job in missing)) as step:
             for group in _groups(missing, self._shapes):
                 self._run_group(group, step)
         return [self._outcome(job) for job in jobs]
@@ -157,8 +178,7 @@ class Runs:
         # What is cut off is as in the float graph.
         graph = fingerprint(suffix.proto if suffix else variant.proto)
         layer = variant.layer and variant.layer.name
-        measured = (self.model.fingerprint, graph, self._settings, shared, layer)
-        key = hashlib.sha256(repr(measured).encode()).hexdigest()[:24]
+        key = content_key("graph on an image", self._about, graph, shared, layer)
         if not shared:
             return _Job(variant, key, None, None)
         probe = None
@@ -166,8 +186,10 @@ class Runs:
             probe = layer_probe(self.model, variant.proto, variant.layer, self._shapes)
         return _Job(variant, key, suffix, probe)
 
-    def _missing(self, jobs: Iterable[_Job], image: CocoImage) -> list[_Job]:
-        return [job for job in jobs if (job.key, image.id) not in self._journal]
+    def _key(self, job: _Job, image: CocoImage) -> str:
+        """Of the finding of a graph on an image, by the image's content."""
+        probed = image.id in self._probed
+        return content_key(job.key, self._digests[image.path], image.width, image.height, probed)
 
     def _run_group(self, group: Sequence[_Job], step: Callable[[], None]) -> None:
         """Every image through the graphs of a group."""
@@ -177,7 +199,7 @@ class Runs:
             work = [
                 pool.submit(self._image, image, group, trunk, step)
                 for image in self.images
-                if self._missing(group, image)
+                if any(image.id in job.left for job in group)
             ]
             try:
                 for done in as_completed(work):
@@ -221,7 +243,9 @@ class Runs:
         if trunk is not None:
             tensors.update(trunk.infer(pixels))
             signal = sum(_square(tensors[name]) for name in self.model.output_names)
-        for job in self._missing(group, image):
+        for job in group:
+            if image.id not in job.left:
+                continue
             if self._stop.is_set():
                 return
             heads = self._heads(job, tensors)
@@ -229,7 +253,7 @@ class Runs:
             powers = (signal, _noise(job, heads, tensors), *own)
             finding = Finding(self._detect(heads, placement), powers)
             with self._lock:
-                self._journal.put((job.key, image.id), finding)
+                self._store.put(self._key(job, image), finding)
                 self.computed += 1
                 step()
 
@@ -248,9 +272,15 @@ class Runs:
         return boxes
 
     def _outcome(self, job: _Job) -> Outcome:
-        found = {image.id: self._journal.get((job.key, image.id)) for image in self.images}
+        found = {image.id: self._finding(job, image) for image in self.images}
         detections = Detections({i: f.boxes for i, f in found.items()}, self.category_ids)
         return Outcome(detections, {i: f.powers for i, f in found.items()})
+
+    def _finding(self, job: _Job, image: CocoImage) -> Finding:
+        found = self._store.get(self._key(job, image), Finding)
+        if found is None:
+            raise OutputError(f"{self._store.path}: damaged while in use; run the command again")
+        return found
 
 
 def cores() -> int:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from quantcore.analysis.accuracy import Judge, Loss
-from quantcore.analysis.journal import Journal
 from quantcore.analysis.keep import alone, quantized_layers
 from quantcore.analysis.macs import macs_of
 from quantcore.analysis.resample import Estimate
@@ -23,6 +22,7 @@ from quantcore.policy import CalibrationPolicy
 from quantcore.progress import Progress, Silent
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
+from quantcore.runtime.store import Store
 from quantcore.table import CalibrationTable
 
 FORMAT = "quantcore.sensitivity/1"
@@ -175,7 +175,7 @@ def measure(
         subject: Model, table, policy.
         dataset: Images, and labels for `map`.
         split: Its name, for the record.
-        out: Folder of the journal; what is in it is not computed again.
+        out: Folder of the store; what is in it is not computed again.
         method: What to rank by, one of `METHODS`.
         labels: Whether to measure mAP too where another method ranks.
         images: How many images; None for all.
@@ -188,9 +188,9 @@ def measure(
     if method not in METHODS:
         raise UsageError(f"--method must be {', '.join(METHODS)}, not {method!r}")
     names = subject.layers
-    with Journal(out / "journal.jsonl") as journal:
+    with Store(out) as store:
         chosen = dataset.select(images)
-        runs = Runs(subject.model, dataset, chosen, journal, workers, progress)
+        runs = Runs(subject.model, dataset, chosen, store, workers, progress)
         variants = [Variant("float", subject.model.proto)]
         for name in names:
             variants.append(subject.variant(name, alone(subject.policy, names, name), name))

@@ -42,7 +42,7 @@ def sensitivity(
     weights: Weights,
     data: DataRoot,
     table: Annotated[Path, typer.Option(help="Calibration table, from any backend.")],
-    out: Annotated[Path, typer.Option(help="Folder for report, picture and journal.")],
+    out: Annotated[Path, typer.Option(help="Folder for report, picture and finished work.")],
     method: Method = DEFAULT_METHOD,
     images: EvalImages = None,
     policy: PolicyFile = None,
@@ -101,7 +101,7 @@ def mixed(
 ) -> None:
     """Find the cheapest set of layers to leave in float; ends with exit code 1 if none will do.
 
-    Report, picture and journal go to a folder beside the policy.
+    Report, picture and finished work go to a folder beside the policy.
     """
     wish = Wish(max_drop, min_int8, top, confidence=confidence)
     how = Study(data, split, method, images, workers, wish, engine, verify)

@@ -1,11 +1,11 @@
 """A study that is really killed goes on where it stopped, and ends as if nothing had been."""
 
-import json
+import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,13 +21,13 @@ from quantcore.qdq.profiles import MINIMAL
 #: The command line, but so slow at writing findings that there is time for a kill.
 SLOWLY = """
 import time
-from quantcore.analysis.journal import Journal
 from quantcore.cli import main
-put = Journal.put
+from quantcore.runtime.store import Store
+put = Store.put
 def slowly(*given):
     put(*given)
     time.sleep(0.05)
-Journal.put = slowly
+Store.put = slowly
 main()
 """
 
@@ -55,32 +55,37 @@ def start(shared_squares: SimpleNamespace, table: Callable, tmp_path: Path) -> C
     return run
 
 
-def kill_midway(process: subprocess.Popen, journal: Path, lines: int) -> bytes:
-    """Kills a process once its journal has so many lines; gives the whole lines of the file."""
+def kill_midway(process: subprocess.Popen, store: Path, records: int) -> None:
+    """Kills a process once its store has so many records."""
     end = time.monotonic() + 60
-    while not journal.is_file() or journal.read_bytes().count(b"\n") < lines:
+    while len(units(store)) < records:
         assert process.poll() is None, "the study ended before it could be killed"
         assert time.monotonic() < end, "the study wrote nothing"
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    content = journal.read_bytes()
-    return content[: content.rfind(b"\n") + 1]
 
 
-def units(journal: Path) -> Counter:
-    lines = map(json.loads, journal.read_text().splitlines())
-    return Counter((line["key"], line["image"]) for line in lines)
+def units(store: Path) -> dict[str, tuple[float, bytes]]:
+    """When each record was made, and its content."""
+    if not store.is_file():
+        return {}
+    with contextlib.closing(sqlite3.connect(store, timeout=60)) as database:
+        try:
+            rows = database.execute("SELECT key, made, value FROM work").fetchall()
+        except sqlite3.OperationalError:  # not made yet
+            return {}
+    return {key: (made, value) for key, made, value in rows}
 
 
 @pytest.mark.parametrize(
-    ("command", "journal", "result", "options", "lines"),
+    ("command", "store", "result", "options", "records"),
     [
-        ("sensitivity", "journal.jsonl", "sensitivity.json", [], 5),
+        ("sensitivity", "work.sqlite", "sensitivity.json", [], 5),
         # Near the end: the ranking is done, and the kill hits the search.
         (
             "mixed",
-            "p.mixed/journal.jsonl",
+            "p.mixed/work.sqlite",
             "p.mixed/mixed.json",
             ["--max-drop", 0, "--min-int8", 0, "--confidence", 0.5],
             None,
@@ -91,10 +96,10 @@ def test_a_killed_study_recomputes_nothing_and_ends_the_same(
     start: Callable,
     tmp_path: Path,
     command: str,
-    journal: str,
+    store: str,
     result: str,
     options: list[object],
-    lines: int | None,
+    records: int | None,
 ) -> None:
     def study(program: list[str], name: str) -> subprocess.Popen:
         out = tmp_path / name
@@ -102,15 +107,27 @@ def test_a_killed_study_recomputes_nothing_and_ends_the_same(
         return start(program, command, "--out", where, "--workers", "2", *options)
 
     assert study(["-m", "quantcore"], "whole").wait() in (0, 1)
-    wanted = units(tmp_path / "whole" / journal)
-    middle = lines or len(wanted) - 9
-    before = kill_midway(study(["-c", SLOWLY], "killed"), tmp_path / "killed" / journal, middle)
-    assert middle <= before.count(b"\n") < len(wanted)
+    wanted = units(tmp_path / "whole" / store)
+    middle = records or len(wanted) - 9
+    kill_midway(study(["-c", SLOWLY], "killed"), tmp_path / "killed" / store, middle)
+    before = units(tmp_path / "killed" / store)
+    assert middle <= len(before) < len(wanted)
     assert not (tmp_path / "killed" / result).exists()
 
     assert study(["-m", "quantcore"], "killed").wait() in (0, 1)
-    assert (tmp_path / "killed" / journal).read_bytes().startswith(before)
-    # Every unit once: what was finished has not been computed again.
-    assert units(tmp_path / "killed" / journal) == wanted
-    assert set(wanted.values()) == {1}
+    after = units(tmp_path / "killed" / store)
+    # What was finished has not been computed again: every record is as it was.
+    assert {key: after[key] for key in before} == before
+    assert {key: value for key, (_, value) in after.items()} == {
+        key: value for key, (_, value) in wanted.items()
+    }
     assert (tmp_path / "killed" / result).read_text() == (tmp_path / "whole" / result).read_text()
+
+
+def test_two_equal_commands_in_one_folder_end_alike(start: Callable, tmp_path: Path) -> None:
+    program, options = ["-m", "quantcore"], ("sensitivity", "--workers", "1", "--out")
+    assert start(program, *options, tmp_path / "alone").wait() == 0
+    both = [start(program, *options, tmp_path / "shared") for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    name = "sensitivity.json"
+    assert (tmp_path / "shared" / name).read_text() == (tmp_path / "alone" / name).read_text()

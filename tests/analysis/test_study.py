@@ -1,15 +1,17 @@
 """Each layer alone: the same numbers as the naive loop, and nothing computed twice."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from quantcore.analysis import mixed, sensitivity
-from quantcore.analysis.journal import Journal
 from quantcore.analysis.keep import alone, keeping, quantized_layers
 from quantcore.analysis.runs import Runs, Variant
 from quantcore.analysis.sensitivity import Subject
@@ -25,6 +27,7 @@ from quantcore.qdq.placement import plan
 from quantcore.qdq.profiles import MINIMAL
 from quantcore.registry import BACKENDS, installed, load_backend, load_engine
 from quantcore.report import plots, studies
+from quantcore.runtime.store import Store
 
 #: One that every backend takes, one in the framework's own observers, and one with rules.
 POLICIES: list[dict[str, Any]] = [
@@ -55,12 +58,34 @@ def singles(subject: Subject) -> list[Variant]:
     ]
 
 
+def test_other_images_under_the_same_ids_are_run(
+    subject: Subject, dataset: CocoDataset, tmp_path: Path
+) -> None:
+    shutil.copytree(dataset.images[0].path.parent, tmp_path / "grey")
+    grey = []
+    for image in dataset.images:
+        path = tmp_path / "grey" / image.path.name
+        cv2.imwrite(str(path), np.full((image.height, image.width, 3), 114, np.uint8))
+        grey.append(replace(image, path=path))
+    variants = [Variant("float", subject.model.proto)]
+    with Store(tmp_path) as store:
+        (before,) = Runs(subject.model, dataset, dataset.select(), store).run(variants)
+        runs = Runs(subject.model, dataset, grey, store)
+        (after,) = runs.run(variants)
+        assert runs.computed == len(grey)
+    assert len(before.detections)
+    with Store(tmp_path / "fresh") as store:
+        (fresh,) = Runs(subject.model, dataset, grey, store).run(variants)
+    for image, boxes in fresh.detections.by_image.items():
+        np.testing.assert_array_equal(after.detections.by_image[image], boxes)
+
+
 def test_layers_alone_equal_the_naive_loop(
     subject: Subject, dataset: CocoDataset, tmp_path: Path
 ) -> None:
     variants = [Variant("float", subject.model.proto), *singles(subject)]
-    with Journal(tmp_path / "journal.jsonl") as journal:
-        found = Runs(subject.model, dataset, dataset.select(), journal).run(variants)
+    with Store(tmp_path) as store:
+        found = Runs(subject.model, dataset, dataset.select(), store).run(variants)
     for variant, outcome in zip(variants, found, strict=True):
         with load_engine("onnxruntime").build(variant.proto, EngineOptions()) as engine:
             _, wanted = evaluate(engine, subject.model, dataset)
@@ -87,31 +112,30 @@ class KilledError(RuntimeError):
 def test_a_run_goes_on_where_it_was_killed(
     subject: Subject, dataset: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, variants = tmp_path / "journal.jsonl", singles(subject)
+    variants = singles(subject)
     total = len(variants) * len(dataset.images)
-    put, written = Journal.put, []
+    put, written = Store.put, []
 
-    def fragile(self: Journal, unit: object, finding: object) -> None:
+    def fragile(self: Store, key: str, finding: object) -> None:
         if len(written) == total // 2:
             raise KilledError
-        put(self, unit, finding)
-        written.append(unit)
+        put(self, key, finding)
+        written.append(key)
 
-    with Journal(path) as journal, monkeypatch.context() as patch:
-        patch.setattr(Journal, "put", fragile)
+    with Store(tmp_path) as store, monkeypatch.context() as patch:
+        patch.setattr(Store, "put", fragile)
         with pytest.raises(KilledError):
-            Runs(subject.model, dataset, dataset.select(), journal, workers=2).run(variants)
-    path.write_bytes(path.read_bytes() + b'{"key": "torn off')
-    with Journal(path) as journal:
-        assert journal.restored == len(written) == total // 2
-        runs = Runs(subject.model, dataset, dataset.select(), journal)
+            Runs(subject.model, dataset, dataset.select(), store, workers=2).run(variants)
+    with Store(tmp_path) as store:
+        assert all(key in store for key in written)
+        runs = Runs(subject.model, dataset, dataset.select(), store)
         found = runs.run(variants)
         assert runs.computed == total - len(written)
-        again = Runs(subject.model, dataset, dataset.select(), journal)
+        again = Runs(subject.model, dataset, dataset.select(), store)
         assert again.run(variants)[0].powers.keys() == found[0].powers.keys()
         assert again.computed == 0
-    with Journal(tmp_path / "fresh.jsonl") as journal:
-        fresh = Runs(subject.model, dataset, dataset.select(), journal).run(variants)
+    with Store(tmp_path / "fresh") as store:
+        fresh = Runs(subject.model, dataset, dataset.select(), store).run(variants)
     for one, other in zip(found, fresh, strict=True):
         for image, boxes in one.detections.by_image.items():
             np.testing.assert_array_equal(boxes, other.detections.by_image[image])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import onnx
 
@@ -11,7 +10,6 @@ import quantcore
 from quantcore import registry
 from quantcore.analysis.losses import agreements, shares
 from quantcore.analysis.portability.record import GRAPH, SIMULATE, Change, place
-from quantcore.analysis.portability.store import digest
 from quantcore.analysis.portability.work import Task, on_engine, on_simulation
 from quantcore.analysis.prefix import fingerprint
 from quantcore.analysis.resample import DRAWS, Estimate, MapDraws, draws, map_draws
@@ -22,17 +20,22 @@ from quantcore.ir import FloatModel
 from quantcore.pipeline import Evaluation
 from quantcore.progress import Progress
 from quantcore.qdq.placement import Plan
+from quantcore.runtime.keys import content_key
+from quantcore.runtime.store import Store
 from quantcore.table import TensorRange
 from quantcore.worker import run_apart
 
 _FLOAT = "float"
+
+#: Of what kept detections mean; a change of it makes all that is on disk obsolete.
+REVISION = 1
 
 #: Name of a table, and the place where it is run.
 Cell = tuple[str, str]
 
 
 class Cells:
-    """Finds detections once, keeps them in journals, and compares them.
+    """Finds detections once, keeps them in a store, and compares them.
 
     Args:
         model: The float model.
@@ -41,7 +44,7 @@ class Cells:
         images: What is run.
         image_keys: Of their files, by image id.
         how: How graphs are run.
-        out: Folder of the study.
+        store: Where finished work is kept.
         progress: Where to report.
 
     Raises:
@@ -56,12 +59,12 @@ class Cells:
         images: tuple[CocoImage, ...],
         image_keys: Mapping[int, str],
         how: Evaluation,
-        out: Path,
+        store: Store,
         progress: Progress,
     ) -> None:
         self._model, self._key, self._dataset, self._images = model, key, dataset, images
         self._image_keys, self._how, self._progress = image_keys, how, progress
-        self._folder = out / "detections"
+        self._store = store
         self._category_ids = dataset.check_classes(model.class_names)
         self._engine_versions = sorted(registry.load_engine(how.engine).versions().items())
         self._weights = draws(len(images), DRAWS)
@@ -81,9 +84,9 @@ class Cells:
         """
         where = place(GRAPH, self._how.engine)
         about = (self._engine_versions, self._how.options, fingerprint(proto))
-        task = self._task(f"{name}.graph.{self._how.engine}", (GRAPH, self._how.engine, *about))
+        task = self._task((GRAPH, self._how.engine, *about))
         job = (task, proto, self._how.engine, self._how.options)
-        if not task.finished:
+        if task.left(self._store):
             run_apart(on_engine, *job, progress=self._progress, what=f"{name}, {where}")
         self._keep((name, where), task)
 
@@ -106,9 +109,9 @@ class Cells:
         where = place(SIMULATE, backend)
         sites = [(site, ranges.get(site.tensor)) for site in plan.sites]
         about = (SIMULATE, backend, versions, device, arithmetic, sites)
-        task = self._task(f"{name}.simulate.{backend}", about)
+        task = self._task(about)
         job = (task, backend, device, arithmetic, plan, ranges)
-        if not task.finished:
+        if task.left(self._store):
             run_apart(on_simulation, *job, progress=self._progress, what=f"{name}, {where}")
         self._keep((name, where), task)
 
@@ -142,14 +145,18 @@ class Cells:
     def _float_place(self) -> str:
         return place(GRAPH, self._how.engine)
 
-    def _task(self, name: str, about: tuple[object, ...]) -> Task:
-        base = digest(quantcore.__version__, self._key, Limits(), self._how.batch_size, about)
-        keys = tuple(digest(base, self._image_keys[image.id])[:24] for image in self._images)
-        journal = self._folder / f"{name}.jsonl"
+    def _task(self, about: tuple[object, ...]) -> Task:
         size = self._model.batch_size or self._how.batch_size
-        return Task(self._model, self._images, keys, journal, size)
+        base = content_key(
+            "detections", REVISION, quantcore.__version__, self._key, Limits(), size, about
+        )
+        keys = tuple(
+            content_key(base, self._image_keys[image.id], image.width, image.height)
+            for image in self._images
+        )
+        return Task(self._model, self._images, keys, self._store.path.parent, size)
 
     def _keep(self, cell: Cell, task: Task) -> None:
-        found = task.detections(self._category_ids)
+        found = task.detections(self._store, self._category_ids)
         self._found[cell] = found
         self._draws[cell] = map_draws(self._dataset, found, progress=self._progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,15 +25,13 @@ from quantcore.analysis.portability.record import (
     TableCost,
     place,
 )
-from quantcore.analysis.portability.store import Store, digest, image_keys, model_key
 from quantcore.analysis.portability.work import layer_errors
-from quantcore.analysis.prefix import fingerprint
 from quantcore.analysis.runs import PROBED_IMAGES
 from quantcore.backend import BackendPlugin
 from quantcore.capabilities import check_arithmetic, check_capabilities, simulates
 from quantcore.data.coco import CocoDataset, CocoImage
-from quantcore.errors import CapabilityError, QuantcoreError, TableError, UsageError
-from quantcore.files import ensure_folder
+from quantcore.errors import CapabilityError, QuantcoreError, UsageError
+from quantcore.files import ensure_folder, write_whole
 from quantcore.ir import FloatModel, QdqModel
 from quantcore.pipeline import Data, Evaluation, calibrate
 from quantcore.policy import CalibrationPolicy
@@ -43,6 +40,8 @@ from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import Plan, plan
 from quantcore.report.host import host
 from quantcore.report.terminal import estimate
+from quantcore.runtime.keys import content_key, file_digests, graph_digest
+from quantcore.runtime.store import Store
 from quantcore.table import CalibrationTable
 from quantcore.worker import run_apart
 
@@ -87,6 +86,20 @@ class Study:
             if implementation == "portable" or policy.arithmetic != "float64"
             for backend in self.backends
         )
+
+
+#: Of what kept calibrations mean; a change of it makes all that is on disk obsolete.
+REVISION = 1
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A finished calibration: the table's file and what it cost."""
+
+    table: str
+    seconds: float
+    peak_rss_mb: float
+    parity: float
 
 
 @dataclass(frozen=True)
@@ -140,16 +153,16 @@ class _Run:
         registry.load_engine(study.how.engine).check(study.how.options)
         self._recipes = self._possible()
         self._simulating = [n for n, p in self._plugins.items() if p.capabilities.simulate]
-        self._store = Store(study.out / "tables")
+        self._store = Store(study.out)
         self._training = CocoDataset.open(study.data.root, study.data.calibration)
         dataset = CocoDataset.open(study.data.root, study.data.evaluation)
         self._images = dataset.select(study.how.images)
         read = [*self._images, *(i for recipe in self._recipes for i in self._shown(recipe))]
-        self._image_keys = image_keys({i.path: i for i in read}.values(), progress)
-        self._model_key = model_key(study.model)
+        self._image_keys = file_digests((image.path for image in read), progress)
+        self._model_key = _model_key(study.model)
         keys = {image.id: self._image_keys[image.path] for image in self._images}
         about = (study.model, self._model_key, dataset, self._images, keys)
-        self._cells = Cells(*about, study.how, study.out, progress)
+        self._cells = Cells(*about, study.how, self._store, progress)
 
     def _possible(self) -> tuple[Recipe, ...]:
         """The recipes that their backends can honour."""
@@ -236,7 +249,9 @@ class _Run:
     def _table(self, recipe: Recipe) -> tuple[CalibrationTable, TableCost]:
         study, name = self._study, recipe.name
         path = study.out / "tables" / f"{name}.table.json"
-        key = digest(
+        key = content_key(
+            "calibration",
+            REVISION,
             self._model_key,
             recipe.to_dict(),
             sorted(self._plugins[recipe.backend].versions().items()),
@@ -244,28 +259,23 @@ class _Run:
             study.device,
             [(image.id, self._image_keys[image.path]) for image in self._shown(recipe)],
         )
-        known = self._store.load(f"{name}.calibration", key)
-        if known is not None and known["table_sha256"] == _sha256(path):
+        known = self._store.get(key, _Kept)
+        if known is not None:
             self._say(f"{name}: table reused")
         else:
             job = (study.model, recipe.policy, recipe.backend, study.data, study.device)
             done = run_apart(calibrate, *job, progress=self._progress, what=name).result
-            done.table.save(path)
-            known = {
-                "table_sha256": _sha256(path),
-                "seconds": done.seconds,
-                "peak_rss_mb": done.peak_rss_mb,
-                "parity": done.parity,
-            }
-            self._store.save(f"{name}.calibration", key, known)
+            known = _Kept(done.table.to_json(), done.seconds, done.peak_rss_mb, done.parity)
+            self._store.put(key, known)
             self._say(f"{name}: calibrated in {done.seconds:.1f} s")
+        write_whole(path, known.table)
         table = CalibrationTable.load(path)
         cost = TableCost(
             recipe,
             str(path.relative_to(study.out)),
-            float(known["seconds"]),
-            float(known["peak_rss_mb"]),
-            float(known["parity"]),
+            known.seconds,
+            known.peak_rss_mb,
+            known.parity,
             table.provenance.versions,
         )
         return table, cost
@@ -274,13 +284,15 @@ class _Run:
         layers = tuple(decision.layer for decision in sites.decisions if decision.quantized)
         probed = self._images[:PROBED_IMAGES]
         keys = [self._image_keys[image.path] for image in probed]
-        key = digest(self._model_key, fingerprint(qdq.proto), layers, keys)
-        known = self._store.load(f"{name}.layers", key)
+        key = content_key(
+            "layers", REVISION, self._model_key, graph_digest(qdq.proto), layers, keys
+        )
+        known = self._store.get(key, dict[str, float])
         if known is None:
             job = (self._study.model, qdq.proto, layers, probed)
             known = run_apart(layer_errors, *job, progress=self._progress, what=name).result
-            self._store.save(f"{name}.layers", key, known)
-        return {layer: float(value) for layer, value in known.items()}
+            self._store.put(key, known)
+        return known
 
     def _graph(self, made: _Made) -> None:
         """The table as the shared Q/DQ graph."""
@@ -363,11 +375,6 @@ class _Run:
             self._progress.advance(self._task)
 
 
-def _sha256(path: Path) -> str | None:
-    """Of a file; None where it is not there."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise TableError(f"{path}: cannot read the calibration table: {error.strerror}") from None
+def _model_key(model: FloatModel) -> str:
+    """The key of a model: its graph, its pre- and post-processing, its classes."""
+    return content_key(model.fingerprint, model.preprocessing, model.decoding, model.class_names)

@@ -1,4 +1,4 @@
-"""The work of a study that runs in processes of its own; what is finished goes to a journal."""
+"""The work of a study that runs in processes of its own; what is finished goes to the store."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from pathlib import Path
 import onnx
 
 from quantcore import registry
-from quantcore.analysis.journal import Finding, Journal
 from quantcore.analysis.probe import layers_probe, noise_name, signal_name
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoImage
 from quantcore.engine import Engine, EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.engines.simulation import SimulationEngine
+from quantcore.errors import OutputError
 from quantcore.evaluation.detections import Detections
 from quantcore.evaluation.evaluator import detect
-from quantcore.ir import FloatModel
+from quantcore.ir import Array, FloatModel
 from quantcore.progress import Progress
 from quantcore.qdq.placement import Plan
+from quantcore.runtime.store import Store
 from quantcore.table import TensorRange
-
-_NO_POWERS = (math.nan, math.nan, math.nan, math.nan)
 
 #: JSON has no infinity; as in `quantcore.analysis.agreement.Audit`.
 _LIMIT = 999.0
@@ -37,35 +36,34 @@ class Task:
     Attributes:
         model: The float model.
         images: What to run.
-        keys: For each image the key of its finding in the journal.
-        journal: A file that is this task's alone.
+        keys: For each image the key of its detections in the store.
+        folder: Of the store.
         batch_size: Images in a batch.
     """
 
     model: FloatModel
     images: tuple[CocoImage, ...]
     keys: tuple[str, ...]
-    journal: Path
+    folder: Path
     batch_size: int = 1
 
-    def left(self, journal: Journal) -> tuple[CocoImage, ...]:
-        """The images that are not in the journal."""
+    def left(self, store: Store) -> tuple[CocoImage, ...]:
+        """The images that have no detections yet."""
         pairs = zip(self.images, self.keys, strict=True)
-        return tuple(image for image, key in pairs if (key, image.id) not in journal)
+        return tuple(image for image, key in pairs if key not in store)
 
-    @property
-    def finished(self) -> bool:
-        """Whether every image is in the journal."""
-        if not self.journal.is_file():
-            return False
-        with Journal(self.journal) as journal:
-            return not self.left(journal)
+    def detections(self, store: Store, category_ids: tuple[int, ...]) -> Detections:
+        """What was found, once nothing is left.
 
-    def detections(self, category_ids: tuple[int, ...]) -> Detections:
-        """What was found, once the task is finished."""
-        with Journal(self.journal) as journal:
-            pairs = zip(self.images, self.keys, strict=True)
-            found = {image.id: journal.get((key, image.id)).boxes for image, key in pairs}
+        Raises:
+            OutputError: The store lost some of it.
+        """
+        found = {}
+        for image, key in zip(self.images, self.keys, strict=True):
+            boxes = store.get(key, Array)
+            if boxes is None:
+                raise OutputError(f"{store.path}: damaged while in use; run the command again")
+            found[image.id] = boxes
         return Detections(found, category_ids)
 
 
@@ -104,14 +102,14 @@ def on_simulation(
 
 
 def _run(task: Task, engine: Engine, progress: Progress) -> None:
-    with Journal(task.journal) as journal:
-        left = task.left(journal)
+    with Store(task.folder) as store:
+        left = task.left(store)
         keys = {image.id: key for image, key in zip(task.images, task.keys, strict=True)}
         if not left:
             return
         for part in detect(engine, task.model, left, batch_size=task.batch_size, progress=progress):
             for image, boxes in part.items():
-                journal.put((keys[image], image), Finding(boxes, _NO_POWERS))
+                store.put(keys[image], boxes)
 
 
 def layer_errors(

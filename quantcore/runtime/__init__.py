@@ -1,0 +1,1 @@
+"""What every study stands on: finished work that is kept, files, progress, processes."""
