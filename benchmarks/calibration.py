@@ -22,11 +22,12 @@ from absl import logging as absl_logging
 from pytorch_quantization import calib
 from quantcore_pytorch_quantization.network import Network
 
-from quantcore import pipeline, registry
+from quantcore import pipeline
+from quantcore.contracts import registry
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
-from quantcore.ir import FloatModel
-from quantcore.policy import CalibrationPolicy
+from quantcore.ir.model import FloatModel
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
 
 BACKEND = "pytorch-quantization"

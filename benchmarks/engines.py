@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from quantcore import registry
-from quantcore.engine import Engine, EngineOptions
+from quantcore.contracts import registry
+from quantcore.contracts.engine import Engine, EngineOptions
 from quantcore.engines.audit import audit
-from quantcore.ir import Array
-from quantcore.report.host import host
+from quantcore.ir.model import Array
+from quantcore.runtime.host import host
 
 OWN_RATIO = 0.65  # INT8 through OpenVINO against its own FP32
 BEST_RATIO = 1.0  # the fastest INT8 against the fastest FP32

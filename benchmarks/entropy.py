@@ -20,15 +20,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quantcore import pipeline, registry
+from quantcore import pipeline
+from quantcore.contracts import registry
+from quantcore.contracts.model import ModelOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
-from quantcore.ir import FloatModel
-from quantcore.model import ModelOptions
-from quantcore.policy import ARITHMETICS, CalibrationPolicy
-from quantcore.progress import Progress, Silent
+from quantcore.ir.model import FloatModel
+from quantcore.policy.policy import ARITHMETICS, CalibrationPolicy
 from quantcore.qdq.placement import Plan, plan
-from quantcore.worker import run_apart
+from quantcore.runtime.progress import Progress, Silent
+from quantcore.runtime.worker import run_apart
 
 
 def opened(given: argparse.Namespace) -> tuple[FloatModel, Plan, Batches]:

@@ -15,7 +15,7 @@ from quantcore.evaluation.coco import score
 from quantcore.evaluation.decode import decode, decode_candidates
 from quantcore.evaluation.detections import Detections
 from quantcore.evaluation.nms import nms
-from quantcore.ir import Array, Decoding
+from quantcore.ir.model import Array, Decoding
 
 T = TypeVar("T")
 

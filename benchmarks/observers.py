@@ -28,9 +28,9 @@ from quantcore.calibration.entropy import entropy_threshold
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.pipeline import CALIBRATION_SPLIT, load_model
-from quantcore.policy import ARITHMETICS, CalibrationPolicy, TensorPolicy
+from quantcore.policy.policy import ARITHMETICS, CalibrationPolicy, TensorPolicy
+from quantcore.policy.profiles import MINIMAL
 from quantcore.qdq.placement import Site, plan
-from quantcore.qdq.profiles import MINIMAL
 
 #: The observers that are measured; `all` is every one of them in one pass.
 OBSERVERS = ("max", "percentile", "mse", "entropy", "moving_average")

@@ -20,20 +20,20 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from quantcore.analysis.keep import alone
-from quantcore.analysis.runs import Outcome, Runs, Variant, cores
-from quantcore.analysis.sensitivity import Subject
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.model import ModelOptions
+from quantcore.contracts.registry import load_engine
 from quantcore.data.coco import CocoDataset
-from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.evaluation.coco import score
 from quantcore.evaluation.detections import Detections
 from quantcore.evaluation.evaluator import evaluate
-from quantcore.model import ModelOptions
 from quantcore.pipeline import load_model
-from quantcore.registry import load_engine
 from quantcore.runtime.store import Store
-from quantcore.table import CalibrationTable
+from quantcore.studies.keep import alone
+from quantcore.studies.runs import Outcome, Runs, Variant, cores
+from quantcore.studies.sensitivity import Subject
+from quantcore.table.table import CalibrationTable
 
 
 def clock() -> tuple[float, float]:

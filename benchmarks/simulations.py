@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from quantcore.analysis.agreement import sqnr_db
+from quantcore.contracts.model import ModelOptions
+from quantcore.contracts.registry import load_backend
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
-from quantcore.ir import Array, FloatModel
-from quantcore.model import ModelOptions
+from quantcore.ir.model import Array, FloatModel
 from quantcore.pipeline import load_model
-from quantcore.policy import ARITHMETICS, CalibrationPolicy
+from quantcore.policy.policy import ARITHMETICS, CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import Plan, plan
-from quantcore.registry import load_backend
-from quantcore.table import CalibrationTable
+from quantcore.table.table import CalibrationTable
 from quantcore.testing.exact import in_float64, on_codes
 
 Heads = dict[str, Array]

@@ -18,18 +18,19 @@ import numpy as np
 import onnx
 
 from quantcore.analysis.losses import agreements
-from quantcore.analysis.neighbours import Neighbours, neighbours
+from quantcore.analysis.neighbours import neighbours
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.model import ModelOptions
+from quantcore.contracts.registry import load_engine
 from quantcore.data.coco import CocoDataset
-from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.evaluation.detections import Detections
 from quantcore.evaluation.evaluator import evaluate
-from quantcore.ir import FloatModel
-from quantcore.model import ModelOptions
+from quantcore.ir.model import FloatModel
 from quantcore.pipeline import load_model, quantize
-from quantcore.registry import load_engine
-from quantcore.results import DetectionResult
-from quantcore.table import CalibrationTable
+from quantcore.results.estimate import Neighbours
+from quantcore.results.evaluation import DetectionResult
+from quantcore.table.table import CalibrationTable
 
 Found = list[tuple[DetectionResult, Detections]]
 

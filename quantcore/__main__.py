@@ -1,6 +1,6 @@
 """`python -m quantcore`."""
 
-from quantcore.cli import main
+from quantcore.commands.cli import main
 
 if __name__ == "__main__":
     main()

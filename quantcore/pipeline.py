@@ -11,33 +11,35 @@ from pathlib import Path
 import onnx
 
 import quantcore
-from quantcore import registry, remote
-from quantcore.analysis.agreement import Audit, audit, check_parity, noise
+from quantcore.analysis.agreement import audit, check_parity, noise
 from quantcore.analysis.neighbours import neighbours
 from quantcore.analysis.resample import map_draws
 from quantcore.calibration.collecting import find_ranges
-from quantcore.capabilities import check_capabilities, check_shows_activations, simulates
+from quantcore.contracts import registry, remote
+from quantcore.contracts.capabilities import check_capabilities, check_shows_activations, simulates
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.model import ModelOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
-from quantcore.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.engines.audit import audit as int8_audit
 from quantcore.errors import CheckpointError
 from quantcore.evaluation.evaluator import evaluate as run_evaluation
 from quantcore.evaluation.latency import measure
-from quantcore.files import write_whole
-from quantcore.ir import FloatModel, QdqModel
-from quantcore.model import ModelOptions
-from quantcore.policy import CalibrationPolicy
-from quantcore.progress import Progress, Silent
+from quantcore.ir.model import FloatModel, QdqModel
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
 from quantcore.qdq.precision import with_precision
-from quantcore.report.record import Evaluated
-from quantcore.rewrites.equalization import ALPHA, Equalized
+from quantcore.results.audit import Audit
+from quantcore.results.comparison import Evaluated
+from quantcore.results.rewrites import Equalized
+from quantcore.rewrites.equalization import ALPHA
 from quantcore.rewrites.equalization import equalize as equalized
-from quantcore.table import CalibrationTable, Provenance
-from quantcore.worker import peak_rss_mb
+from quantcore.runtime.files import write_whole
+from quantcore.runtime.progress import Progress, Silent
+from quantcore.runtime.worker import peak_rss_mb
+from quantcore.table.table import CalibrationTable, Provenance
 
 CALIBRATION_SPLIT = "train2017"
 EVALUATION_SPLIT = "val2017"

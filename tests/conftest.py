@@ -15,15 +15,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantcore.backend import BackendSession, Capabilities, symmetric_range
-from quantcore.engine import EngineOptions
-from quantcore.ir import Array, Decoding, FloatModel, Preprocessing
-from quantcore.nodes import GraphRunner, Node, Tap
-from quantcore.policy import CalibrationPolicy
+from quantcore.contracts.backend import BackendSession, Capabilities, symmetric_range
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.nodes import GraphRunner, Node, Tap
+from quantcore.contracts.registry import load_engine
+from quantcore.ir.model import Array, Decoding, FloatModel, Preprocessing
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, Site, plan
 from quantcore.qdq.scales import quantize, symmetric_scale
-from quantcore.registry import load_engine
-from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -365,7 +365,7 @@ def cli(
     """Runs the command line in this process: `code`, `out`, `err`."""
 
     def call(*arguments: object) -> SimpleNamespace:
-        from quantcore.cli import main
+        from quantcore.commands.cli import main
 
         monkeypatch.setattr(sys, "argv", ["quantcore", *map(str, arguments)])
         capfd.readouterr()

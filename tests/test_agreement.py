@@ -11,11 +11,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from quantcore.analysis.agreement import Audit, audit, check_parity, noise, sqnr_db
+from quantcore.analysis.agreement import audit, check_parity, noise, sqnr_db
+from quantcore.contracts.registry import load_engine
 from quantcore.errors import ParityError
-from quantcore.ir import QdqModel
+from quantcore.ir.model import QdqModel
 from quantcore.qdq.insertion import insert
-from quantcore.registry import load_engine
+from quantcore.results.audit import Audit
 
 
 @pytest.fixture(scope="module")

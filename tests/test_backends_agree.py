@@ -8,19 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantcore import pipeline, registry
+from quantcore import pipeline
 from quantcore.analysis.agreement import sqnr_db
+from quantcore.contracts import registry
+from quantcore.contracts.model import ModelOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
-from quantcore.ir import FloatModel
-from quantcore.model import ModelOptions
-from quantcore.policy import CalibrationPolicy
-from quantcore.progress import Silent
+from quantcore.ir.model import FloatModel
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
-from quantcore.table import CalibrationTable
+from quantcore.runtime.progress import Silent
+from quantcore.runtime.worker import run_apart
+from quantcore.table.table import CalibrationTable
 from quantcore.testing.exact import in_float64, on_codes
-from quantcore.worker import run_apart
 
 DEMO = Path(str(resources.files("quantcore"))) / "demo_data"
 DIGITS = pipeline.Data(DEMO)

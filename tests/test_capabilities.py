@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from quantcore.analysis.agreement import noise
-from quantcore.capabilities import Capabilities, check_capabilities
+from quantcore.contracts.capabilities import Capabilities, check_capabilities
+from quantcore.contracts.remote.wire import planned as planned_over_there
+from quantcore.contracts.remote.wire import written
 from quantcore.errors import BackendError, CapabilityError
-from quantcore.remote.wire import planned as planned_over_there
-from quantcore.remote.wire import written
 
 NATIVE = Capabilities(
     {"max": frozenset()}, {"max": frozenset(), "mse": frozenset()}, bits=frozenset({8})

@@ -23,9 +23,9 @@ import pytest
 from onnx import numpy_helper
 
 import quantcore
-from quantcore.cli import main
+from quantcore.commands.cli import main
 from quantcore.errors import DataError
-from quantcore.results import COCO_FIGURES
+from quantcore.results.evaluation import COCO_FIGURES
 
 BACKEND = "pytorch-quantization"
 Cli = Callable[..., SimpleNamespace]

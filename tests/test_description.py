@@ -12,9 +12,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from quantcore.description import KEY, describe, described
 from quantcore.errors import CheckpointError
-from quantcore.ir import Decoding, FloatModel, Preprocessing
+from quantcore.ir.description import KEY, describe, described
+from quantcore.ir.model import Decoding, FloatModel, Preprocessing
 
 PATH = Path("some.onnx")
 ANCHORS = (((10.0, 13.5), (16.0, 30.0)), ((1 / 3, 7.0), (62.0, 45.0)))
@@ -95,8 +95,8 @@ def drop(*way: str) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (put("format", value="quantcore.model/2"), "quantcore.model/1"),
-        (drop("format"), "quantcore.model/1"),
+        (put("format", value="quantcore.contracts.model/2"), "quantcore.contracts.model/1"),
+        (drop("format"), "quantcore.contracts.model/1"),
         (drop("name"), "no 'name'"),
         (put("name", value=""), "no text"),
         (drop("preprocessing", "scale"), "no 'scale'"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quantcore.errors import OutputError
-from quantcore.files import ensure_folder, write_whole
+from quantcore.runtime.files import ensure_folder, write_whole
 
 
 def names(folder: Path) -> list[str]:

@@ -48,7 +48,8 @@ def test_importing_all_of_the_core_imports_no_framework() -> None:
 
 def test_listing_plugins_imports_no_framework_and_no_compiler() -> None:
     code = (
-        "import sys\nimport quantcore.backend, quantcore.cli\nfrom quantcore import registry\n"
+        "import sys\nimport quantcore.contracts.backend, quantcore.commands.cli\n"
+        "from quantcore.contracts import registry\n"
         f"found = [i.name for g in {GROUPS!r} for i in registry.installed(g)]\n"
         "print(len(found))\n"
         "slow = ('torch', 'paddle', 'onnxruntime', 'numba')\n"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from quantcore.contracts.nodes import GraphRunner, Tap, nodes
 from quantcore.errors import BackendError
-from quantcore.nodes import GraphRunner, Tap, nodes
 
 node = helper.make_node
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantcore.errors import PolicyError
-from quantcore.ir import NEUTRAL_OPS, LayerInfo
-from quantcore.policy import OBSERVERS, CalibrationPolicy, LayerRule, TensorPolicy
+from quantcore.ir.model import NEUTRAL_OPS, LayerInfo
+from quantcore.policy.policy import OBSERVERS, CalibrationPolicy, LayerRule, TensorPolicy
 
 EXAMPLE = """
 implementation: native            # native | portable

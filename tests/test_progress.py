@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from quantcore import progress as module
-from quantcore.progress import Bars, Lines, Silent, for_console
+from quantcore.runtime import progress as module
+from quantcore.runtime.progress import Bars, Lines, Silent, for_console
 
 
 @pytest.fixture

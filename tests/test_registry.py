@@ -10,14 +10,14 @@ import pytest
 import stevedore._cache
 from stevedore import ExtensionManager
 
-from quantcore import registry
+from quantcore.contracts import registry
+from quantcore.contracts.registry import BACKENDS, ENGINES, MODELS
 from quantcore.errors import BackendUnavailable, PluginError
-from quantcore.registry import BACKENDS, ENGINES, MODELS
 
 Install = Callable[..., None]
 
 PLUGIN = """
-from quantcore.backend import BackendPlugin, Capabilities
+from quantcore.contracts.backend import BackendPlugin, Capabilities
 class Plugin(BackendPlugin):
     capabilities = Capabilities({"max": frozenset()}, {"max": frozenset()})
     def versions(self): return {}

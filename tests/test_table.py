@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantcore.errors import OutputError, QuantcoreError, RangeError, TableError
-from quantcore.table import FORMAT, CalibrationTable, Provenance, TensorRange
+from quantcore.table.table import FORMAT, CalibrationTable, Provenance, TensorRange
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 PROVENANCE = {"model": "m", "fingerprint": "f" * 64, "backend": "b"}
@@ -151,7 +151,7 @@ def test_an_axis_that_is_none_is_refused(write: Write, axis: Any) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": "quantcore.table/99"},
+        {"format": "quantcore.table.table/99"},
         {"format": None},
         {"tensors": 3},
         {"tensors": ["x"]},

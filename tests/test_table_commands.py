@@ -12,8 +12,8 @@ import yaml
 
 from quantcore.commands.options import table_paths
 from quantcore.data.batches import Batches
-from quantcore.policy import CalibrationPolicy
-from quantcore.table import CalibrationTable
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.table.table import CalibrationTable
 
 pytest.importorskip("quantcore_onnx")
 pytest.importorskip("quantcore_pytorch_quantization")

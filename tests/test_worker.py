@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 
 from quantcore.errors import BackendError, DataError
-from quantcore.progress import Progress, Silent
-from quantcore.worker import peak_rss_mb, run_apart
+from quantcore.runtime.progress import Progress, Silent
+from quantcore.runtime.worker import peak_rss_mb, run_apart
 
 
 @pytest.fixture

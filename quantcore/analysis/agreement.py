@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
-from quantcore.backend import BackendSession
-from quantcore.engine import EngineOptions, EnginePlugin
+from quantcore.contracts.backend import BackendSession
+from quantcore.contracts.engine import EngineOptions, EnginePlugin
 from quantcore.errors import ModelError, ParityError
-from quantcore.ir import Array, FloatModel, QdqModel
+from quantcore.ir.edits import exposed, nudged
+from quantcore.ir.model import Array, FloatModel, QdqModel
 from quantcore.qdq.placement import Plan
+from quantcore.results.audit import Audit
 
 PARITY_LIMIT = 1e-4
 
@@ -96,40 +95,6 @@ def check_finite(model: FloatModel, heads: Mapping[str, Array]) -> None:
     raise ModelError(f"{model.name}: the float graph yields NaN or infinity: {cause}")
 
 
-@dataclass(frozen=True)
-class Audit:
-    """How the shared Q/DQ graph agrees with what the framework itself simulates; all in dB SQNR.
-
-    Layer by layer, every layer of both starts from the same activations, so that a wrong scale,
-    rounding, weight or placement shows where it is. End to end, a last-bit difference between two
-    float32 convolutions flips a rounding here and there, the flips spread, and a deep network ends
-    far from itself: `floor_db` is how far the graph ends from itself when every activation scale
-    moves by one unit in the last place.
-
-    Attributes:
-        worst_db: Of the worst tensor, heads included, layer by layer.
-        worst_tensor: Its name.
-        heads_db: Of the raw heads, layer by layer.
-        end_to_end_db: Of the raw heads, end to end.
-        floor_db: Of the graph against itself, end to end.
-    """
-
-    worst_db: float
-    worst_tensor: str
-    heads_db: float
-    end_to_end_db: float
-    floor_db: float
-
-    def to_dict(self) -> dict[str, float | str]:
-        """JSON form, which has no infinity: no difference is 999 dB, no agreement -999 dB."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: v if isinstance(v, str) else _finite(v) for k, v in values.items()}
-
-
-def _finite(decibels: float) -> float:
-    return -999.0 if np.isnan(decibels) else min(max(decibels, -999.0), 999.0)
-
-
 def audit(
     session: BackendSession, qdq: QdqModel, plan: Plan, batch: Array, engine: EnginePlugin
 ) -> Audit:
@@ -160,29 +125,6 @@ def audit(
     return Audit(
         by_tensor[worst], worst, sqnr_db(ends, layered), sqnr_db(ends, free), sqnr_db(ends, moved)
     )
-
-
-def exposed(proto: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
-    """The graph with more of its tensors, other than its input, as outputs."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    known = {end.name for end in (*copy.graph.input, *copy.graph.output)}
-    for name in dict.fromkeys(tensors):
-        if name not in known:
-            copy.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    return copy
-
-
-def nudged(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with every activation scale moved up by one unit in the last place."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    scales = {node.input[1] for node in copy.graph.node if node.op_type == "QuantizeLinear"}
-    for constant in copy.graph.initializer:
-        if constant.name in scales:
-            moved = np.nextafter(numpy_helper.to_array(constant), np.float32(np.inf))
-            constant.CopyFrom(numpy_helper.from_array(np.asarray(moved), constant.name))
-    return copy
 
 
 def noise(model: FloatModel) -> Array:

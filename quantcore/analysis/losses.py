@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantcore.evaluation.detections import Detections
-from quantcore.ir import Array
+from quantcore.ir.model import Array
 
 Pairs = npt.NDArray[np.float64]
 

@@ -6,47 +6,15 @@ The mAP of a quantized graph moves by up to 0.007 when its scales move by one un
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from quantcore.table import CalibrationTable, TensorRange, Values
+from quantcore.table.table import CalibrationTable, TensorRange, Values
 
 #: Standard deviation of the logarithm of a change.
 CHANGE = 0.01
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """What a table's graph and its neighbours lose.
-
-    Attributes:
-        differences: mAP less the float model's on the same images; the table's own graph first.
-    """
-
-    differences: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Mean of the differences."""
-        return float(np.mean(self.differences))
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean; it holds the draw of the graph, not that of the images.
-
-        NaN where there is one graph.
-        """
-        if len(self.differences) < 2:
-            return math.nan
-        return float(np.std(self.differences, ddof=1) / len(self.differences) ** 0.5)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {"mean": self.mean, "error": self.error, "differences": list(self.differences)}
 
 
 def neighbours(table: CalibrationTable, count: int, seed: int = 0) -> Iterator[CalibrationTable]:

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from quantcore.analysis.resample import interval
+from quantcore.results.estimate import Correlation, interval
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """A rank correlation, -1..1, with the middle 90 % of its bootstrap draws."""
-
-    value: float
-    low: float
-    high: float
 
 
 def ranks(values: Floats) -> Floats:

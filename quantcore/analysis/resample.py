@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from quantcore.data.coco import CocoDataset
-from quantcore.errors import UsageError
 from quantcore.evaluation.coco import ground_truth, hotcoco_evaluation
 from quantcore.evaluation.detections import Detections
-from quantcore.progress import Progress, Silent
-
-Floats = npt.NDArray[np.float64]
-
-#: The share of the draws that an interval spans, and how many draws a report takes.
-LEVEL = 0.9
-DRAWS = 1000
+from quantcore.results.estimate import DRAWS, Floats, MapDraws, draws
+from quantcore.runtime.progress import Progress, Silent
 
 #: The recalls at which the COCO metric reads the precision, as its implementations make them.
 _RECALLS = np.linspace(0.0, 1.0, 101)
@@ -172,97 +165,6 @@ def _recalls_reached(recall: Floats) -> Floats:
     """How many of the recalls 0, 0.01 .. 1 are not above the given one; compared in floats."""
     near = np.rint(recall * (len(_RECALLS) - 1)).astype(np.intp)
     return np.asarray(near + (_RECALLS[near] <= recall), np.float64)
-
-
-def draws(images: int, count: int = 200, seed: int = 0) -> Floats:
-    """Weights of a bootstrap: the images as they are, then `count` draws with replacement."""
-    random = np.random.default_rng(seed)
-    picks = random.multinomial(images, np.full(images, 1 / images), size=count)
-    return np.concatenate([np.ones((1, images)), picks.astype(np.float64)])
-
-
-def interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:
-    """The middle `level` of some draws; NaN where there are none."""
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return float("nan"), float("nan")
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with the middle of its bootstrap draws over the images.
-
-    Attributes:
-        value: On the images as they are.
-        low: Lower end of the interval.
-        high: Upper end.
-        level: The share of the draws between them.
-        draws: How many there were.
-    """
-
-    value: float
-    low: float
-    high: float
-    level: float = LEVEL
-    draws: int = DRAWS
-
-    @classmethod
-    def of(cls, values: Floats) -> Estimate:
-        """From a figure on the images as they are, followed by one for each draw."""
-        return cls(float(values[0]), *interval(values[1:]), draws=len(values) - 1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form; None where there is nothing to measure."""
-        ends = (("value", self.value), ("low", self.low), ("high", self.high))
-        figures = {name: value if np.isfinite(value) else None for name, value in ends}
-        return {**figures, "level": self.level, "draws": self.draws}
-
-
-@dataclass(frozen=True)
-class MapDraws:
-    """The mAP of one graph under a bootstrap of its images.
-
-    The draws depend on the number of images alone. Two graphs on the same images are therefore
-    paired: they see the same images in each draw, so that what is hard about an image cancels out.
-
-    Attributes:
-        images: SHA-256 of the ids of the images, in the order of the annotation file.
-        values: mAP on the images as they are, then one figure a draw; NaN without ground truth.
-    """
-
-    images: str
-    values: tuple[float, ...]
-
-    @property
-    def estimate(self) -> Estimate:
-        """The mAP itself."""
-        return Estimate.of(np.asarray(self.values))
-
-    def against(self, reference: MapDraws) -> Estimate:
-        """The mAP less a reference's: negative where this graph is worse.
-
-        Raises:
-            UsageError: The two are not of the same images and draws.
-        """
-        if self.images != reference.images or len(self.values) != len(reference.values):
-            raise UsageError(
-                "a difference in mAP needs two evaluations on the same images and with the same "
-                "number of draws: evaluate both on the same split with the same --images"
-            )
-        return Estimate.of(np.asarray(self.values) - np.asarray(reference.values))
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form; None stands for NaN."""
-        values = [value if np.isfinite(value) else None for value in self.values]
-        return {"images_sha256": self.images, "map": values}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> MapDraws:
-        """Reads the JSON form; raises KeyError, TypeError or ValueError where it is malformed."""
-        values = (float("nan") if value is None else float(value) for value in data["map"])
-        return cls(str(data["images_sha256"]), tuple(values))
 
 
 def map_draws(

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from quantcore.calibration.histogram import BINS, Histogram
-from quantcore.calibration.statistics import Statistics
 from quantcore.errors import RangeError
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.scales import code_of, codes_of
-from quantcore.table import TensorRange
+from quantcore.table.histogram import BINS, Histogram
+from quantcore.table.statistics import Statistics
+from quantcore.table.table import TensorRange
 
 Floats = npt.NDArray[np.float64]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from quantcore.backend import BackendSession
-from quantcore.calibration.kept import Kept
 from quantcore.calibration.portable import Seen, activation_ranges, weight_ranges
-from quantcore.ir import Array
-from quantcore.policy import TensorPolicy
+from quantcore.contracts.backend import BackendSession
+from quantcore.ir.model import Array
+from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Plan
-from quantcore.table import TensorRange
+from quantcore.table.kept import Kept
+from quantcore.table.table import TensorRange
 
 
 def find_ranges(

@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from quantcore.calibration import moving_average
 from quantcore.calibration.counting import Counter, extremes
-from quantcore.calibration.histogram import Histogram
 from quantcore.calibration.observers import BINNED, check_policy, place, range_of
-from quantcore.calibration.statistics import Statistics
 from quantcore.errors import RangeError, TableError
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site
-from quantcore.table import TensorRange
+from quantcore.table.histogram import Histogram
+from quantcore.table.statistics import Statistics
+from quantcore.table.table import TensorRange
 
 Values = npt.NDArray[np.float32]
 

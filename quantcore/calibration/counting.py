@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from quantcore.calibration.histogram import BINS, Histogram
+from quantcore.table.histogram import BINS, Histogram
 
 Flat = npt.NDArray[np.float32]
 

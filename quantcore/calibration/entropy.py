@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from quantcore.calibration.histogram import Counts, Edges
-from quantcore.calibration.statistics import Statistics
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
+from quantcore.table.histogram import Counts, Edges
+from quantcore.table.statistics import Statistics
 
 BINS = 2048
 START_BIN = 128

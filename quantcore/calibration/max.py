@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from quantcore.calibration.statistics import Statistics
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
+from quantcore.table.statistics import Statistics
 
 
 def find(seen: Statistics, policy: TensorPolicy) -> tuple[float, float]:

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from quantcore.calibration.entropy import BINS, START_BIN, STRIDE, clip
-from quantcore.calibration.histogram import Counts, Edges, Histogram
-from quantcore.calibration.statistics import Statistics
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
+from quantcore.table.histogram import Counts, Edges, Histogram
+from quantcore.table.statistics import Statistics
 
 Floats = npt.NDArray[np.float64]
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from quantcore.calibration import entropy, max, moving_average, mse, percentile
-from quantcore.calibration.histogram import BINS
-from quantcore.calibration.statistics import Statistics
 from quantcore.errors import PolicyError, RangeError
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site
-from quantcore.table import TensorRange
+from quantcore.table.histogram import BINS
+from quantcore.table.statistics import Statistics
+from quantcore.table.table import TensorRange
 
 Finder = Callable[[Statistics, TensorPolicy], tuple[float, float]]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from quantcore.calibration.histogram import BINS, Counts, Edges, Histogram
-from quantcore.calibration.statistics import Statistics
 from quantcore.errors import RangeError
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
+from quantcore.table.histogram import BINS, Counts, Edges, Histogram
+from quantcore.table.statistics import Statistics
 
 PERCENTILE = 99.99
 

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from quantcore.calibration.observers import place, range_of
-from quantcore.calibration.statistics import Statistics
 from quantcore.calibration.weights import weight_range
 from quantcore.errors import RangeError
-from quantcore.ir import FloatModel
-from quantcore.policy import TensorPolicy
+from quantcore.ir.model import FloatModel
+from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Plan
-from quantcore.table import TensorRange
+from quantcore.table.statistics import Statistics
+from quantcore.table.table import TensorRange
 
 if TYPE_CHECKING:
     from quantcore.calibration.collector import Collector

@@ -6,13 +6,13 @@ import hashlib
 from dataclasses import replace
 
 import quantcore
-from quantcore.calibration.kept import Kept
 from quantcore.calibration.observers import place
 from quantcore.calibration.portable import activation_ranges
 from quantcore.errors import PolicyError, TableError
-from quantcore.policy import CalibrationPolicy
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, Site, plan
-from quantcore.table import CalibrationTable
+from quantcore.table.kept import Kept
+from quantcore.table.table import CalibrationTable
 
 
 def recalibrate(table: CalibrationTable, policy: CalibrationPolicy) -> CalibrationTable:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from quantcore.calibration.observers import check_scale, place
 from quantcore.calibration.percentile import PERCENTILE
 from quantcore.errors import PolicyError, RangeError
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site
-from quantcore.table import TensorRange
+from quantcore.table.table import TensorRange
 
 Rows = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from quantcore.testing import scaffold
-
 
 def new(
     name: Annotated[str, typer.Argument(help="What people will type after --backend.")],
@@ -17,6 +15,8 @@ def new(
     ] = None,
 ) -> None:
     """Write the distribution of a new backend, ready to install; one function is left to fill."""
+    from quantcore.testing import scaffold  # late: its package imports pytest
+
     folder = out or Path(f"quantcore-backend-{name}")
     scaffold.write(name, folder)
     package = name.replace("-", "_")

@@ -9,9 +9,7 @@ from typing import Annotated
 
 import typer
 
-from quantcore import comparison, pipeline, registry
-from quantcore.analysis.mixed import Wish
-from quantcore.capabilities import check_capabilities
+from quantcore import pipeline
 from quantcore.commands.options import (
     CalibrationSplit,
     DataRoot,
@@ -32,16 +30,20 @@ from quantcore.commands.options import (
     read_policy,
     unique,
 )
-from quantcore.engine import EngineOptions
+from quantcore.contracts import registry
+from quantcore.contracts.capabilities import check_capabilities
+from quantcore.contracts.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import BackendError, CapabilityError, PluginError, UsageError
-from quantcore.files import ensure_folder
-from quantcore.ir import FloatModel
-from quantcore.policy import CalibrationPolicy
-from quantcore.progress import for_console
+from quantcore.ir.model import FloatModel
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
 from quantcore.report import terminal
-from quantcore.report.record import RunRecord
+from quantcore.results.comparison import RunRecord
+from quantcore.runtime.files import ensure_folder
+from quantcore.runtime.progress import for_console
+from quantcore.studies import comparison
+from quantcore.studies.mixed import Wish
 
 
 def compare(

@@ -9,13 +9,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from quantcore import pipeline, registry
+from quantcore import pipeline
 from quantcore.commands.options import Engine, Providers, Threads
-from quantcore.engine import EngineOptions
-from quantcore.engines.audit import Int8Audit, audit
+from quantcore.contracts import registry
+from quantcore.contracts.engine import EngineOptions
+from quantcore.engines.audit import audit
 from quantcore.engines.audit import inspect as run_audit
-from quantcore.progress import for_console
 from quantcore.report import terminal
+from quantcore.results.audit import Int8Audit
+from quantcore.runtime.progress import for_console
 
 Graph = Annotated[Path, typer.Argument(help="ONNX graph, float or Q/DQ.")]
 MaxBatch = Annotated[

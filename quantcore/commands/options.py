@@ -11,12 +11,12 @@ import onnx
 import typer
 
 from quantcore import pipeline
+from quantcore.contracts.model import ModelOptions
 from quantcore.errors import UsageError
 from quantcore.evaluation.decode_graph import append_decode
-from quantcore.ir import FloatModel
-from quantcore.model import ModelOptions
-from quantcore.policy import CalibrationPolicy
-from quantcore.qdq.profiles import Profile
+from quantcore.ir.model import FloatModel
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.policy.profiles import Profile
 
 Model = Annotated[
     str, typer.Argument(help="yolov7-tiny, yolov5n, onnx, ...: see `quantcore list`.")

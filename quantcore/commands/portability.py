@@ -8,8 +8,6 @@ from typing import Annotated
 import typer
 
 from quantcore import pipeline
-from quantcore.analysis.portability.record import Portability
-from quantcore.analysis.portability.study import Study, run
 from quantcore.commands.options import (
     CalibrationSplit,
     DataRoot,
@@ -29,14 +27,16 @@ from quantcore.commands.options import (
     read_policy,
     unique,
 )
-from quantcore.engine import EngineOptions
+from quantcore.contracts.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import BackendError, UsageError
-from quantcore.files import ensure_folder, write_whole
-from quantcore.policy import ARITHMETICS, IMPLEMENTATIONS, CalibrationPolicy
-from quantcore.progress import for_console
+from quantcore.policy.policy import ARITHMETICS, IMPLEMENTATIONS, CalibrationPolicy
 from quantcore.report import portability as report
 from quantcore.report import terminal
+from quantcore.results.portability import Portability
+from quantcore.runtime.files import ensure_folder, write_whole
+from quantcore.runtime.progress import for_console
+from quantcore.studies.portability.study import Study, run
 
 
 def portability(

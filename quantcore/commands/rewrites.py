@@ -18,12 +18,12 @@ from quantcore.commands.options import (
     Weights,
     load_model,
 )
-from quantcore.description import describe
-from quantcore.files import ensure_folder, write_whole
-from quantcore.policy import CalibrationPolicy
-from quantcore.progress import for_console
+from quantcore.ir.description import describe
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.report import terminal
 from quantcore.rewrites.equalization import ALPHA
+from quantcore.runtime.files import ensure_folder, write_whole
+from quantcore.runtime.progress import for_console
 
 _DEFAULT = CalibrationPolicy()
 

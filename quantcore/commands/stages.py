@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from quantcore import pipeline, registry
-from quantcore.analysis.resample import MapDraws
+from quantcore import pipeline
 from quantcore.commands.options import (
     Backend,
     CalibrationSplit,
@@ -36,17 +35,19 @@ from quantcore.commands.options import (
     table_paths,
     unique,
 )
-from quantcore.description import describe
-from quantcore.engine import EngineOptions
+from quantcore.contracts import registry
+from quantcore.contracts.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import UsageError
-from quantcore.files import ensure_folder, write_whole
-from quantcore.policy import CalibrationPolicy
-from quantcore.progress import for_console
+from quantcore.ir.description import describe
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan as placement_plan
 from quantcore.report import layers as layer_report
 from quantcore.report import terminal
-from quantcore.table import CalibrationTable
+from quantcore.results.estimate import MapDraws
+from quantcore.runtime.files import ensure_folder, write_whole
+from quantcore.runtime.progress import for_console
+from quantcore.table.table import CalibrationTable
 
 
 def export(

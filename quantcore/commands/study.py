@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from quantcore import pipeline, study
-from quantcore.analysis.mixed import Wish
-from quantcore.analysis.sensitivity import DEFAULT_METHOD, METHODS, Subject
+from quantcore import pipeline
 from quantcore.commands.options import (
     DataRoot,
     EvalImages,
@@ -22,13 +20,17 @@ from quantcore.commands.options import (
     read_policy,
 )
 from quantcore.errors import UsageError
-from quantcore.files import ensure_folder, write_whole
-from quantcore.ir import FloatModel
-from quantcore.policy import CalibrationPolicy
-from quantcore.progress import for_console
+from quantcore.ir.model import FloatModel
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.report import studies, terminal
-from quantcore.study import Study
-from quantcore.table import CalibrationTable
+from quantcore.results.sensitivity import DEFAULT_METHOD, METHODS
+from quantcore.runtime.files import ensure_folder, write_whole
+from quantcore.runtime.progress import for_console
+from quantcore.studies import layers as study
+from quantcore.studies.layers import Study
+from quantcore.studies.mixed import Wish
+from quantcore.studies.sensitivity import Subject
+from quantcore.table.table import CalibrationTable
 
 Method = Annotated[str, typer.Option(help=f"What layers are ranked by: {', '.join(METHODS)}.")]
 Workers = Annotated[

@@ -12,10 +12,10 @@ from quantcore.analysis.difference import difference
 from quantcore.calibration.recalibration import recalibrate as find_again
 from quantcore.commands.options import table_paths
 from quantcore.errors import QuantcoreError
-from quantcore.files import write_whole
-from quantcore.policy import CalibrationPolicy
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.report import plots, terminal
-from quantcore.table import CalibrationTable
+from quantcore.runtime.files import write_whole
+from quantcore.table.table import CalibrationTable
 
 
 def diff(

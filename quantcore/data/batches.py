@@ -16,7 +16,7 @@ from quantcore.data.coco import CocoImage
 from quantcore.data.images import read_image
 from quantcore.data.letterbox import Placement, letterbox
 from quantcore.errors import DataError, RangeError
-from quantcore.ir import Array, Preprocessing
+from quantcore.ir.model import Array, Preprocessing
 
 _Ready = tuple[Array, Placement, float]
 

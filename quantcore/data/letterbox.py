@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from quantcore.data.images import Pixels
-from quantcore.ir import Array, Preprocessing
+from quantcore.ir.model import Array, Preprocessing
 
 
 @dataclass(frozen=True)

@@ -2,92 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import onnx
 
-from quantcore.engine import EngineLayer, EngineOptions, EnginePlugin
-from quantcore.engines.surroundings import Surroundings, meant_for_int8
-
-
-@dataclass(frozen=True)
-class LayerAudit:
-    """One layer that the graph quantizes.
-
-    Attributes:
-        node: ONNX node.
-        op: Its operator.
-        runs_as: The engine's layer that does its work, None where the engine names none.
-        precision: What that runs in, None where it is not verified.
-        why: Why that is not INT8; None where it is, or is not verified.
-    """
-
-    node: str
-    op: str
-    runs_as: str | None
-    precision: str | None
-    why: str | None = None
-
-
-@dataclass(frozen=True)
-class Int8Audit:
-    """Every layer that a graph quantizes, as one engine runs it.
-
-    Attributes:
-        engine: Engine name.
-        versions: Of its library.
-        layers: In graph order.
-        caveat: What the engine has to say about INT8 on this machine.
-    """
-
-    engine: str
-    versions: Mapping[str, str]
-    layers: tuple[LayerAudit, ...]
-    caveat: str | None = None
-
-    @property
-    def int8(self) -> int:
-        """How many run in INT8."""
-        return sum(layer.precision == "int8" for layer in self.layers)
-
-    @property
-    def unverified(self) -> int:
-        """How many the engine tells nothing about."""
-        return sum(layer.precision is None for layer in self.layers)
-
-    @property
-    def verified(self) -> bool:
-        """Whether the engine told of every one."""
-        return self.unverified == 0
-
-    def summary(self) -> str:
-        """The audit in one line."""
-        library = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        if not self.layers:
-            return f"{library}: the graph quantizes no layer"
-        if self.unverified == len(self.layers):
-            return (
-                f"{library}: built, precision not verified; {len(self.layers)} layers are meant to "
-                "run in INT8"
-            )
-        line = f"{library}: {self.int8} of {len(self.layers)} quantized layers run in INT8"
-        line = f"{line}, {self.unverified} not verified" if self.unverified else line
-        return f"{line}; note: {self.caveat}" if self.caveat else line
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {
-            "engine": self.engine,
-            "versions": dict(self.versions),
-            "quantized_layers": len(self.layers),
-            "int8": self.int8,
-            "unverified": self.unverified,
-            "verified": self.verified,
-            "caveat": self.caveat,
-            "layers": [asdict(layer) for layer in self.layers],
-        }
+from quantcore.contracts.engine import EngineLayer, EngineOptions, EnginePlugin, Surroundings
+from quantcore.engines.surroundings import meant_for_int8
+from quantcore.results.audit import Int8Audit, LayerAudit
 
 
 def inspect(

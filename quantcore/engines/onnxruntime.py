@@ -14,13 +14,19 @@ from typing import Any
 import numpy as np
 import onnx
 
-from quantcore.engine import Built, Engine, EngineLayer, EngineOptions, EnginePlugin
+from quantcore.contracts.engine import (
+    Built,
+    Engine,
+    EngineLayer,
+    EngineOptions,
+    EnginePlugin,
+    Surroundings,
+)
 from quantcore.engines.common import HEAVY, names_of_nodes, one_line
-from quantcore.engines.surroundings import Surroundings
 from quantcore.errors import EngineError
-from quantcore.ir import Array
-from quantcore.progress import Progress
-from quantcore.report.host import host
+from quantcore.ir.model import Array
+from quantcore.runtime.host import host
+from quantcore.runtime.progress import Progress
 
 _CPU = "CPUExecutionProvider"
 

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import onnx
 
-from quantcore.engine import Built, Engine, EngineLayer, EngineOptions, EnginePlugin
+from quantcore.contracts.engine import (
+    Built,
+    Engine,
+    EngineLayer,
+    EngineOptions,
+    EnginePlugin,
+    Surroundings,
+)
 from quantcore.engines.common import (
     HEAVY,
     PRECISIONS,
@@ -19,10 +26,9 @@ from quantcore.engines.common import (
     one_line,
     operators,
 )
-from quantcore.engines.surroundings import Surroundings
 from quantcore.errors import EngineError
-from quantcore.ir import Array
-from quantcore.progress import Progress
+from quantcore.ir.model import Array
+from quantcore.runtime.progress import Progress
 
 #: Entries of the runtime model that run nothing.
 _IDLE = frozenset({"Const", "Input", "Output"})

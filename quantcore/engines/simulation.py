@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from quantcore.backend import BackendSession
-from quantcore.engine import Engine, EngineLayer
-from quantcore.ir import Array
+from quantcore.contracts.backend import BackendSession
+from quantcore.contracts.engine import Engine, EngineLayer
+from quantcore.ir.model import Array
 
 
 class SimulationEngine(Engine):

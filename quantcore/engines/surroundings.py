@@ -3,41 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import onnx
+
+from quantcore.contracts.engine import Surroundings
 
 #: Operators that engines have INT8 kernels for, where data and weight are quantized.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Nodes that change a tensor's type and nothing else.
 _TYPES_ONLY = ("Cast",)
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """A node whose data and weight come from DequantizeLinear, with its neighbours.
-
-    Attributes:
-        node: Name.
-        op: ONNX operator.
-        bias: `float`, `integer` (through a DequantizeLinear), or None without one.
-        followers: Operators that read its output.
-        quantized_output: Whether its output goes into QuantizeLinear and nowhere else.
-        behind: Operator that made the data right before, where no QuantizeLinear did.
-        channels_in: Channels of the data that one weight reads, times the groups.
-        channels_out: Channels that it makes.
-        groups: Of a convolution.
-    """
-
-    node: str
-    op: str
-    bias: str | None
-    followers: tuple[str, ...]
-    quantized_output: bool
-    behind: str | None
-    channels_in: int
-    channels_out: int
-    groups: int
 
 
 def meant_for_int8(proto: onnx.ModelProto) -> list[Surroundings]:

@@ -13,7 +13,7 @@ import numpy as np
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import DataError
 from quantcore.evaluation.detections import Detections
-from quantcore.results import COCO_FIGURES
+from quantcore.results.evaluation import COCO_FIGURES
 
 
 @dataclass(frozen=True)

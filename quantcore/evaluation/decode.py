@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from quantcore.errors import ModelError
-from quantcore.ir import Array, Decoding
+from quantcore.ir.model import Array, Decoding
 
 Outputs = Mapping[str, Array] | Sequence[Array]
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from quantcore.errors import ModelError
 from quantcore.evaluation.decode import DECODED, cells
-from quantcore.ir import Decoding
+from quantcore.ir.model import Decoding
 
 _PREFIX = "decode"
 

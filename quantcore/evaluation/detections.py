@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantcore.files import write_whole
-from quantcore.ir import Array
+from quantcore.ir.model import Array
+from quantcore.runtime.files import write_whole
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from quantcore.contracts.engine import Engine
 from quantcore.data.batches import Batch, Batches
 from quantcore.data.coco import CocoDataset, CocoImage
-from quantcore.engine import Engine
 from quantcore.errors import ModelError, UsageError
 from quantcore.evaluation.coco import score
 from quantcore.evaluation.decode import DECODED, decode_candidates
 from quantcore.evaluation.detections import Detections
 from quantcore.evaluation.latency import Stopwatch
 from quantcore.evaluation.nms import nms
-from quantcore.ir import Array, Decoding, FloatModel
-from quantcore.progress import Progress, Silent
-from quantcore.results import DetectionResult
+from quantcore.ir.model import Array, Decoding, FloatModel
+from quantcore.results.evaluation import DetectionResult
+from quantcore.runtime.progress import Progress, Silent
 
 
 @dataclass(frozen=True)

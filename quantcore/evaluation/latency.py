@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantcore.engine import Engine
+from quantcore.contracts.engine import Engine
 from quantcore.errors import UsageError
-from quantcore.ir import Array
-from quantcore.progress import Progress, Silent
-from quantcore.results import LatencyResult
+from quantcore.ir.model import Array
+from quantcore.results.evaluation import LatencyResult
+from quantcore.runtime.progress import Progress, Silent
 
 
 def measure(

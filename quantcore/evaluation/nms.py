@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
-from quantcore.ir import Array
+from quantcore.ir.model import Array
 
 #: Only so many best-scored boxes of an image compete.
 MAX_CANDIDATES = 30_000

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import onnx
 
-from quantcore.ir import FloatModel, LayerInfo
-from quantcore.policy import CalibrationPolicy
-from quantcore.qdq.profiles import PlacementRule
+from quantcore.ir.model import FloatModel, LayerInfo
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.policy.profiles import PlacementRule
 from quantcore.qdq.topology import Topology, attributes, moves_values
 
 

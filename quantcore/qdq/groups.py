@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from quantcore.errors import RangeError
 from quantcore.qdq.placement import Plan
-from quantcore.table import TensorRange
+from quantcore.table.table import TensorRange
 
 
 def merged(plan: Plan, ranges: Mapping[str, TensorRange]) -> dict[str, TensorRange]:

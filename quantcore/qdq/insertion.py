@@ -11,12 +11,12 @@ from onnx import helper, numpy_helper
 
 import quantcore
 from quantcore.errors import ModelError, RangeError, TableError
-from quantcore.ir import FloatModel, QdqModel
+from quantcore.ir.model import FloatModel, QdqModel
 from quantcore.qdq.groups import merged
 from quantcore.qdq.placement import Plan, Site
 from quantcore.qdq.ranges import check_range
 from quantcore.qdq.scales import code_of, codes_of, quantize
-from quantcore.table import CalibrationTable, TensorRange
+from quantcore.table.table import CalibrationTable, TensorRange
 
 
 def insert(model: FloatModel, plan: Plan, table: CalibrationTable) -> QdqModel:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from quantcore.errors import PolicyError
-from quantcore.ir import FloatModel, LayerInfo
-from quantcore.policy import CalibrationPolicy, TensorPolicy
+from quantcore.ir.model import FloatModel, LayerInfo
+from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
+from quantcore.policy.profiles import Profile
 from quantcore.qdq.decisions import Verdict, decide
-from quantcore.qdq.profiles import Profile
 from quantcore.qdq.ties import united
 
 

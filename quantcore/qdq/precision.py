@@ -13,8 +13,8 @@ import onnx
 from onnx import AttributeProto, numpy_helper, version_converter
 
 from quantcore.errors import ModelError, PolicyError, UsageError
-from quantcore.ir import FloatModel
-from quantcore.policy import CalibrationPolicy
+from quantcore.ir.model import FloatModel
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.fp16 import (
     PAIR,
     Typist,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from quantcore.errors import RangeError
-from quantcore.ir import FloatModel
+from quantcore.ir.model import FloatModel
 from quantcore.qdq.placement import Site
-from quantcore.table import TensorRange
+from quantcore.table.table import TensorRange
 
 
 def check_range(

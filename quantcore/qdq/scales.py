@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quantcore.errors import RangeError
-from quantcore.policy import TensorPolicy
-from quantcore.table import TensorRange
+from quantcore.policy.policy import TensorPolicy
+from quantcore.table.table import TensorRange
 
 
 def symmetric_scale(found: TensorRange, bits: int = 8) -> npt.NDArray[np.float32]:
@@ -16,7 +16,7 @@ def symmetric_scale(found: TensorRange, bits: int = 8) -> npt.NDArray[np.float32
     scale = amax / (2**(bits-1) - 1), as in TensorRT and in Krishnamoorthi 2018 (arXiv:1806.08342,
     section 2.2). The division is done in float32, as every backend's fake quantization does.
 
-    A range of zero means a tensor that is constant zero (`quantcore.backend.check_range` holds
+    A range of zero means a tensor that is constant zero (`quantcore.qdq.ranges.check_range` holds
     that): its scale is 1, which codes zero exactly and is positive, as engines demand.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jinja2 import Environment, PackageLoader
 
-from quantcore.report.record import RunRecord
+from quantcore.results.comparison import RunRecord
 
 
 def render(record: RunRecord) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
-from quantcore.backend import BackendPlugin
-from quantcore.ir import FloatModel
+from quantcore.contracts.backend import BackendPlugin
+from quantcore.ir.model import FloatModel
 from quantcore.qdq.placement import Plan, Site
 
 

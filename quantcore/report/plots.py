@@ -8,9 +8,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from quantcore.analysis.difference import TableDifference, TensorDifference
-from quantcore.analysis.frontier import Mixed, Point
-from quantcore.analysis.sensitivity import LayerCost, Sensitivity
+from quantcore.results.difference import TableDifference, TensorDifference
+from quantcore.results.mixed import Mixed, Point
+from quantcore.results.sensitivity import LayerCost, Sensitivity
 
 #: A picture shows the worst layers; the JSON beside it has all.
 SHOWN = 40

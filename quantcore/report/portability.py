@@ -8,8 +8,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from rich.table import Table
 
-from quantcore.analysis.portability.record import Change, Deployment, Portability
 from quantcore.report.terminal import estimate, intervals
+from quantcore.results.portability import Change, Deployment, Portability
 
 #: What was done to the graph that is the yardstick.
 MOVED = "scales moved by one unit in the last place"

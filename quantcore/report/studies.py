@@ -6,9 +6,9 @@ import math
 
 from rich.table import Table
 
-from quantcore.analysis.frontier import Mixed, Timing
-from quantcore.analysis.sensitivity import Sensitivity
 from quantcore.report.terminal import estimate
+from quantcore.results.mixed import Mixed, Timing
+from quantcore.results.sensitivity import Sensitivity
 
 #: Rows on the terminal; the JSON has all layers.
 SHOWN = 25

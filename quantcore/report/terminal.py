@@ -7,15 +7,11 @@ import math
 from rich.console import Console
 from rich.table import Table
 
-from quantcore.analysis.agreement import Audit
-from quantcore.analysis.difference import TableDifference
-from quantcore.analysis.neighbours import Neighbours
-from quantcore.analysis.resample import Estimate
-from quantcore.engines.audit import Int8Audit
-from quantcore.registry import PluginInfo
-from quantcore.report.record import Evaluated, LeftInFloat, RunRecord, Variant
-from quantcore.rewrites.equalization import Equalized
-from quantcore.testing.kit import Outcome
+from quantcore.results.audit import Audit, Int8Audit
+from quantcore.results.comparison import Evaluated, LeftInFloat, RunRecord, Variant
+from quantcore.results.difference import TableDifference
+from quantcore.results.estimate import Estimate, Neighbours
+from quantcore.results.rewrites import Equalized
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -175,33 +171,6 @@ def equalized(found: Equalized) -> str:
         f"weights before them; the float network agrees with the given one to {found.parity:.1e} "
         "relative"
     )
-
-
-def plugins(found: list[PluginInfo]) -> Table:
-    """Installed plugins, and what is in the way of the others."""
-    table = Table()
-    for column in ("kind", "name", "distribution", "version", "status"):
-        table.add_column(column)
-    for info in found:
-        where = f"available, in {info.python}" if info.python else "available"
-        table.add_row(
-            info.group.rpartition(".")[2],
-            info.name,
-            info.distribution,
-            info.version,
-            info.unavailable or where,
-        )
-    return table
-
-
-def conformance(outcomes: list[Outcome]) -> Table:
-    """What came of each check of a backend."""
-    table = Table()
-    for column in ("promise", "tier", "status", "detail"):
-        table.add_column(column, overflow="fold")
-    for outcome in outcomes:
-        table.add_row(outcome.check.name, outcome.check.tier, outcome.status, outcome.detail)
-    return table
 
 
 def table_difference(found: TableDifference, first: str, second: str, top: int) -> Table:

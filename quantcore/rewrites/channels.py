@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from quantcore.ir import FloatModel, LayerInfo
+from quantcore.ir.model import FloatModel, LayerInfo
 from quantcore.qdq.topology import Topology, attributes
 
 #: Nodes that work within each channel, and on x / s as on x for any s > 0; Concat, Resize and

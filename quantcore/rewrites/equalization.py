@@ -14,21 +14,22 @@ is therefore equalized fully, with an exponent of 1.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from quantcore.analysis.agreement import PARITY_LIMIT, check_finite, disagreement
+from quantcore.contracts.engine import EngineOptions, EnginePlugin
 from quantcore.data.batches import Batches
-from quantcore.engine import EngineOptions, EnginePlugin
 from quantcore.errors import RangeError, RewriteError, UsageError
-from quantcore.ir import Array, FloatModel
-from quantcore.progress import Progress, Silent
+from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.fp16 import opset_of
+from quantcore.results.rewrites import Equalized
 from quantcore.rewrites.channels import Channels, Source
 from quantcore.rewrites.scaling import Factors, scale
+from quantcore.runtime.progress import Progress, Silent
 
 #: SmoothQuant's own exponent; docs/rewrites.md has what others lose.
 ALPHA = 0.5
@@ -38,23 +39,6 @@ FLOOR = 1e-3
 CHECKED_IMAGES = 2
 #: From this opset on ReduceMax and ReduceL1 take their axes as an input, not as an attribute.
 _AXES_INPUT = 18
-
-
-@dataclass(frozen=True)
-class Equalized:
-    """A model whose convolutions read equalized tensors.
-
-    Attributes:
-        model: The model; heads, layer names, and how images go in and boxes come out are as before.
-        multiplied: Tensors of the float model that a Mul node scales.
-        folded: Tensors that are scaled by the weights of the convolution that makes them.
-        parity: Largest difference of a head over its largest magnitude, on calibration images.
-    """
-
-    model: FloatModel
-    multiplied: tuple[str, ...]
-    folded: tuple[str, ...]
-    parity: float
 
 
 def equalize(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from quantcore.ir import FloatModel
+from quantcore.ir.model import FloatModel
 from quantcore.qdq.topology import attributes
 from quantcore.rewrites.channels import Channels
 

@@ -11,7 +11,7 @@ import msgspec
 import onnx
 
 from quantcore.errors import DataError
-from quantcore.progress import Progress
+from quantcore.runtime.progress import Progress
 
 _READ = 1 << 20
 

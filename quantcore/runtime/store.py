@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 
 from quantcore.errors import OutputError
-from quantcore.files import ensure_folder
+from quantcore.runtime.files import ensure_folder
 
 T = TypeVar("T")
 

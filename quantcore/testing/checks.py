@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quantcore.backend import BackendPlugin
-from quantcore.remote import RemoteBackend
+from quantcore.contracts.backend import BackendPlugin
+from quantcore.contracts.remote import RemoteBackend
 from quantcore.testing import declared, required
 from quantcore.testing.subject import Subject
 

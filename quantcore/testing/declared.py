@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from quantcore import registry
-from quantcore.analysis.agreement import audit, exposed
+from quantcore.analysis.agreement import audit
 from quantcore.calibration.portable import See, observe
-from quantcore.engine import EngineOptions
+from quantcore.contracts import registry
+from quantcore.contracts.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
-from quantcore.policy import TensorPolicy
+from quantcore.ir.edits import exposed
+from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.testing.exact import in_float64
 from quantcore.testing.models import Stream, images

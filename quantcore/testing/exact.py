@@ -9,10 +9,10 @@ import onnx
 from onnx import TensorProto, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
-from quantcore.ir import Array, FloatModel
+from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Plan
 from quantcore.qdq.scales import quantize, symmetric_scale
-from quantcore.table import CalibrationTable
+from quantcore.table.table import CalibrationTable
 
 
 def in_float64(proto: onnx.ModelProto, batch: Array) -> dict[str, Array]:

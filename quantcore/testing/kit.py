@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from quantcore.progress import Progress, Silent
+from quantcore.runtime.progress import Progress, Silent
 from quantcore.testing.checks import CHECKS, Check
 from quantcore.testing.subject import Subject
 

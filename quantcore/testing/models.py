@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from quantcore.ir import Array, Decoding, FloatModel, Preprocessing
+from quantcore.ir.model import Array, Decoding, FloatModel, Preprocessing
 
 SIZE = 32
 

@@ -16,16 +16,17 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from quantcore import backend, registry
 from quantcore.analysis.agreement import check_parity
+from quantcore.contracts import backend, registry
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import BackendUnavailable, CapabilityError, QuantcoreError
-from quantcore.policy import IMPLEMENTATIONS, OBSERVERS, CalibrationPolicy
-from quantcore.progress import Silent
+from quantcore.policy.policy import IMPLEMENTATIONS, OBSERVERS, CalibrationPolicy
 from quantcore.qdq import verify
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
-from quantcore.table import CalibrationTable
+from quantcore.runtime.progress import Silent
+from quantcore.runtime.worker import run_apart
+from quantcore.table.table import CalibrationTable
 from quantcore.testing.models import Stream, foreign_model, images, small_detector
 from quantcore.testing.subject import (
     GROWTH_LIMIT_MB,
@@ -36,7 +37,6 @@ from quantcore.testing.subject import (
     magnitudes,
     table_of,
 )
-from quantcore.worker import run_apart
 
 
 def resolves(subject: Subject) -> None:
@@ -50,7 +50,7 @@ def listing_imports_nothing(subject: Subject) -> None:
         p for p in metadata.entry_points(group=registry.BACKENDS) if p.name == subject.name
     )
     code = (
-        "import sys; from quantcore import registry; registry.installed(registry.BACKENDS); "
+        "import sys; from quantcore.contracts import registry as r; r.installed(r.BACKENDS); "
         f"sys.exit({point.module.partition('.')[0]!r} in sys.modules)"
     )
     # The same path as here, so that the plugin is there to be listed.

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantcore import registry
-from quantcore.analysis.agreement import exposed
-from quantcore.backend import BackendPlugin
-from quantcore.engine import EngineOptions
+from quantcore.contracts import registry
+from quantcore.contracts.backend import BackendPlugin
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.remote import peak_of
 from quantcore.engines import REFERENCE_ENGINE
-from quantcore.ir import Array, FloatModel
-from quantcore.policy import CalibrationPolicy
-from quantcore.progress import Progress
+from quantcore.ir.edits import exposed
+from quantcore.ir.model import Array, FloatModel
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, plan
-from quantcore.remote import peak_of
-from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.runtime.progress import Progress
+from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 from quantcore.testing.models import Stream, small_detector
 
 Ranges = dict[str, TensorRange]

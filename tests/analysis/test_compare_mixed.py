@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from quantcore.analysis.keep import quantized_layers
-from quantcore.model import ModelOptions
+from quantcore.contracts.model import ModelOptions
 from quantcore.pipeline import load_model
-from quantcore.policy import CalibrationPolicy
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.studies.keep import quantized_layers
 
 BACKEND = "pytorch-quantization"
 

@@ -8,7 +8,7 @@ import pytest
 
 from quantcore.analysis.difference import difference, thresholds
 from quantcore.errors import TableError
-from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 
 def table(fingerprint: str = "f", **amax: float | list[float]) -> CalibrationTable:

@@ -9,19 +9,20 @@ import pytest
 from onnx import helper
 
 from quantcore.analysis import resample
-from quantcore.analysis.agreement import exposed
 from quantcore.analysis.losses import agreement, iou
-from quantcore.analysis.macs import int8_share, macs_of, shapes_of
-from quantcore.analysis.prefix import cut
-from quantcore.analysis.probe import layers_probe
 from quantcore.analysis.rank import correlation, kendall, ranks, spearman
-from quantcore.analysis.resample import MapDraws, Matches, draws, interval, map_draws
+from quantcore.analysis.resample import Matches, map_draws
 from quantcore.data.coco import Annotation, Category, CocoDataset, CocoImage
 from quantcore.errors import UsageError
 from quantcore.evaluation.coco import score
 from quantcore.evaluation.detections import Detections
-from quantcore.ir import FloatModel
+from quantcore.ir.edits import exposed
+from quantcore.ir.model import FloatModel
 from quantcore.qdq.insertion import insert
+from quantcore.results.estimate import MapDraws, draws, interval
+from quantcore.studies.macs import int8_share, macs_of, shapes_of
+from quantcore.studies.prefix import cut
+from quantcore.studies.probe import layers_probe
 
 
 def test_macs_of_each_kind_of_layer(net: FloatModel) -> None:

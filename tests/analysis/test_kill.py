@@ -12,16 +12,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from quantcore.model import ModelOptions
+from quantcore.contracts.model import ModelOptions
 from quantcore.pipeline import load_model
-from quantcore.policy import CalibrationPolicy
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.policy.profiles import MINIMAL
 from quantcore.qdq.placement import plan
-from quantcore.qdq.profiles import MINIMAL
 
 #: The command line, but so slow at writing findings that there is time for a kill.
 SLOWLY = """
 import time
-from quantcore.cli import main
+from quantcore.commands.cli import main
 from quantcore.runtime.store import Store
 put = Store.put
 def slowly(*given):

@@ -5,12 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from quantcore.analysis.accuracy import Loss
-from quantcore.analysis.frontier import Mixed, Point
-from quantcore.analysis.mixed import Whole, Wish
-from quantcore.analysis.resample import Estimate
 from quantcore.errors import UsageError
-from quantcore.policy import CalibrationPolicy
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.results.estimate import Estimate, Loss
+from quantcore.results.mixed import Mixed, Point
+from quantcore.studies.mixed import Whole, Wish
 
 
 def loss(drop: float, detections: float, half: float = 0.0) -> Loss:
@@ -23,8 +22,8 @@ def loss(drop: float, detections: float, half: float = 0.0) -> Loss:
 
 
 def whole(monkeypatch: pytest.MonkeyPatch, losses: list[Loss], confidence: float) -> Whole:
-    monkeypatch.setattr("quantcore.analysis.mixed.macs_of", lambda model: {"a": 3, "b": 1})
-    monkeypatch.setattr("quantcore.analysis.mixed.keeping", lambda policy, kept: None)
+    monkeypatch.setattr("quantcore.studies.mixed.macs_of", lambda model: {"a": 3, "b": 1})
+    monkeypatch.setattr("quantcore.studies.mixed.keeping", lambda policy, kept: None)
     subject = SimpleNamespace(
         model=None, policy=None, layers=("a", "b"), variant=lambda what, policy: what
     )

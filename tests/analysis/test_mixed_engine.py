@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from quantcore.model import ModelOptions
+from quantcore.contracts.model import ModelOptions
 from quantcore.pipeline import load_model
-from quantcore.policy import CalibrationPolicy
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.policy.profiles import MINIMAL
 from quantcore.qdq.placement import plan
-from quantcore.qdq.profiles import MINIMAL
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantcore.analysis.neighbours import CHANGE, Neighbours, neighbours
-from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.analysis.neighbours import CHANGE, neighbours
+from quantcore.results.estimate import Neighbours
+from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 
 def table(factor: float = 1.0) -> CalibrationTable:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantcore.analysis.portability.pairs import pair
-from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.studies.portability.pairs import pair
+from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 
 def ranges(*amax: float, axis: int = 0) -> CalibrationTable:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from quantcore.analysis.search import Search
+from quantcore.studies.search import Search
 
 
 def problem(seed: int) -> tuple[dict[str, int], dict[str, float], list[str]]:

@@ -5,13 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from quantcore.analysis import speed
-from quantcore.analysis.accuracy import Loss
-from quantcore.analysis.frontier import Mixed, Point, Timing
-from quantcore.analysis.resample import Estimate
-from quantcore.engine import EngineOptions
-from quantcore.policy import CalibrationPolicy
+from quantcore.contracts.engine import EngineOptions
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.report.studies import verdict
+from quantcore.results.estimate import Estimate, Loss
+from quantcore.results.mixed import Mixed, Point, Timing
+from quantcore.studies import speed
 
 NOTHING = Estimate(0.0, 0.0, 0.0)
 

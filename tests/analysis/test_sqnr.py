@@ -16,13 +16,13 @@ from hypothesis.extra import numpy as hnp
 from quantcore.analysis.difference import difference
 from quantcore.analysis.sqnr import sqnr
 from quantcore.calibration.collector import Collector
-from quantcore.calibration.kept import Kept
 from quantcore.calibration.portable import watch, weight_ranges
 from quantcore.calibration.recalibration import recalibrate
-from quantcore.policy import CalibrationPolicy, TensorPolicy
+from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
 from quantcore.qdq.placement import Site, plan
 from quantcore.report import plots
-from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.table.kept import Kept
+from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 RANDOM = np.random.default_rng(5)
 

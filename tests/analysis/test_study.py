@@ -11,23 +11,23 @@ import cv2
 import numpy as np
 import pytest
 
-from quantcore.analysis import mixed, sensitivity
-from quantcore.analysis.keep import alone, keeping, quantized_layers
-from quantcore.analysis.runs import Runs, Variant
-from quantcore.analysis.sensitivity import Subject
-from quantcore.capabilities import check_capabilities
+from quantcore.contracts.capabilities import check_capabilities
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.model import ModelOptions
+from quantcore.contracts.registry import BACKENDS, installed, load_backend, load_engine
 from quantcore.data.coco import CocoDataset
-from quantcore.engine import EngineOptions
 from quantcore.errors import CapabilityError, PluginError, UsageError
 from quantcore.evaluation.evaluator import evaluate
-from quantcore.model import ModelOptions
 from quantcore.pipeline import load_model, quantize
-from quantcore.policy import CalibrationPolicy
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.policy.profiles import MINIMAL
 from quantcore.qdq.placement import plan
-from quantcore.qdq.profiles import MINIMAL
-from quantcore.registry import BACKENDS, installed, load_backend, load_engine
 from quantcore.report import plots, studies
 from quantcore.runtime.store import Store
+from quantcore.studies import mixed, sensitivity
+from quantcore.studies.keep import alone, keeping, quantized_layers
+from quantcore.studies.runs import Runs, Variant
+from quantcore.studies.sensitivity import Subject
 
 #: One that every backend takes, one in the framework's own observers, and one with rules.
 POLICIES: list[dict[str, Any]] = [

@@ -13,10 +13,10 @@ from hypothesis.extra import numpy as hnp
 
 from quantcore.calibration.collector import Collector
 from quantcore.calibration.observers import range_of
-from quantcore.calibration.statistics import Statistics
 from quantcore.errors import RangeError
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site
+from quantcore.table.statistics import Statistics
 
 from . import reference
 

@@ -11,7 +11,7 @@ from quantcore.calibration.collector import Collector
 from quantcore.calibration.observers import BINNED, FINDERS
 from quantcore.calibration.portable import observe, watch
 from quantcore.errors import PolicyError, RangeError, TableError
-from quantcore.policy import OBSERVERS, TensorPolicy
+from quantcore.policy.policy import OBSERVERS, TensorPolicy
 from quantcore.qdq.placement import Plan, Site
 
 from . import reference

@@ -10,7 +10,7 @@ from numba.core.caching import CacheImpl
 
 from quantcore.calibration import counting
 from quantcore.calibration.counting import Counter, extremes
-from quantcore.calibration.histogram import Histogram
+from quantcore.table.histogram import Histogram
 
 from . import reference
 

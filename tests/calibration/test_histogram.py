@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from quantcore.calibration.counting import Counter, extremes
-from quantcore.calibration.histogram import BINS, Histogram
 from quantcore.errors import TableError
+from quantcore.table.histogram import BINS, Histogram
 
 from . import reference
 

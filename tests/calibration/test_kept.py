@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from quantcore.calibration.collector import Collector
-from quantcore.calibration.kept import Kept
 from quantcore.calibration.portable import weight_ranges
 from quantcore.calibration.recalibration import recalibrate
 from quantcore.errors import PolicyError
-from quantcore.policy import CalibrationPolicy, TensorPolicy
+from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
 from quantcore.qdq.placement import Site, plan
-from quantcore.table import CalibrationTable, Provenance
+from quantcore.table.kept import Kept
+from quantcore.table.table import CalibrationTable, Provenance
 
 
 def test_a_histogram_by_channel_serves_no_tensor_as_a_whole(net):

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quantcore.calibration.kept import Kept
-from quantcore.calibration.packing import pack, pack_array, unpack, unpack_array
 from quantcore.calibration.portable import observe, watch, weight_ranges
 from quantcore.calibration.recalibration import recalibrate
 from quantcore.errors import CapabilityError, PolicyError, RangeError, TableError
-from quantcore.policy import CalibrationPolicy
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
-from quantcore.table import CalibrationTable, Provenance
+from quantcore.table.kept import Kept
+from quantcore.table.packing import pack, pack_array, unpack, unpack_array
+from quantcore.table.table import CalibrationTable, Provenance
 
 RANDOM = np.random.default_rng(11)
 #: Values of any tensor of the net, seven images whose extremes wander.

@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as hnp
 
 from quantcore.calibration.weights import MSE_FIRST, MSE_STEPS, weight_range
 from quantcore.errors import PolicyError, RangeError
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site
 
 from . import reference

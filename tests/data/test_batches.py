@@ -10,7 +10,7 @@ import quantcore.data.batches as module
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import DataError
-from quantcore.ir import Preprocessing
+from quantcore.ir.model import Preprocessing
 
 PREPROCESSING = Preprocessing((32, 32))
 

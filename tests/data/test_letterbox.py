@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantcore.data.letterbox import letterbox, place
-from quantcore.ir import Preprocessing
+from quantcore.ir.model import Preprocessing
 
 SIDES = st.integers(1, 2000)
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from quantcore.engine import Engine, EngineLayer, EngineOptions, EnginePlugin
+from quantcore.contracts.engine import Engine, EngineLayer, EngineOptions, EnginePlugin
 from quantcore.engines.audit import audit, inspect
 from quantcore.engines.surroundings import meant_for_int8
 from quantcore.errors import EngineError, OutputError

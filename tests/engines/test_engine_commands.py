@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from quantcore import registry
 from quantcore.commands import engines
+from quantcore.contracts import registry
 from quantcore.errors import EngineError
 
 

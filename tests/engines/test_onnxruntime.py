@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
-from quantcore.engine import EngineOptions
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.registry import load_engine
 from quantcore.engines.audit import inspect
 from quantcore.errors import EngineError
-from quantcore.registry import load_engine
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import helper
 
-from quantcore.engine import EngineOptions
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.registry import load_engine
 from quantcore.engines.audit import inspect
 from quantcore.engines.common import has_vnni
 from quantcore.errors import EngineError
-from quantcore.registry import load_engine
 
 pytest.importorskip("openvino")
 

@@ -9,7 +9,7 @@ import pytest
 
 from quantcore.engines.simulation import SimulationEngine
 from quantcore.errors import BackendError, EngineError
-from quantcore.ir import FloatModel
+from quantcore.ir.model import FloatModel
 
 
 def images(count: int) -> np.ndarray:

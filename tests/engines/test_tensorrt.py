@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from quantcore import pipeline
-from quantcore.engine import EngineOptions
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.registry import load_engine
 from quantcore.engines.audit import inspect
 from quantcore.engines.tensorrt import cuda
 from quantcore.engines.tensorrt.inspector import read_layers
 from quantcore.errors import EngineError
 from quantcore.evaluation.latency import measure
-from quantcore.progress import Progress
-from quantcore.registry import load_engine
+from quantcore.runtime.progress import Progress
 
 GPU = isinstance(cuda.gpu(), cuda.Gpu)
 without_gpu = pytest.mark.skipif(GPU, reason="there is a GPU")

@@ -8,18 +8,20 @@ import numpy as np
 import onnx
 import pytest
 
-from quantcore import pipeline, registry
-from quantcore.analysis.agreement import exposed, noise
-from quantcore.engine import EngineOptions
+from quantcore import pipeline
+from quantcore.analysis.agreement import noise
+from quantcore.contracts import registry
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.model import ModelOptions
 from quantcore.engines import REFERENCE_ENGINE
-from quantcore.ir import FloatModel
-from quantcore.model import ModelOptions
-from quantcore.policy import CalibrationPolicy
+from quantcore.ir.edits import exposed
+from quantcore.ir.model import FloatModel
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.policy.profiles import Profile
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
 from quantcore.qdq.precision import int8_fp16
-from quantcore.qdq.profiles import Profile
-from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13")
 SHARED = Path(__file__).resolve().parents[3] / "shared"

@@ -11,7 +11,7 @@ from quantcore.data.coco import Annotation, Category, CocoDataset, CocoImage
 from quantcore.errors import DataError, OutputError
 from quantcore.evaluation.coco import score
 from quantcore.evaluation.detections import Detections
-from quantcore.results import COCO_FIGURES
+from quantcore.results.evaluation import COCO_FIGURES
 
 BOTH = ("hotcoco", "pycocotools")
 BOX = (10.0, 20.0, 50.0, 40.0)  # medium: 2000 square pixels

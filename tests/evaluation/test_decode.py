@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from quantcore.engine import EngineOptions
+from quantcore.contracts.engine import EngineOptions
 from quantcore.engines.onnxruntime import OnnxRuntimeEngine
 from quantcore.errors import ModelError
 from quantcore.evaluation.decode import cells, decode, decode_candidates, sigmoid_
 from quantcore.evaluation.decode_graph import append_decode
-from quantcore.ir import Decoding
+from quantcore.ir.model import Decoding
 
 ANCHORS = Decoding("anchors", (4, 8), (((5.0, 9.0), (16.0, 7.0)), ((20.0, 30.0), (40.0, 11.0))))
 GRID = Decoding("grid", (4, 8))

@@ -10,17 +10,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from quantcore.contracts.engine import Engine, EngineOptions
+from quantcore.contracts.model import ModelOptions
 from quantcore.data.coco import Annotation, Category, CocoDataset, CocoImage
-from quantcore.engine import Engine, EngineOptions
 from quantcore.engines.onnxruntime import OnnxRuntimeEngine
 from quantcore.errors import DataError, EngineError, ModelError, UsageError
 from quantcore.evaluation.coco import score
 from quantcore.evaluation.decode_graph import append_decode
 from quantcore.evaluation.evaluator import evaluate
 from quantcore.evaluation.latency import measure
-from quantcore.ir import Decoding, FloatModel, Preprocessing
-from quantcore.model import ModelOptions
-from quantcore.progress import Progress
+from quantcore.ir.model import Decoding, FloatModel, Preprocessing
+from quantcore.runtime.progress import Progress
 
 SIZE = (64, 64)
 

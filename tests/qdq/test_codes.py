@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from quantcore.engine import EngineOptions
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.registry import load_engine
 from quantcore.errors import CapabilityError, PolicyError, RangeError
-from quantcore.policy import CalibrationPolicy, TensorPolicy
+from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
+from quantcore.policy.profiles import Profile
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
 from quantcore.qdq.precision import with_precision
-from quantcore.qdq.profiles import Profile
 from quantcore.qdq.scales import affine_scale, code_of, codes_of, symmetric_scale
 from quantcore.qdq.verify import check
-from quantcore.registry import load_engine
-from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 CODES = [(bits, symmetric) for bits in range(2, 9) for symmetric in (True, False)]
 

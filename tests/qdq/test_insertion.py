@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from quantcore.errors import QuantcoreError, RangeError, TableError
 from quantcore.qdq.insertion import count_pairs, insert
 from quantcore.qdq.scales import symmetric_scale
-from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 
 @pytest.fixture
@@ -320,8 +320,8 @@ def test_the_graph_computes_what_fake_quantization_by_hand_does(build, made, run
 
 
 def test_optimized_and_exact_sessions_agree(net, made, table, planned) -> None:
-    from quantcore.engine import EngineOptions
-    from quantcore.registry import load_engine
+    from quantcore.contracts.engine import EngineOptions
+    from quantcore.contracts.registry import load_engine
 
     proto = made()
     images = np.random.default_rng(0).random((2, 3, 16, 16), dtype=np.float32)

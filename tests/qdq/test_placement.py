@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 
 from quantcore.errors import PolicyError
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
 
 
 def by_tensor(found: Any) -> dict[str, Any]:

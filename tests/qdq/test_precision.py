@@ -13,8 +13,8 @@ from onnx.reference import ReferenceEvaluator
 
 from quantcore.errors import ModelError, PolicyError, UsageError
 from quantcore.evaluation.decode_graph import append_decode
-from quantcore.ir import Decoding, FloatModel
-from quantcore.policy import CalibrationPolicy
+from quantcore.ir.model import Decoding, FloatModel
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.precision import int8_fp16, mixed, with_precision
 

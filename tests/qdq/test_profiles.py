@@ -11,9 +11,9 @@ import yaml
 from onnx import helper
 
 from quantcore.errors import PolicyError
-from quantcore.policy import CalibrationPolicy, TensorPolicy
+from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
+from quantcore.policy.profiles import BUILT_IN, TENSORRT
 from quantcore.qdq.insertion import insert
-from quantcore.qdq.profiles import BUILT_IN, TENSORRT
 from quantcore.qdq.verify import check
 
 node = helper.make_node

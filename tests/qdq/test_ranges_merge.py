@@ -9,13 +9,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from quantcore.errors import RangeError
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.groups import merged
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import Plan, Site
 from quantcore.qdq.scales import quantize, symmetric_scale
 from quantcore.qdq.ties import united
-from quantcore.table import TensorRange
+from quantcore.table.table import TensorRange
 
 
 def site(tensor: str, group: str | None, role: str = "activation") -> Site:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper
 
-from quantcore.engine import EngineOptions
+from quantcore.contracts.engine import EngineOptions
 from quantcore.engines.onnxruntime import OnnxRuntimeEngine
 from quantcore.errors import RangeError
 from quantcore.qdq.scales import quantize, symmetric_scale
-from quantcore.table import TensorRange
+from quantcore.table.table import TensorRange
 
 AMAX = st.floats(2.0**-60, 2.0**60, width=32)
 VALUES = arrays(np.float32, st.integers(1, 40), elements=st.floats(-(2.0**70), 2.0**70, width=32))

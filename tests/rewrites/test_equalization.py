@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from quantcore.analysis.agreement import exposed
+from quantcore.contracts.registry import load_engine
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import ModelError, RangeError, RewriteError, UsageError
-from quantcore.ir import FloatModel
-from quantcore.registry import load_engine
+from quantcore.ir.edits import exposed
+from quantcore.ir.model import FloatModel
 from quantcore.rewrites.channels import Channels
 from quantcore.rewrites.equalization import channel_ranges, check, equalize, factors
 

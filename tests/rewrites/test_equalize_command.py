@@ -14,10 +14,10 @@ import onnx
 import pytest
 
 from quantcore import pipeline
-from quantcore.description import KEY
-from quantcore.ir import FloatModel
-from quantcore.model import ModelOptions
-from quantcore.table import CalibrationTable
+from quantcore.contracts.model import ModelOptions
+from quantcore.ir.description import KEY
+from quantcore.ir.model import FloatModel
+from quantcore.table.table import CalibrationTable
 
 BACKEND = "pytorch-quantization"
 Cli = Callable[..., SimpleNamespace]

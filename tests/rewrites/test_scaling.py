@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from quantcore.analysis.agreement import exposed
+from quantcore.ir.edits import exposed
 from quantcore.rewrites.channels import Channels
 from quantcore.rewrites.scaling import scale
 

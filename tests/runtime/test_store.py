@@ -17,9 +17,9 @@ import onnx
 import pytest
 
 from quantcore.errors import DataError, OutputError
-from quantcore.ir import Array, FloatModel
-from quantcore.progress import Silent
+from quantcore.ir.model import Array, FloatModel
 from quantcore.runtime.keys import content_key, file_digest, file_digests, graph_digest
+from quantcore.runtime.progress import Silent
 from quantcore.runtime.store import Store
 
 

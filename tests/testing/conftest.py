@@ -12,7 +12,7 @@ import pytest
 import stevedore._cache
 from stevedore import ExtensionManager
 
-from quantcore.registry import BACKENDS
+from quantcore.contracts.registry import BACKENDS
 from quantcore.testing import scaffold
 
 Install = Callable[..., None]

@@ -17,13 +17,13 @@ from onnx import TensorProto, helper
 from quantcore_backend_honest import session as template
 from quantcore_backend_honest.plugin import HonestBackend
 
-from quantcore.analysis.agreement import exposed
-from quantcore.backend import Capabilities, FrameworkLayer
-from quantcore.engine import EngineOptions
+from quantcore.contracts.backend import Capabilities, FrameworkLayer
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.registry import load_engine
+from quantcore.ir.edits import exposed
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import Plan
-from quantcore.registry import load_engine
-from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 from quantcore.testing.exact import in_float64
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from quantcore import registry, remote
 from quantcore.commands import compare
+from quantcore.contracts import registry, remote
+from quantcore.contracts.remote import client
 from quantcore.errors import BackendUnavailable, ConfigError, PluginError
-from quantcore.policy import CalibrationPolicy
-from quantcore.remote import client
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.testing.models import small_detector
 
 
@@ -183,7 +183,7 @@ def test_an_unknown_backend_is_told_those_over_there(config) -> None:
 def test_the_demo_leaves_out_what_cannot_honour_its_policy(apart, install, site, capsys) -> None:
     (site / "modest.py").write_text(
         "from fake_backends import Fake\n"
-        "from quantcore.backend import Capabilities\n"
+        "from quantcore.contracts.backend import Capabilities\n"
         "class Modest(Fake):\n"
         "    capabilities = Capabilities({'max': frozenset()}, {'max': frozenset()})\n"
     )

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from quantcore.registry import load_backend
+from quantcore.contracts.registry import load_backend
 from quantcore.testing import kit, scaffold
 
 PAGE = Path(__file__).parents[2] / "docs" / "plugins.md"
 OWNER = {"plugin": "AcmeBackend", "session": None}
-IMPORTS = "from quantcore.backend import FrameworkLayer\nfrom quantcore.ir import LayerInfo\n"
+IMPORTS = (
+    "from quantcore.contracts.backend import FrameworkLayer\n"
+    "from quantcore.ir.model import LayerInfo\n"
+)
 
 
 def blocks() -> list[tuple[str, str]]:

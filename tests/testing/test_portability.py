@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import cv2
 import pytest
 
-from quantcore.analysis.portability.record import FORMAT
 from quantcore.commands.portability import policies
+from quantcore.results.portability import FORMAT
 
 pytest.importorskip("quantcore_onnx")
 

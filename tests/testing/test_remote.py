@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quantcore import registry, remote
+from quantcore.contracts import registry, remote
+from quantcore.contracts.remote import client
 from quantcore.errors import (
     BackendError,
     BackendUnavailable,
@@ -21,10 +22,9 @@ from quantcore.errors import (
     PluginError,
     RangeError,
 )
-from quantcore.policy import CalibrationPolicy
-from quantcore.progress import Progress
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
-from quantcore.remote import client
+from quantcore.runtime.progress import Progress
 from quantcore.testing import kit
 from quantcore.testing.models import Stream, images, small_detector
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from quantcore.contracts.registry import BACKENDS
 from quantcore.errors import OutputError, UsageError
-from quantcore.registry import BACKENDS
 from quantcore.testing import kit, scaffold
 
 HOLE = 'raise NotImplementedError("amax_of is yours to write; see its docstring")'

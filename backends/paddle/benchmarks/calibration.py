@@ -26,12 +26,12 @@ from paddle.quantization.imperative.ptq_quantizer import (
 from paddle.quantization.observers import AbsmaxObserver
 from quantcore_paddle.session import Session
 
-from quantcore import registry
+from quantcore.contracts import registry
+from quantcore.contracts.model import ModelOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
-from quantcore.ir import FloatModel
-from quantcore.model import ModelOptions
-from quantcore.policy import CalibrationPolicy
+from quantcore.ir.model import FloatModel
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"

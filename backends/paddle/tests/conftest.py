@@ -8,11 +8,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantcore import registry
-from quantcore.backend import BackendPlugin, BackendSession
-from quantcore.engine import EnginePlugin
-from quantcore.ir import Decoding, FloatModel, Preprocessing
-from quantcore.policy import CalibrationPolicy
+from quantcore.contracts import registry
+from quantcore.contracts.backend import BackendPlugin, BackendSession
+from quantcore.contracts.engine import EnginePlugin
+from quantcore.ir.model import Decoding, FloatModel, Preprocessing
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, plan
 
 pytest.importorskip("paddle", reason="the backend needs paddlepaddle")

@@ -9,9 +9,9 @@ import pytest
 from onnx import helper
 from paddle.quantization.imperative import ptq_quantizer
 
-from quantcore import registry
+from quantcore.contracts import registry
+from quantcore.contracts.model import ModelOptions
 from quantcore.errors import BackendError, CapabilityError, RangeError
-from quantcore.model import ModelOptions
 
 
 def thresholds(ranges, role="activation"):
@@ -28,7 +28,7 @@ def lone(make_model):
 
 def test_max_is_the_absolute_maximum_of_each_tensor(session, model, make_plan, images, engine):
     from quantcore.analysis.agreement import exposed
-    from quantcore.engine import EngineOptions
+    from quantcore.contracts.engine import EngineOptions
 
     ranges = session.calibrate(make_plan(model, observer="max"), [images[:3], images[3:]])
     names = [n for n in thresholds(ranges) if n != "images"]
@@ -50,7 +50,7 @@ def test_weight_ranges_lie_along_the_output_channels(session, model, make_plan, 
 
 
 def test_weights_per_tensor(session, model, images):
-    from quantcore.policy import CalibrationPolicy
+    from quantcore.policy.policy import CalibrationPolicy
     from quantcore.qdq.placement import plan
 
     policy = {"activations": {"observer": "max"}, "weights": {"granularity": "per_tensor"}}
@@ -199,7 +199,7 @@ def test_memory_does_not_grow_with_the_images(session, model, make_plan, images)
 @pytest.mark.shared
 def test_yolov5n_max_equals_the_float_graphs_absolute_maxima(shared, backend, make_plan, engine):
     from quantcore.analysis.agreement import exposed
-    from quantcore.engine import EngineOptions
+    from quantcore.contracts.engine import EngineOptions
 
     model = registry.load_model("yolov5n").load(
         shared / "weights/yolov5n-coco.pt", ModelOptions(image_size=160)

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 BLOCK = {block!r}
 if BLOCK:
     sys.modules[BLOCK] = None
-from quantcore import registry
-from quantcore.ir import Decoding, FloatModel, Preprocessing
+from quantcore.contracts import registry
+from quantcore.ir.model import Decoding, FloatModel, Preprocessing
 plugin = registry.load_backend("paddle")
 assert "paddle" not in sys.modules and "quantcore_paddle.plugin" in sys.modules
 plugin.versions(), plugin.capabilities

@@ -6,7 +6,7 @@ import pytest
 from paddle.quantization.imperative.ptq_registry import PTQ_LAYERS_INFO, PTQRegistry
 from quantcore_paddle.layer_map import TABLE, framework_layer, neutral_layer
 
-from quantcore.ir import LayerInfo
+from quantcore.ir.model import LayerInfo
 
 ROWS = {row.cls: row for row in TABLE}
 

@@ -5,11 +5,11 @@ import paddle
 import pytest
 from onnx import helper
 
-from quantcore import registry
 from quantcore.analysis.agreement import check_parity
-from quantcore.engine import EngineOptions
+from quantcore.contracts import registry
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.model import ModelOptions
 from quantcore.errors import BackendError, CapabilityError
-from quantcore.model import ModelOptions
 
 SIDE = 16
 

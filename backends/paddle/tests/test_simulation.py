@@ -14,11 +14,11 @@ from paddle.quantization.quanters import FakeQuanterWithAbsMaxObserver
 from quantcore_paddle.layer_map import framework_layer
 from quantcore_paddle.quanted import QuantedConv2DTranspose, QuanterDequanter64, quanter_dequanter
 
-from quantcore import registry
 from quantcore.analysis.agreement import audit
-from quantcore.model import ModelOptions
+from quantcore.contracts import registry
+from quantcore.contracts.model import ModelOptions
 from quantcore.qdq.insertion import insert
-from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 
 def audited(session, plan, batch, engine):

@@ -17,7 +17,7 @@ from paddle.quantization.imperative.ptq_quantizer import (
 from quantcore_paddle.observers import _HIST_THRESHOLDS, observer_of
 
 from quantcore.errors import RangeError
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site
 
 NUMPY_2_4 = tuple(map(int, np.__version__.split(".")[:2])) >= (2, 4)

@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantcore.engine import EngineOptions
-from quantcore.ir import Array, Decoding, FloatModel, Preprocessing
-from quantcore.policy import CalibrationPolicy
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.registry import load_backend, load_engine
+from quantcore.ir.model import Array, Decoding, FloatModel, Preprocessing
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, plan
-from quantcore.registry import load_backend, load_engine
 
 pytest.importorskip("pytorch_quantization")
 

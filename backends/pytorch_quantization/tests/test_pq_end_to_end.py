@@ -7,15 +7,15 @@ import onnx
 import pytest
 
 from quantcore.analysis.agreement import audit, check_parity
+from quantcore.contracts.model import ModelOptions
+from quantcore.contracts.registry import load_engine, load_model
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
-from quantcore.model import ModelOptions
-from quantcore.policy import CalibrationPolicy
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.policy.profiles import MINIMAL
 from quantcore.qdq.insertion import count_pairs, insert
 from quantcore.qdq.placement import plan
-from quantcore.qdq.profiles import MINIMAL
-from quantcore.registry import load_engine, load_model
-from quantcore.table import CalibrationTable, Provenance
+from quantcore.table.table import CalibrationTable, Provenance
 
 
 @pytest.mark.shared

@@ -13,11 +13,11 @@ from onnx import helper
 from pytorch_quantization import calib
 
 from quantcore.analysis.agreement import audit, check_parity
-from quantcore.backend import BackendSession
+from quantcore.contracts.backend import BackendSession
+from quantcore.contracts.registry import load_engine
 from quantcore.errors import BackendError, CapabilityError, QuantcoreError, RangeError
 from quantcore.qdq.insertion import insert
-from quantcore.registry import load_engine
-from quantcore.table import CalibrationTable, Provenance, TensorRange
+from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 SEARCH = {"bins": 256, "start_bin": 32, "stride": 4}
 ALL = {"match": "*", "quantize": True}

@@ -12,10 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from quantcore_onnx import OnnxPlugin
 from quantcore_onnx.heads import ANCHORS
 
-from quantcore.description import describe
+from quantcore.contracts.model import ModelOptions
 from quantcore.errors import CheckpointError, UsageError
-from quantcore.ir import Decoding, FloatModel, Preprocessing
-from quantcore.model import ModelOptions
+from quantcore.ir.description import describe
+from quantcore.ir.model import Decoding, FloatModel, Preprocessing
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 CLASSES = 3

@@ -12,8 +12,8 @@ import yolo_layer_lists as layer_lists
 from quantcore_yolo import YoloPlugin
 from yolo_torch import Model, checkpoint, save_pt, save_safetensors
 
+from quantcore.contracts.model import ModelOptions
 from quantcore.errors import UsageError
-from quantcore.model import ModelOptions
 
 CASES = {
     "yolov5n": ("yolov5n", layer_lists.yolov5),

@@ -21,8 +21,8 @@ from quantcore_yolo.rows import parse_activation
 from quantcore_yolo.unpickle import unpickle
 from yolo_torch import Model, checkpoint, save_pt, save_safetensors
 
+from quantcore.contracts.model import ModelOptions
 from quantcore.errors import CheckpointError, UsageError
-from quantcore.model import ModelOptions
 
 OPTIONS = ModelOptions(image_size=64)
 

@@ -10,8 +10,8 @@ import pytest
 import yolo_layer_lists as layer_lists
 from quantcore_yolo import YoloPlugin, read_checkpoint
 
+from quantcore.contracts.model import ModelOptions
 from quantcore.evaluation.decode import decode
-from quantcore.model import ModelOptions
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 pytestmark = [

@@ -16,11 +16,11 @@ from modelopt.onnx.quantization import quantize
 from onnxruntime.quantization import calibrate
 from quantcore_backend_modelopt.calibrators import changed
 
+from quantcore.contracts.registry import load_backend
 from quantcore.errors import BackendError
-from quantcore.ir import Decoding, FloatModel, Preprocessing
-from quantcore.policy import CalibrationPolicy
+from quantcore.ir.model import Decoding, FloatModel, Preprocessing
+from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
-from quantcore.registry import load_backend
 from quantcore.testing.models import Stream, images, small_detector
 
 

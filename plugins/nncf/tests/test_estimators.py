@@ -18,10 +18,10 @@ from nncf.quantization.range_estimator import (
     StatisticsType,
 )
 
-from quantcore.policy import CalibrationPolicy
+from quantcore.contracts.registry import load_backend
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.policy.profiles import MINIMAL
 from quantcore.qdq.placement import plan
-from quantcore.qdq.profiles import MINIMAL
-from quantcore.registry import load_backend
 from quantcore.testing.models import Stream, small_detector
 
 MAXIMUM = (StatisticsType.MAX, AggregatorType.MAX)

@@ -14,11 +14,11 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 from quantcore_backend_onnxruntime.calibraters import Watch
 
+from quantcore.contracts.registry import load_backend
 from quantcore.errors import QuantcoreError
-from quantcore.policy import CalibrationPolicy, TensorPolicy
+from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
+from quantcore.policy.profiles import MINIMAL
 from quantcore.qdq.placement import plan
-from quantcore.qdq.profiles import MINIMAL
-from quantcore.registry import load_backend
 from quantcore.testing.models import Stream, images, small_detector
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import onnx
 
-from quantcore.engine import EngineOptions
+from quantcore.contracts.engine import EngineOptions
 from quantcore.engines.common import one_line
 from quantcore.engines.tensorrt.library import Logger, trt
 from quantcore.errors import EngineError
-from quantcore.files import write_whole
-from quantcore.progress import Progress
+from quantcore.runtime.files import write_whole
+from quantcore.runtime.progress import Progress
 
 
 def build_plan(proto: onnx.ModelProto, options: EngineOptions, progress: Progress) -> bytes:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from quantcore.engine import EngineLayer
+from quantcore.contracts.engine import EngineLayer
 
 _ONNX_NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 #: Formats are prose: "Row major linear FP32", "Thirty-two wide channel vectorized Int8 format".

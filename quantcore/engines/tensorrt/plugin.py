@@ -6,11 +6,17 @@ from collections.abc import Mapping
 
 import onnx
 
-from quantcore.engine import Built, Engine, EngineLayer, EngineOptions, EnginePlugin
-from quantcore.engines.surroundings import Surroundings
+from quantcore.contracts.engine import (
+    Built,
+    Engine,
+    EngineLayer,
+    EngineOptions,
+    EnginePlugin,
+    Surroundings,
+)
 from quantcore.engines.tensorrt import cuda
 from quantcore.errors import EngineError
-from quantcore.progress import Progress, Silent
+from quantcore.runtime.progress import Progress, Silent
 
 
 class TensorRtEngine(EnginePlugin):

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from quantcore.engine import Engine, EngineLayer
+from quantcore.contracts.engine import Engine, EngineLayer
 from quantcore.engines.tensorrt import cuda
 from quantcore.engines.tensorrt.inspector import read_layers
 from quantcore.engines.tensorrt.library import Logger, trt
 from quantcore.errors import EngineError
-from quantcore.ir import Array
+from quantcore.ir.model import Array
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quantcore.backend import FrameworkLayer
-from quantcore.ir import LayerInfo
+from quantcore.contracts.backend import FrameworkLayer
+from quantcore.ir.model import LayerInfo
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import paddle
 
+from quantcore.contracts.nodes import GraphRunner, Node, Tap
 from quantcore.errors import BackendError
-from quantcore.ir import Array, FloatModel
-from quantcore.nodes import GraphRunner, Node, Tap
+from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Site
 from quantcore_paddle.observers import first_line
 from quantcore_paddle.operators import FUNCTIONS, Call, builder_of

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import paddle
 from paddle.nn import functional as F
 
-from quantcore.nodes import Node
+from quantcore.contracts.nodes import Node
 
 Call = Callable[..., Any]
 Tensor = Any

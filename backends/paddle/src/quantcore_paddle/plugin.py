@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from quantcore.backend import BackendPlugin, BackendSession, Capabilities, FrameworkLayer
-from quantcore.ir import FloatModel, LayerInfo
-from quantcore.registry import versions_of
+from quantcore.contracts.backend import BackendPlugin, BackendSession, Capabilities, FrameworkLayer
+from quantcore.contracts.registry import versions_of
+from quantcore.ir.model import FloatModel, LayerInfo
 from quantcore_paddle.containment import contained_import
 from quantcore_paddle.layer_map import framework_layer
 

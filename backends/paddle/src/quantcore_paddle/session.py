@@ -9,12 +9,12 @@ from typing import Any
 import paddle
 from paddle.base import core
 
-from quantcore.backend import BackendSession, Capabilities, symmetric_range
+from quantcore.contracts.backend import BackendSession, Capabilities, symmetric_range
 from quantcore.errors import CapabilityError
-from quantcore.ir import Array, FloatModel
+from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Site
 from quantcore.qdq.scales import symmetric_scale
-from quantcore.table import TensorRange
+from quantcore.table.table import TensorRange
 from quantcore_paddle.containment import keep_memory_steady, quiet, return_memory
 from quantcore_paddle.network import Network
 from quantcore_paddle.observers import Observer, check_parameters, observer_of

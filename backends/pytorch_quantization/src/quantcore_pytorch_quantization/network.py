@@ -10,8 +10,8 @@ import torch
 from pytorch_quantization.nn import TensorQuantizer
 from torch import Tensor
 
-from quantcore.ir import Array, FloatModel
-from quantcore.nodes import GraphRunner, Node, Tap
+from quantcore.contracts.nodes import GraphRunner, Node, Tap
+from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Site
 from quantcore_pytorch_quantization.operators import FUNCTIONS, WEIGHTED, Call
 

@@ -12,7 +12,7 @@ from pytorch_quantization import nn as quant_nn
 from torch import Tensor
 from torch.nn import functional as F
 
-from quantcore.nodes import Node
+from quantcore.contracts.nodes import Node
 from quantcore_pytorch_quantization.convolution import Conv2d
 
 Call = Callable[..., Any]

@@ -15,12 +15,12 @@ from pytorch_quantization.nn import TensorQuantizer
 from pytorch_quantization.tensor_quant import QuantDescriptor
 from torch import Tensor
 
-from quantcore.backend import BackendSession, Capabilities, symmetric_range
+from quantcore.contracts.backend import BackendSession, Capabilities, symmetric_range
 from quantcore.errors import BackendError, CapabilityError, RangeError
-from quantcore.ir import Array, FloatModel
+from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Site
 from quantcore.qdq.scales import exact_amax
-from quantcore.table import TensorRange
+from quantcore.table.table import TensorRange
 from quantcore_pytorch_quantization.network import Network
 
 

@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from quantcore.errors import CheckpointError
-from quantcore.ir import Decoding
+from quantcore.ir.model import Decoding
 from quantcore_onnx.shapes import shapes_of
 
 Anchors = tuple[tuple[tuple[float, float], ...], ...]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import onnx
 
-from quantcore.description import described
+from quantcore.contracts.model import ModelOptions, ModelPlugin
 from quantcore.errors import UsageError
-from quantcore.ir import FloatModel, Preprocessing
-from quantcore.model import ModelOptions, ModelPlugin
+from quantcore.ir.description import described
+from quantcore.ir.model import FloatModel, Preprocessing
 from quantcore_onnx.cleanup import drop_identities, fold_batch_norms, name_nodes, resize_by_scales
 from quantcore_onnx.coco import class_names
 from quantcore_onnx.constants import drop_unused, fold_constants

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from quantcore.engine import EngineOptions
+from quantcore.contracts.engine import EngineOptions
 from quantcore.engines.onnxruntime import OnnxRuntimeEngine
 from quantcore.errors import CheckpointError, EngineError, UsageError
-from quantcore.ir import Array
+from quantcore.ir.model import Array
 from quantcore_onnx.reading import invalid
 
 #: Side of the network input where neither the file nor the person says, in pixels.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from quantcore.errors import CheckpointError, UsageError
-from quantcore.ir import Decoding, FloatModel, Preprocessing
+from quantcore.ir.model import Decoding, FloatModel, Preprocessing
 from quantcore_yolo.blocks import BLOCKS, HEADS, REPEATING, Context
 from quantcore_yolo.checkpoint import Checkpoint
 from quantcore_yolo.families import check_family

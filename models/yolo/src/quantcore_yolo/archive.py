@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantcore.errors import CheckpointError
-from quantcore.ir import Array
+from quantcore.ir.model import Array
 from quantcore_yolo.unpickle import Storage, TensorRecord
 
 #: The pickle of the largest YOLOv7 takes less than 2 MB.

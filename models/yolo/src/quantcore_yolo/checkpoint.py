@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantcore.errors import CheckpointError
-from quantcore.ir import Array
+from quantcore.ir.model import Array
 from quantcore_yolo.archive import Archive
 from quantcore_yolo.safetensors_file import read_safetensors
 from quantcore_yolo.unpickle import BoundMethod, Record, TensorRecord, unpickle

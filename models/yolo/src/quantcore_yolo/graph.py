@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from quantcore.errors import CheckpointError
-from quantcore.ir import Array
+from quantcore.ir.model import Array
 
 OPSET = 17
 #: The IR version that came with opset 17; ONNX Runtime and TensorRT of that time read it.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from quantcore.contracts.model import ModelOptions, ModelPlugin
 from quantcore.errors import UsageError
-from quantcore.ir import FloatModel
-from quantcore.model import ModelOptions, ModelPlugin
+from quantcore.ir.model import FloatModel
 from quantcore_yolo.architecture import build_model
 from quantcore_yolo.checkpoint import read_checkpoint
 from quantcore_yolo.families import FAMILIES

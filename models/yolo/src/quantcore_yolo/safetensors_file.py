@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from quantcore.errors import CheckpointError
-from quantcore.ir import Array
+from quantcore.ir.model import Array
 
 #: Value of the metadata key `format`.
 FORMAT = "quantcore-yolo/1"

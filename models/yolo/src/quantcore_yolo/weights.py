@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantcore.errors import CheckpointError
-from quantcore.ir import Array
+from quantcore.ir.model import Array
 from quantcore_yolo.checkpoint import Checkpoint
 
 Double = npt.NDArray[np.float64]

@@ -17,7 +17,7 @@ from onnxruntime.quantization.calibrate import CalibrationDataReader
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from quantcore.errors import RangeError
-from quantcore.ir import Array
+from quantcore.ir.model import Array
 
 _METHODS = {"max": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}
 _SUM = "!sum"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from quantcore.backend import BackendPlugin, BackendSession, Capabilities
+from quantcore.contracts.backend import BackendPlugin, BackendSession, Capabilities
+from quantcore.contracts.registry import versions_of
 from quantcore.errors import CapabilityError
-from quantcore.ir import FloatModel
-from quantcore.registry import versions_of
+from quantcore.ir.model import FloatModel
 
 
 class ModelOptBackend(BackendPlugin):

@@ -16,7 +16,7 @@ from nncf.common.tensor_statistics.collectors import (
 )
 from nncf.tensor import Tensor
 
-from quantcore.policy import TensorPolicy
+from quantcore.policy.policy import TensorPolicy
 
 #: NNCF's `quantile_outlier_prob` is 1e-4 unless set.
 PERCENTILE = 99.99

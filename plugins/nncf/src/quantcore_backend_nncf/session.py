@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from quantcore.analysis.agreement import exposed
-from quantcore.backend import BackendSession, Capabilities, symmetric_range
-from quantcore.engine import EngineOptions
+from quantcore.contracts.backend import BackendSession, Capabilities, symmetric_range
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.registry import load_engine
 from quantcore.errors import BackendError, RangeError
-from quantcore.ir import Array, FloatModel
+from quantcore.ir.edits import exposed
+from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Site
-from quantcore.registry import load_engine
-from quantcore.table import TensorRange
+from quantcore.table.table import TensorRange
 from quantcore_backend_nncf.estimators import Estimator, largest
 
 

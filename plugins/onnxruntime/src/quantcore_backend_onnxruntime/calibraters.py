@@ -18,8 +18,8 @@ from onnxruntime.quantization.calibrate import (
 )
 
 from quantcore.errors import RangeError
-from quantcore.ir import Array
-from quantcore.policy import TensorPolicy
+from quantcore.ir.model import Array
+from quantcore.policy.policy import TensorPolicy
 
 _SUM = "!sum"
 

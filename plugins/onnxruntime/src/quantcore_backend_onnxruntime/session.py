@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from quantcore.backend import BackendSession, Capabilities, symmetric_range
-from quantcore.engine import EngineOptions
+from quantcore.contracts.backend import BackendSession, Capabilities, symmetric_range
+from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.registry import load_engine
 from quantcore.errors import BackendError, QuantcoreError
-from quantcore.ir import Array, FloatModel
-from quantcore.policy import TensorPolicy
+from quantcore.ir.model import Array, FloatModel
+from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site
-from quantcore.registry import load_engine
-from quantcore.table import TensorRange
+from quantcore.table.table import TensorRange
 from quantcore_backend_onnxruntime.calibraters import Watch
 
 

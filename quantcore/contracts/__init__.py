@@ -1,0 +1,1 @@
+"""What the author of a plugin implements, and how plugins are found."""

@@ -1,0 +1,116 @@
+"""What a backend declares that it can do, and the refusals where a policy asks for more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from quantcore.errors import CapabilityError
+from quantcore.policy.policy import TensorPolicy
+from quantcore.qdq.placement import Plan, Site
+
+Observers = Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can honour of a policy; asking for more is refused before any image is read.
+
+    Attributes:
+        activation_observers: Native observer -> the parameters of it that are honoured.
+        weight_observers: Likewise for weights.
+        bits: Code widths that ranges are found for. The range of weights by `max` is the same for
+            every width, so it is never refused for its bits.
+        affine: Whether asymmetric ranges can be asked for.
+        activation_granularities: Of `per_tensor`, `per_channel`.
+        weight_granularities: Likewise.
+        implementations: Of `native`, `portable`.
+        simulate: Whether the framework has a fake-quant forward of its own.
+        arithmetics: Of `float32`, `float64`: what sessions can compute in.
+        qat: Whether the session can train with its quantizers in place.
+        devices: Of `cpu`, `cuda`.
+    """
+
+    activation_observers: Observers
+    weight_observers: Observers
+    bits: frozenset[int] = frozenset({8})
+    affine: bool = False
+    activation_granularities: frozenset[str] = frozenset({"per_tensor"})
+    weight_granularities: frozenset[str] = frozenset({"per_tensor", "per_channel"})
+    implementations: frozenset[str] = frozenset({"native"})
+    simulate: bool = False
+    arithmetics: frozenset[str] = frozenset({"float32"})
+    qat: bool = False
+    devices: tuple[str, ...] = field(default=("cpu",))
+
+    def missing(self, site: Site) -> str | None:
+        """What the site asks for and the backend has not, in words; None where all is there."""
+        policy: TensorPolicy = site.policy
+        weight = site.role == "weight"
+        observers = self.weight_observers if weight else self.activation_observers
+        granularities = self.weight_granularities if weight else self.activation_granularities
+        if policy.observer not in observers:
+            return f"observer {policy.observer!r}; it has {_listing(observers)}"
+        for name, _ in policy.parameters:
+            if name not in observers[policy.observer]:
+                takes = _listing(observers[policy.observer])
+                return f"parameter {name!r} of observer {policy.observer!r}; it takes {takes}"
+        if policy.bits not in self.bits and not (weight and policy.observer == "max"):
+            return f"{policy.bits} bits; it has {_listing(map(str, sorted(self.bits)))}"
+        if not policy.symmetric and not self.affine:
+            return "affine ranges; it has symmetric ones"
+        if policy.granularity not in granularities:
+            return f"granularity {policy.granularity!r}; it has {_listing(granularities)}"
+        return None
+
+
+def check_capabilities(backend: str, capabilities: Capabilities, plan: Plan) -> None:
+    """Refuses a plan that asks for what a backend has not.
+
+    Raises:
+        CapabilityError: Naming the backend, the layer, and what it has instead.
+    """
+    if plan.implementation not in capabilities.implementations:
+        raise CapabilityError(
+            f"backend {backend!r} has no {plan.implementation} observers; it has "
+            f"{_listing(capabilities.implementations)} ones (`implementation:`)"
+        )
+    check_arithmetic(backend, capabilities, plan.arithmetic)
+    if plan.implementation == "portable":
+        return  # the observers are quantcore's own, and the same for every backend
+    for site in plan.sites:
+        missing = capabilities.missing(site)
+        if missing:
+            raise CapabilityError(
+                f"backend {backend!r} has no {missing} "
+                f"({site.role} {site.tensor!r} of layer {site.consumers[0]!r})"
+            )
+
+
+def check_arithmetic(backend: str, capabilities: Capabilities, arithmetic: str) -> None:
+    """Raises CapabilityError where a backend cannot compute in float32 or float64."""
+    if arithmetic not in capabilities.arithmetics:
+        has = _listing(capabilities.arithmetics)
+        raise CapabilityError(
+            f"backend {backend!r} cannot compute in {arithmetic}; it has {has} (`arithmetic:`)"
+        )
+
+
+def simulates(capabilities: Capabilities, plan: Plan) -> bool:
+    """Whether a backend has a fake-quant forward for the plan's codes."""
+    affine = any(not site.policy.symmetric for site in plan.sites)
+    return capabilities.simulate and (capabilities.affine or not affine)
+
+
+def check_shows_activations(backend: str, capabilities: Capabilities) -> None:
+    """Refuses to watch activations where a backend cannot show them; raises CapabilityError."""
+    if "portable" not in capabilities.implementations:
+        raise CapabilityError(
+            f"backend {backend!r} does not show its activations to quantcore: it can keep no "
+            "histograms, nor serve several observers in one pass; leave out --keep-histograms and "
+            "`observers:`, or use a backend that has portable observers"
+        )
+
+
+def _listing(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,226 @@
+"""Finding plugins: listing reads metadata and imports nothing; one driver is loaded when used."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+from packaging.requirements import Requirement
+from stevedore import DriverManager
+
+from quantcore.contracts import backend, engine, model, remote
+from quantcore.contracts.backend import BackendPlugin
+from quantcore.contracts.engine import EnginePlugin
+from quantcore.contracts.model import ModelPlugin
+from quantcore.errors import BackendUnavailable, PluginError, QuantcoreError
+from quantcore.runtime.progress import Progress, Silent
+
+MODELS = "quantcore.models"
+BACKENDS = "quantcore.backends"
+ENGINES = "quantcore.engines"
+
+_CONTRACTS: dict[str, tuple[type, int]] = {
+    MODELS: (ModelPlugin, model.API_VERSION),
+    BACKENDS: (BackendPlugin, backend.API_VERSION),
+    ENGINES: (EnginePlugin, engine.API_VERSION),
+}
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """An installed plugin, as its metadata tells.
+
+    Attributes:
+        group: Entry-point group.
+        name: What a person types.
+        distribution: Who ships it.
+        version: Of the distribution.
+        unavailable: Why it cannot be used, with the command that helps; None where it can.
+        python: The Python that it runs in, where that is of another environment.
+    """
+
+    group: str
+    name: str
+    distribution: str
+    version: str
+    unavailable: str | None
+    python: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {**asdict(self), "available": self.unavailable is None}
+
+
+def installed(group: str, progress: Progress | None = None) -> list[PluginInfo]:
+    """The plugins of a group by name; imports none of them.
+
+    Backends of other environments are asked for over there, which takes a second each.
+
+    Raises:
+        ConfigError: The file that names other environments is not as it should be.
+    """
+    found = [_info(group, point) for point in _entry_points(group)]
+    apart = remote.elsewhere(info.name for info in found) if group == BACKENDS else {}
+    found = [info for info in found if info.name not in apart]
+    if apart:
+        asked = (progress or Silent()).track(list(apart.items()), "asking other environments")
+        found += [_info_elsewhere(name, python) for name, python in asked]
+    return sorted(found, key=lambda info: info.name)
+
+
+def find(group: str, name: str) -> PluginInfo:
+    """The plugin of that name in this environment.
+
+    Raises:
+        PluginError: Unknown, or registered twice.
+        BackendUnavailable: What it drives is not installed; tells the command.
+    """
+    info = _info(group, _point(group, name))
+    if info.unavailable:
+        raise BackendUnavailable(f"{_kind(group)} {name!r} is not usable: {info.unavailable}")
+    return info
+
+
+def load_model(name: str) -> ModelPlugin:
+    """The model plugin of that name; see `_load` for the errors."""
+    return cast(ModelPlugin, _load(MODELS, name))
+
+
+def load_backend(name: str) -> BackendPlugin:
+    """The backend plugin of that name; see `_load` for the errors.
+
+    It may live in another Python environment; see `quantcore.contracts.remote`.
+    """
+    python = remote.interpreter(name)
+    if python is not None:
+        return remote.RemoteBackend(name, python)
+    return cast(BackendPlugin, _load(BACKENDS, name))
+
+
+def load_engine(name: str) -> EnginePlugin:
+    """The engine plugin of that name; see `_load` for the errors."""
+    return cast(EnginePlugin, _load(ENGINES, name))
+
+
+def _load(group: str, name: str) -> object:
+    """Loads one plugin and makes it.
+
+    Raises:
+        PluginError: Unknown, registered twice, broken, or for another API version.
+        BackendUnavailable: What it drives is not installed; tells the command.
+    """
+    kind = _kind(group)
+    info = find(group, name)
+    try:
+        plugin: object = DriverManager(group, name, invoke_on_load=True, invoke_args=(name,)).driver
+    except Exception as error:  # a plugin's import may fail in any way
+        raise PluginError(
+            f"{kind} {name!r} of {info.distribution} {info.version} fails to load: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    contract, version = _CONTRACTS[group]
+    if not isinstance(plugin, contract):
+        raise PluginError(f"{kind} {name!r} of {info.distribution} is no {contract.__name__}")
+    if plugin.api_version != version:  # type: ignore[attr-defined]
+        raise PluginError(
+            f"{kind} {name!r} of {info.distribution} {info.version} is written for API version "
+            f"{plugin.api_version}, "  # type: ignore[attr-defined]
+            f"this quantcore has {version}; install a matching release"
+        )
+    return plugin
+
+
+def _kind(group: str) -> str:
+    return group.rpartition(".")[2].rstrip("s")
+
+
+def _point(group: str, name: str) -> metadata.EntryPoint:
+    """The entry point of a plugin that is there once and has what it needs; see `find`."""
+    kind = _kind(group)
+    points = [point for point in _entry_points(group) if point.name == name]
+    if not points:
+        here = {point.name for point in _entry_points(group)}
+        names = sorted(here.union(remote.elsewhere(here) if group == BACKENDS else ()))
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise PluginError(f"unknown {kind} {name!r}{hint}; installed: {', '.join(names) or 'none'}")
+    if len(points) > 1:
+        owners = " and ".join(sorted(_owner(point)[0] for point in points))
+        raise PluginError(f"{kind} {name!r} is registered twice, by {owners}; uninstall one")
+    return points[0]
+
+
+def _entry_points(group: str) -> list[metadata.EntryPoint]:
+    """One entry point for each name and distribution.
+
+    A distribution can be found twice on the path (an editable install run from its own folder);
+    that is not a second registration.
+    """
+    found = {(p.name, _owner(p)[0]): p for p in metadata.entry_points(group=group)}
+    return list(found.values())
+
+
+def _owner(point: metadata.EntryPoint) -> tuple[str, str]:
+    distribution = point.dist
+    if distribution is None:
+        return "an unknown distribution", "?"
+    return distribution.name, distribution.version
+
+
+def _info(group: str, point: metadata.EntryPoint) -> PluginInfo:
+    name, version = _owner(point)
+    missing = _missing(point)
+    reason = None
+    if missing:
+        commands = " ".join(f'"{m}"' for m in missing)
+        reason = f"needs {', '.join(missing)}; run: pip install {commands}"
+    return PluginInfo(group, point.name, name, version, reason)
+
+
+def _info_elsewhere(name: str, python: Path) -> PluginInfo:
+    try:
+        told = remote.listed(name, python)
+    except QuantcoreError as error:
+        return PluginInfo(BACKENDS, name, "?", "?", str(error), str(python))
+    return PluginInfo(BACKENDS, name, told["distribution"], told["version"], None, str(python))
+
+
+def _missing(point: metadata.EntryPoint) -> list[str]:
+    """Requirements of the plugin's distribution that are not met, as pip would be told them.
+
+    An extra with the plugin's name (`quantcore-ptq[openvino]`) holds what that one plugin needs.
+    Extras `NAME-VARIANT` are other ways; any one will do.
+    """
+    if point.dist is None:
+        return []
+    requirements = list(map(Requirement, point.dist.requires or ()))
+    extras = point.dist.metadata.get_all("Provides-Extra") or []
+    ways = [point.name, *(extra for extra in extras if extra.startswith(f"{point.name}-"))]
+    found = [[_plain(r) for r in requirements if _applies(r, way) and not _met(r)] for way in ways]
+    return next((missing for missing in found if not missing), found[0])
+
+
+def _applies(requirement: Requirement, extra: str) -> bool:
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": e}) for e in ("", extra))
+
+
+def _met(requirement: Requirement) -> bool:
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return False
+    return requirement.specifier.contains(version, prereleases=True)
+
+
+def _plain(requirement: Requirement) -> str:
+    return f"{requirement.name}{requirement.specifier}"
+
+
+def versions_of(distributions: Iterable[str]) -> dict[str, str]:
+    """Installed version of each distribution; for provenance."""
+    return {name: metadata.version(name) for name in distributions}

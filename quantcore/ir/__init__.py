@@ -1,0 +1,1 @@
+"""The backend-neutral float model: its graph and layers, edits of them, what a file says."""

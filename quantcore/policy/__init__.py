@@ -1,0 +1,1 @@
+"""What to calibrate and how: policies, how one tensor is observed, placement profiles."""

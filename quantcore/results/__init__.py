@@ -1,0 +1,1 @@
+"""Every result as a value: numbers with units, ready for JSON, that never render themselves."""

@@ -1,0 +1,198 @@
+"""What a comparison found: numbers with units, ready for JSON; they never render themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from quantcore.results.audit import Audit, Int8Audit
+from quantcore.results.estimate import Estimate, MapDraws, Neighbours
+from quantcore.results.evaluation import DetectionResult, LatencyResult
+
+FORMAT = "quantcore.report/1"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One graph on one engine.
+
+    Attributes:
+        detection: Accuracy, and time per image outside the engine.
+        latency: Of the engine alone.
+        engine: Engine name.
+        versions: Of its library.
+        peak_rss_mb: Of the process that evaluated.
+        int8: Which of the quantized layers the engine really runs in INT8, None for a float graph
+            or a plan.
+        map_draws: The mAP under a bootstrap of the images.
+        runs_on: Where it ran, as the engine tells.
+    """
+
+    detection: DetectionResult
+    latency: LatencyResult
+    engine: str
+    versions: Mapping[str, str]
+    peak_rss_mb: float
+    int8: Int8Audit | None = None
+    map_draws: MapDraws | None = None
+    runs_on: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; the twelve COCO figures lie flat beside the rest."""
+        latency = self.latency.to_dict()
+        return {
+            "engine": self.engine,
+            "runs_on": self.runs_on,
+            **self.detection.to_dict(),
+            "map_interval": self.map_draws.estimate.to_dict() if self.map_draws else None,
+            "latency_ms": {p: latency[f"{p}_ms"] for p in ("p50", "p90", "p99", "mean")},
+            "images_per_second": latency["images_per_second"],
+            "latency_batch_size": latency["batch_size"],
+            "latency_device_p50_ms": latency["device_p50_ms"],
+            "evaluation_peak_rss_mb": self.peak_rss_mb,
+            "int8": self.int8.to_dict() if self.int8 else None,
+        }
+
+
+@dataclass(frozen=True)
+class LeftInFloat:
+    """What a search left in float, and how near it came to its target.
+
+    Attributes:
+        layers: In graph order.
+        max_drop: The target.
+        met: Whether the target is met where it was searched.
+        map_drop: Loss of mAP where it was searched.
+        split: The images that were searched on.
+        images: How many.
+    """
+
+    layers: tuple[str, ...]
+    max_drop: float
+    met: bool
+    map_drop: Estimate
+    split: str
+    images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {**asdict(self), "layers": list(self.layers), "map_drop": self.map_drop.to_dict()}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One column of a comparison: the float model, or what one backend made of it.
+
+    Attributes:
+        backend: Backend name, None for the float model.
+        evaluated: Accuracy and speed.
+        calibration_seconds: Wall time of the calibration; 0 for the float model.
+        peak_rss_mb: Of the process that calibrated (for the float model: that evaluated).
+        onnx_bytes: Size of the graph file.
+        artifacts: File names in the output folder, by kind.
+        versions: Of everything that took part.
+        policy: As applied, None for the float model.
+        pairs: Q/DQ pairs on activations and weights.
+        audit: The Q/DQ graph against the framework's own simulation.
+        parity: Relative difference of the framework's float network from the float graph.
+        map_difference: mAP less the float model's on the same engine and images; None for the
+            float model, and where that failed.
+        macs_in_int8: Share of the MACs in quantized layers, 0..1; None for the float model.
+        left: What a search left in float; None where there was none.
+        neighbours: What graphs that hardly differ lose; None where they were not asked for.
+    """
+
+    backend: str | None
+    evaluated: Evaluated
+    calibration_seconds: float
+    peak_rss_mb: float
+    onnx_bytes: int
+    artifacts: Mapping[str, str]
+    versions: Mapping[str, str]
+    policy: Mapping[str, Any] | None = None
+    pairs: Mapping[str, int] = field(default_factory=dict)
+    audit: Audit | None = None
+    parity: float | None = None
+    map_difference: Estimate | None = None
+    macs_in_int8: float | None = None
+    left: LeftInFloat | None = None
+    neighbours: Neighbours | None = None
+
+    @property
+    def name(self) -> str:
+        """How the variant is called in tables."""
+        mixed = ", mixed" if self.left else ""
+        return f"{self.backend or 'float'}{mixed} on {self.evaluated.engine}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "backend": self.backend,
+            **self.evaluated.to_dict(),
+            "map_difference": self.map_difference.to_dict() if self.map_difference else None,
+            "int8_share_of_macs": self.macs_in_int8,
+            "mixed": self.left.to_dict() if self.left else None,
+            "neighbours": self.neighbours.to_dict() if self.neighbours else None,
+            "calibration_seconds": self.calibration_seconds,
+            "peak_rss_mb": self.peak_rss_mb,
+            "sizes": {"onnx_bytes": self.onnx_bytes},
+            "qdq_pairs": dict(self.pairs),
+            "audit": self.audit.to_dict() if self.audit else None,
+            "parity": self.parity,
+            "artifacts": dict(self.artifacts),
+            "versions": dict(self.versions),
+            "policy": self.policy,
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A backend, or its graph on one engine, that did not make it, and why."""
+
+    backend: str
+    engine: str | None
+    error: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A whole comparison.
+
+    Attributes:
+        model: Model name.
+        weights: File that was read.
+        data: Folder that was read.
+        floats: The unquantized model, on each engine.
+        variants: What each backend made of it, on each engine.
+        failures: What did not finish.
+        thresholds: Every backend's activation thresholds and their ratios to the first backend's.
+        host: Processor, cores, operating system, Python.
+        rewrites: What was done to the float model before the backends got it, a line each.
+    """
+
+    model: str
+    weights: str
+    data: str
+    floats: tuple[Variant, ...]
+    variants: tuple[Variant, ...]
+    failures: tuple[Failure, ...] = ()
+    thresholds: tuple[Mapping[str, Any], ...] = ()
+    host: Mapping[str, Any] = field(default_factory=dict)
+    rewrites: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, `report.json`."""
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "weights": self.weights,
+            "data": self.data,
+            "host": dict(self.host),
+            "rewrites": list(self.rewrites),
+            "float": self.floats[0].to_dict(),
+            "floats": [variant.to_dict() for variant in self.floats],
+            "variants": [variant.to_dict() for variant in self.variants],
+            "thresholds": [dict(row) for row in self.thresholds],
+            "failures": [asdict(failure) for failure in self.failures],
+        }

@@ -1,0 +1,169 @@
+"""Figures with their intervals: estimates, losses, correlations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quantcore.errors import UsageError
+
+#: The share of the draws that an interval spans, and how many draws a report takes.
+LEVEL = 0.9
+
+
+DRAWS = 1000
+
+
+Floats = npt.NDArray[np.float64]
+
+
+def draws(images: int, count: int = 200, seed: int = 0) -> Floats:
+    """Weights of a bootstrap: the images as they are, then `count` draws with replacement."""
+    random = np.random.default_rng(seed)
+    picks = random.multinomial(images, np.full(images, 1 / images), size=count)
+    return np.concatenate([np.ones((1, images)), picks.astype(np.float64)])
+
+
+def interval(values: Floats, level: float = LEVEL) -> tuple[float, float]:
+    """The middle `level` of some draws; NaN where there are none."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with the middle of its bootstrap draws over the images.
+
+    Attributes:
+        value: On the images as they are.
+        low: Lower end of the interval.
+        high: Upper end.
+        level: The share of the draws between them.
+        draws: How many there were.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float = LEVEL
+    draws: int = DRAWS
+
+    @classmethod
+    def of(cls, values: Floats) -> Estimate:
+        """From a figure on the images as they are, followed by one for each draw."""
+        return cls(float(values[0]), *interval(values[1:]), draws=len(values) - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; None where there is nothing to measure."""
+        ends = (("value", self.value), ("low", self.low), ("high", self.high))
+        figures = {name: value if np.isfinite(value) else None for name, value in ends}
+        return {**figures, "level": self.level, "draws": self.draws}
+
+
+@dataclass(frozen=True)
+class MapDraws:
+    """The mAP of one graph under a bootstrap of its images.
+
+    The draws depend on the number of images alone. Two graphs on the same images are therefore
+    paired: they see the same images in each draw, so that what is hard about an image cancels out.
+
+    Attributes:
+        images: SHA-256 of the ids of the images, in the order of the annotation file.
+        values: mAP on the images as they are, then one figure a draw; NaN without ground truth.
+    """
+
+    images: str
+    values: tuple[float, ...]
+
+    @property
+    def estimate(self) -> Estimate:
+        """The mAP itself."""
+        return Estimate.of(np.asarray(self.values))
+
+    def against(self, reference: MapDraws) -> Estimate:
+        """The mAP less a reference's: negative where this graph is worse.
+
+        Raises:
+            UsageError: The two are not of the same images and draws.
+        """
+        if self.images != reference.images or len(self.values) != len(reference.values):
+            raise UsageError(
+                "a difference in mAP needs two evaluations on the same images and with the same "
+                "number of draws: evaluate both on the same split with the same --images"
+            )
+        return Estimate.of(np.asarray(self.values) - np.asarray(reference.values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; None stands for NaN."""
+        values = [value if np.isfinite(value) else None for value in self.values]
+        return {"images_sha256": self.images, "map": values}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MapDraws:
+        """Reads the JSON form; raises KeyError, TypeError or ValueError where it is malformed."""
+        values = (float("nan") if value is None else float(value) for value in data["map"])
+        return cls(str(data["images_sha256"]), tuple(values))
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A rank correlation, -1..1, with the middle 90 % of its bootstrap draws."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a graph loses against the float model.
+
+    Attributes:
+        map_drop: mAP of the float model less the graph's; NaN without labels.
+        detections: 1 - agreement with the float model's detections, 0..1, no labels needed.
+        heads_db: SQNR of the raw heads over all images; NaN where not measured.
+        layer_db: SQNR of the one quantized layer's output; likewise.
+    """
+
+    map_drop: Estimate
+    detections: Estimate
+    heads_db: float
+    layer_db: float
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What a table's graph and its neighbours lose.
+
+    Attributes:
+        differences: mAP less the float model's on the same images; the table's own graph first.
+    """
+
+    differences: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the differences."""
+        return float(np.mean(self.differences))
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean; it holds the draw of the graph, not that of the images.
+
+        NaN where there is one graph.
+        """
+        if len(self.differences) < 2:
+            return math.nan
+        return float(np.std(self.differences, ddof=1) / len(self.differences) ** 0.5)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"mean": self.mean, "error": self.error, "differences": list(self.differences)}

@@ -1,0 +1,234 @@
+"""What a search for the layers to leave in float found: points, their frontier, a policy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.results.estimate import Estimate, Loss
+
+FORMAT = "quantcore.mixed/1"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a graph takes for one image on an engine.
+
+    Attributes:
+        p50_ms: Median milliseconds.
+        low_ms: Lower end of the interval that holds the median in nine of ten cases.
+        high_ms: Upper end.
+    """
+
+    p50_ms: float
+    low_ms: float
+    high_ms: float
+
+    def to_dict(self) -> dict[str, float]:
+        """JSON form."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The engine that graphs were timed on.
+
+    Attributes:
+        engine: Its name.
+        versions: Of its library.
+        runs: Timed runs of each graph.
+        whole: The float graph's time.
+        caveat: What the engine says about INT8 on this machine.
+    """
+
+    engine: str
+    versions: Mapping[str, str]
+    runs: int
+    whole: Timing
+    caveat: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "engine": self.engine,
+            "versions": dict(self.versions),
+            "runs": self.runs,
+            "interval": "90 %, of the median",
+            "float_latency_ms": self.whole.to_dict(),
+            "caveat": self.caveat,
+        }
+
+
+@dataclass(frozen=True)
+class Point:
+    """The whole model with some layers in float.
+
+    Attributes:
+        kept: The layers in float, in graph order.
+        share: Share of the MACs in INT8, 0..1.
+        loss: Against the float model, as measured.
+        drop: What was held against the target: the larger of the measured drop in mAP and of the
+            one that the detections' loss lets expect, plus a margin for the noise.
+        latency: On the engine that the search was for; None where the graph was not timed.
+    """
+
+    kept: tuple[str, ...]
+    share: float
+    loss: Loss
+    drop: float
+    latency: Timing | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "kept": list(self.kept),
+            "layers_kept": len(self.kept),
+            "int8_share_of_macs": self.share,
+            "map_drop": self.loss.map_drop.to_dict(),
+            "detections_loss": self.loss.detections.to_dict(),
+            "judged_drop": self.drop,
+            "latency_ms": self.latency.to_dict() if self.latency else None,
+        }
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Points of a search on a split that the search did not see.
+
+    Attributes:
+        split: Its name.
+        images: How many were run.
+        float_map: Of the float model on them.
+        losses: For each of `Mixed.shown`.
+    """
+
+    split: str
+    images: int
+    float_map: Estimate
+    losses: tuple[Loss, ...]
+
+    def to_dict(self, points: Sequence[Point]) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "split": self.split,
+            "images": self.images,
+            "float_map": self.float_map.to_dict(),
+            "points": [
+                {
+                    "layers_kept": len(point.kept),
+                    "int8_share_of_macs": point.share,
+                    "map_drop": loss.map_drop.to_dict(),
+                    "detections_loss": loss.detections.to_dict(),
+                }
+                for point, loss in zip(points, self.losses, strict=True)
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What a search found.
+
+    Attributes:
+        model: Model name.
+        split: What was searched on.
+        images: How many.
+        max_drop: The target.
+        confidence: How surely it had to be met.
+        min_int8: Least share of the MACs in INT8.
+        float_map: Of the float model on these images.
+        chosen: The set of layers; meets the target if `met`, else the nearest to it.
+        met: Whether it does.
+        points: Everything that was measured, by share.
+        policy: For every backend.
+        unseen: What is shown, on images that the search did not see.
+        speed: The engine whose latency is the cost; None where MACs are.
+        landmarks: Sets of most sensitive layers that were measured whatever the search did.
+        top: How many most sensitive layers were asked for; None where a search decided.
+    """
+
+    model: str
+    split: str
+    images: int
+    max_drop: float
+    confidence: float
+    min_int8: float
+    float_map: Estimate
+    chosen: Point
+    met: bool
+    points: tuple[Point, ...]
+    policy: CalibrationPolicy
+    unseen: Unseen | None = None
+    speed: Speed | None = None
+    landmarks: tuple[tuple[str, ...], ...] = ()
+    top: int | None = None
+
+    @property
+    def frontier(self) -> tuple[Point, ...]:
+        """The points that no other beats in both cost and drop, the cheapest first.
+
+        The cost is the latency where an engine was timed, the MACs outside INT8 elsewhere. The
+        chosen point is always there: the timed ones may differ by no more than noise.
+        """
+        timed = [(p.latency.p50_ms, p) for p in self.points if p.latency]
+        costs = timed if self.speed else [(-p.share, p) for p in self.points]
+        best: list[Point] = []
+        lowest = float("inf")
+        for _, point in sorted(costs, key=lambda pair: (pair[0], pair[1].drop)):
+            if point.drop < lowest or point == self.chosen:
+                best.append(point)
+                lowest = min(lowest, point.drop)
+        return tuple(best)
+
+    @property
+    def shown(self) -> tuple[Point, ...]:
+        """The frontier and the landmarks, in the order of `points`."""
+        best = self.frontier
+        return tuple(p for p in self.points if p in best or p.kept in self.landmarks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, `mixed.json`."""
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "split": self.split,
+            "images": self.images,
+            "max_drop": self.max_drop,
+            "confidence": self.confidence,
+            "min_int8": self.min_int8,
+            "top": self.top,
+            "interval": "90 % paired bootstrap over images",
+            "float_map": self.float_map.to_dict(),
+            "speed": self.speed.to_dict() if self.speed else None,
+            "met": self.met,
+            "chosen": self.chosen.to_dict(),
+            "frontier": [point.to_dict() for point in self.frontier],
+            "points": [point.to_dict() for point in self.points],
+            "unseen": self.unseen.to_dict(self.shown) if self.unseen else None,
+        }
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+
+    def policy_yaml(self) -> str:
+        """The policy, with a word on where it comes from."""
+        verdict = "meets" if self.met else "DOES NOT meet"
+        drop = self.chosen.loss.map_drop
+        head = (
+            f"# {self.model}: {len(self.chosen.kept)} layers in float, {self.chosen.share:.1%} of "
+            f"the MACs in INT8.\n# {verdict} a drop of {self.max_drop} in mAP: measured "
+            f"{drop.value:+.4f} ({drop.low:+.4f} to {drop.high:+.4f}) on {self.images} images of "
+            f"{self.split}.\n"
+        )
+        if self.speed and self.chosen.latency:
+            head += (
+                f"# {self.chosen.latency.p50_ms:.1f} ms on {self.speed.engine}, the float model "
+                f"{self.speed.whole.p50_ms:.1f} ms.\n"
+            )
+        return head + yaml.safe_dump(self.policy.to_dict(), sort_keys=False)

@@ -1,0 +1,293 @@
+"""What a portability study found; numbers that serialise and never render themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.results.estimate import Correlation, Estimate
+
+FORMAT = "quantcore.portability/1"
+
+#: How a table can be deployed: as the shared Q/DQ graph, or in a framework's own simulation.
+GRAPH, SIMULATE = "graph", "simulate"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a table is made.
+
+    Attributes:
+        backend: Backend name.
+        policy_name: What the policy is called.
+        policy: With the implementation that is meant.
+    """
+
+    backend: str
+    policy_name: str
+    policy: CalibrationPolicy
+
+    @property
+    def name(self) -> str:
+        """How the table is called, in files too."""
+        return f"{self.backend}.{self.policy_name}.{self.policy.implementation}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "name": self.name,
+            "backend": self.backend,
+            "policy_name": self.policy_name,
+            "implementation": self.policy.implementation,
+            "policy": self.policy.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class TableCost:
+    """A table and what it cost.
+
+    Attributes:
+        recipe: How it was made.
+        file: Its name in the output folder.
+        seconds: Wall time of the calibration alone.
+        peak_rss_mb: Peak memory of its process.
+        parity: Relative difference of the framework's float network from the float graph.
+        versions: Of everything that took part.
+        layers_db: SQNR of each quantized layer's own output, in dB, every layer alone.
+    """
+
+    recipe: Recipe
+    file: str
+    seconds: float
+    peak_rss_mb: float
+    parity: float
+    versions: Mapping[str, str] = field(default_factory=dict)
+    layers_db: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            **self.recipe.to_dict(),
+            "file": self.file,
+            "calibration_seconds": self.seconds,
+            "peak_rss_mb": self.peak_rss_mb,
+            "parity": self.parity,
+            "versions": dict(self.versions),
+            "layers_sqnr_db": dict(self.layers_db),
+        }
+
+
+@dataclass(frozen=True)
+class Change:
+    """One set of detections against another on the same images.
+
+    Attributes:
+        map_difference: mAP less the other's.
+        agreement: Soft Dice coefficient of the detections, 0..1; 1 where they are the same.
+    """
+
+    map_difference: Estimate
+    agreement: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {name: getattr(self, name).to_dict() for name in ("map_difference", "agreement")}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One cell of the matrix: a table, and where it was run.
+
+    Attributes:
+        table: Name of its recipe.
+        kind: `GRAPH` or `SIMULATE`.
+        runner: The engine's or the backend's name.
+        map: mAP.
+        against_float: Against the float model on the engine.
+        against_graph: Against the same table as the shared graph; only of a simulation.
+        against_own: Against the same table in the simulation of the backend that made it: only the
+            simulation differs. Of another backend's simulation alone, as the next.
+        against_host: Against the table that the simulating backend made itself of the same policy
+            and implementation, simulated alike: only the calibration differs.
+    """
+
+    table: str
+    kind: str
+    runner: str
+    map: Estimate
+    against_float: Change
+    against_graph: Change | None = None
+    against_own: Change | None = None
+    against_host: Change | None = None
+
+    @property
+    def place(self) -> str:
+        """Where the table was run, as a column is called."""
+        return place(self.kind, self.runner)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        changes = {
+            name: change.to_dict() if change else None
+            for name, change in (
+                ("against_float", self.against_float),
+                ("against_graph", self.against_graph),
+                ("against_own", self.against_own),
+                ("against_host", self.against_host),
+            )
+        }
+        where = {"table": self.table, "kind": self.kind, "runner": self.runner}
+        return {**where, "map": self.map.to_dict(), **changes}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two tables side by side.
+
+    Attributes:
+        first: Name of one table.
+        second: Name of the other.
+        activations: How many activations both hold.
+        equal: How many of them have the same threshold to 1e-5 relative.
+        median_ratio: Median of second / first over the activations' thresholds.
+        worst_ratio: The one that is farthest from 1, by its logarithm.
+        worst_tensor: Where.
+        layers: How many layers both quantize.
+        spearman: Rank correlation of the layers' SQNR; intervals: layers drawn anew.
+        kendall: Likewise.
+    """
+
+    first: str
+    second: str
+    activations: int
+    equal: int
+    median_ratio: float
+    worst_ratio: float
+    worst_tensor: str
+    layers: int
+    spearman: Correlation
+    kendall: Correlation
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; None where there is nothing to compare."""
+        data = asdict(self)
+        for name in ("spearman", "kendall"):
+            data[name] = {key: _finite(value) for key, value in data[name].items()}
+        return {k: _finite(v) if isinstance(v, float) else v for k, v in data.items()}
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A cell that is not there, and why.
+
+    Attributes:
+        table: Name of its recipe.
+        where: `calibration`, or the place where it was to run.
+        reason: In words.
+    """
+
+    table: str
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Portability:
+    """A whole study.
+
+    Attributes:
+        model: Model name.
+        weights: File that was read.
+        data: Folder that was read.
+        splits: To calibrate and to evaluate on.
+        images: How many were evaluated.
+        engine: Where the graphs ran.
+        arithmetic: What the frameworks simulated in.
+        float_map: mAP of the float model.
+        reference: The table that the others are held against on the terminal.
+        tables: Every table that was made.
+        deployments: The cells of the matrix.
+        pairs: Every two tables.
+        floor: The reference's graph with its activation scales moved by one unit in the last
+            place, against that graph: what no two implementations can be expected to beat.
+        unsupported: What a backend says that it cannot do.
+        failures: What should have worked and did not.
+        host: Processor, cores, operating system, Python.
+    """
+
+    model: str
+    weights: str
+    data: str
+    splits: tuple[str, str]
+    images: int
+    engine: str
+    arithmetic: str
+    float_map: Estimate
+    reference: str | None
+    tables: tuple[TableCost, ...]
+    deployments: tuple[Deployment, ...]
+    pairs: tuple[Pair, ...] = ()
+    floor: Change | None = None
+    unsupported: tuple[Lost, ...] = ()
+    failures: tuple[Lost, ...] = ()
+    host: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The columns of the matrix."""
+        return tuple(dict.fromkeys(cell.place for cell in self.deployments))
+
+    def cell(self, table: str, place: str) -> Deployment | None:
+        """The deployment of a table at a place, None where there is none."""
+        cells = (c for c in self.deployments if (c.table, c.place) == (table, place))
+        return next(cells, None)
+
+    def pair(self, first: str | None, second: str) -> Pair | None:
+        """Two tables side by side, in this order."""
+        return next((p for p in self.pairs if (p.first, p.second) == (first, second)), None)
+
+    @property
+    def carried(self) -> Iterator[Deployment]:
+        """Tables in the simulation of another backend than their own."""
+        return (cell for cell in self.deployments if cell.against_own or cell.against_host)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form, `portability.json`."""
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "weights": self.weights,
+            "data": self.data,
+            "calibration_split": self.splits[0],
+            "evaluation_split": self.splits[1],
+            "images": self.images,
+            "engine": self.engine,
+            "arithmetic": self.arithmetic,
+            "host": dict(self.host),
+            "float_map": self.float_map.to_dict(),
+            "reference": self.reference,
+            "tables": [table.to_dict() for table in self.tables],
+            "deployments": [cell.to_dict() for cell in self.deployments],
+            "pairs": [pair.to_dict() for pair in self.pairs],
+            "floor": self.floor.to_dict() if self.floor else None,
+            "unsupported": [asdict(lost) for lost in self.unsupported],
+            "failures": [asdict(lost) for lost in self.failures],
+        }
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+
+
+def place(kind: str, runner: str) -> str:
+    """Where a table is run, as a column is called."""
+    return f"graph on {runner}" if kind == GRAPH else f"{runner}'s simulation"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""Many runs over one model: comparison, sensitivity, mixed precision, portability."""

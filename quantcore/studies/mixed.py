@@ -1,0 +1,249 @@
+"""The cheapest set of layers to leave in float so that the whole model loses at most so much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+
+from quantcore.data.coco import CocoDataset
+from quantcore.errors import UsageError
+from quantcore.results.estimate import Loss
+from quantcore.results.mixed import Mixed, Point, Unseen
+from quantcore.results.sensitivity import Sensitivity
+from quantcore.runtime.progress import Progress
+from quantcore.runtime.store import Store
+from quantcore.studies.accuracy import Judge
+from quantcore.studies.keep import keeping
+from quantcore.studies.macs import macs_of
+from quantcore.studies.runs import Runs, Variant
+from quantcore.studies.search import Kept, Search
+from quantcore.studies.sensitivity import Subject
+
+#: Numbers of most sensitive layers that are always measured, so that the frontier has a shape.
+LANDMARKS = (0, 3, 5, 10)
+
+#: Width of the kernel that pools drops: sets whose losses differ by this factor's logarithm.
+_KERNEL = math.log(1.5)
+
+Say = Callable[[str], None]
+
+
+class Whole:
+    """Measures the whole model with some layers in float; keeps all that it measured.
+
+    Args:
+        subject: Model, table, policy.
+        runs: The images.
+        judge: Holds outcomes against the float model.
+        say: Is given a line for each measurement.
+        confidence: See `Wish`.
+    """
+
+    def __init__(
+        self, subject: Subject, runs: Runs, judge: Judge, say: Say, confidence: float
+    ) -> None:
+        self.subject, self.points = subject, dict[Kept, Point]()
+        self._runs, self._judge, self._say = runs, judge, say
+        self._margin = NormalDist().inv_cdf(confidence)
+        self._macs = macs_of(subject.model)
+        self._names = subject.layers
+
+    def drop(self, kept: Kept) -> float:
+        """What is held against the target; see `Point`."""
+        return self.point(kept).drop
+
+    def point(self, kept: Kept) -> Point:
+        """The measured point; measured once."""
+        if kept not in self.points:
+            order = tuple(name for name in self._names if name in kept)
+            policy = keeping(self.subject.policy, order)
+            what = f"{len(order)} layers in float"
+            loss = self._judge.loss(
+                self._runs.run([self.subject.variant(what, policy)], what, shared=False)[0]
+            )
+            share = self.share(kept)
+            # The interval holds the middle 90 % of the draws: 1.645 deviations to either side.
+            deviation = (loss.map_drop.high - loss.map_drop.low) / 2 / NormalDist().inv_cdf(0.95)
+            measured = max(loss.map_drop.value, self._expected(loss))
+            drop = measured + self._margin * deviation
+            self.points[kept] = found = Point(order, share, loss, drop)
+            self._say(_line(found))
+        return self.points[kept]
+
+    def share(self, kept: Kept) -> float:
+        """Share of the MACs in INT8."""
+        total = sum(self._macs.values())
+        return sum(self._macs[n] for n in self._names if n not in kept) / total if total else 0.0
+
+    def _expected(self, loss: Loss) -> float:
+        """The drop in mAP that goes with a loss of the detections, by all points so far.
+
+        The detections' loss hardly has noise, mAP on few images has much: a set that was merely
+        lucky must not pass by its luck. The drops of sets with a like loss, near ones counting
+        more, are pooled by a kernel (Nadaraya 1964) on the logarithm of the loss.
+        """
+        mine = loss.detections.value
+        if mine <= 0:
+            return 0.0
+        losses = [point.loss for point in self.points.values()] + [loss]
+        x = np.asarray([entry.detections.value for entry in losses])
+        y = np.asarray([entry.map_drop.value for entry in losses])
+        away = np.log(np.maximum(x, 1e-9) / mine) / _KERNEL
+        weights = np.exp(-np.square(away) / 2)
+        return float(weights @ y) / float(weights @ x) * mine
+
+
+def _line(point: Point) -> str:
+    drop = point.loss.map_drop
+    return (
+        f"{len(point.kept):3d} layers in float, {point.share:6.1%} of the MACs in INT8: mAP drop "
+        f"{drop.value:+.4f} ({drop.low:+.4f} to {drop.high:+.4f}), with margin {point.drop:+.4f}"
+    )
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for.
+
+    Attributes:
+        max_drop: The model may lose so much mAP.
+        min_int8: At least so much of the MACs stays in INT8, 0..1.
+        top: Keep exactly so many most sensitive layers instead of searching.
+        budget: Most measurements after the bisection.
+        confidence: How sure to be that images like these lose no more, 0.5 (the bare estimate)
+            up to below 1. A search takes the cheapest that passes, which is what noise flatters
+            most, so the bare estimate breaks its promise on other images.
+    """
+
+    max_drop: float = 0.005
+    min_int8: float = 0.8
+    top: int | None = None
+    budget: int = 60
+    confidence: float = 0.8
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for figures outside their range."""
+        if not 0.5 <= self.confidence < 1:
+            raise UsageError(f"--confidence must lie in 0.5..1, below 1, not {self.confidence}")
+        if not (0 <= self.min_int8 <= 1 and self.max_drop >= 0 and self.budget >= 0):
+            raise UsageError(
+                f"--min-int8 must lie in 0..1 and --max-drop be 0 or more, not {self.min_int8} "
+                f"and {self.max_drop}"
+            )
+
+
+def find(
+    subject: Subject,
+    ranking: Sensitivity,
+    dataset: CocoDataset,
+    out: Path,
+    wish: Wish,
+    *,
+    images: int | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    say: Say = lambda line: None,
+) -> Mixed:
+    """Searches for the layers to leave in float.
+
+    Args:
+        subject: Model, table, policy.
+        ranking: Of its layers, on the same split.
+        dataset: Images with labels.
+        out: Folder of the store of finished work.
+        wish: What is asked for.
+        images: How many images; None for all.
+        workers: Images in flight.
+        progress: Where to report.
+        say: Is given a line for each measurement.
+
+    Raises:
+        UsageError: No labels to measure mAP with.
+    """
+    with Store(out) as store:
+        chosen = dataset.select(images)
+        runs = Runs(subject.model, dataset, chosen, store, workers, progress)
+        reference = runs.run([Variant("float", subject.model.proto)], "float model")[0]
+        judge = Judge(dataset, reference)
+        if not judge.labelled:
+            raise UsageError(f"{dataset.source}: the search needs labels, these images have none")
+        whole = Whole(subject, runs, judge, say, wish.confidence)
+        best, met = _search(whole, ranking, wish)
+    points = sorted(whole.points.values(), key=lambda p: (-p.share, p.drop))
+    policy = keeping(subject.policy, best.kept)
+    return Mixed(
+        subject.model.name,
+        ranking.split,
+        len(chosen),
+        wish.max_drop,
+        wish.confidence,
+        wish.min_int8,
+        judge.float_map,
+        best,
+        met,
+        tuple(points),
+        policy,
+        landmarks=tuple(whole.point(kept).kept for kept in _landmarks(ranking)),
+        top=wish.top,
+    )
+
+
+def verify(
+    subject: Subject,
+    found: Mixed,
+    dataset: CocoDataset,
+    split: str,
+    out: Path,
+    *,
+    images: int | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Mixed:
+    """Measures the frontier again on images that the search did not see; see `find`."""
+    with Store(out) as store:
+        chosen = dataset.select(images)
+        runs = Runs(subject.model, dataset, chosen, store, workers, progress)
+        reference = runs.run([Variant("float", subject.model.proto)], f"float model, {split}")[0]
+        judge = Judge(dataset, reference)
+        losses = []
+        for point in found.shown:
+            what = f"{len(point.kept)} layers in float, {split}"
+            variant = subject.variant(what, keeping(subject.policy, point.kept))
+            losses.append(judge.loss(runs.run([variant], what, shared=False)[0]))
+    unseen = Unseen(split, len(chosen), judge.float_map, tuple(losses))
+    return replace(found, unseen=unseen)
+
+
+def _search(whole: Whole, ranking: Sensitivity, wish: Wish) -> tuple[Point, bool]:
+    """The chosen point, and whether it meets the target."""
+    by_loss = [cost.layer for cost in ranking.layers]
+    landmarks = _landmarks(ranking)
+    for landmark in landmarks:
+        whole.point(landmark)
+    if wish.top is not None:
+        point = whole.point(frozenset(by_loss[: wish.top]))
+        return point, point.drop <= wish.max_drop
+    macs = macs_of(whole.subject.model)
+    search = Search(macs, by_loss, whole.drop, wish.max_drop, wish.min_int8, wish.budget)
+    found = search.run([by_loss, _by_yield(ranking, macs)], landmarks)
+    return whole.point(found.kept), search.meets(found)
+
+
+def _landmarks(ranking: Sensitivity) -> list[Kept]:
+    """The most sensitive layers, so many as `LANDMARKS` says."""
+    return [frozenset(cost.layer for cost in ranking.layers[:count]) for count in LANDMARKS]
+
+
+def _by_yield(ranking: Sensitivity, macs: Mapping[str, int]) -> list[str]:
+    """Layers by what keeping them gains for each MAC; those without any come first."""
+    costs = sorted(
+        ranking.layers,
+        key=lambda c: c.by(ranking.method) / macs[c.layer] if macs[c.layer] else float("inf"),
+        reverse=True,
+    )
+    return [cost.layer for cost in costs]

@@ -1,0 +1,1 @@
+"""Calibration tables, and what they keep of histograms."""

@@ -1,0 +1,222 @@
+"""Calibration tables: framework-neutral ranges by tensor name, with where they came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quantcore.errors import RangeError, TableError
+from quantcore.runtime.files import write_whole
+from quantcore.table.kept import Kept
+
+FORMAT = "quantcore.table.table/1"
+ROLES = ("activation", "weight")
+
+Values = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """The range of one tensor that its integer code must span.
+
+    Ranges, not scales: scale and zero point are derived in `quantcore.qdq.scales` alone.
+
+    Attributes:
+        role: `activation` or `weight`.
+        min: Lower end; per channel a tuple.
+        max: Upper end; per channel a tuple.
+        axis: Channel axis of a per-channel range, None per tensor.
+    """
+
+    role: str
+    min: Values
+    max: Values
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises RangeError for NaN, infinite or reversed ends, or a shape that does not fit."""
+        if self.role not in ROLES:
+            raise RangeError(f"role must be {' or '.join(ROLES)}, not {self.role!r}")
+        axis = self.axis
+        if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int) or axis < 0):
+            raise RangeError(f"axis must be a whole number from 0 or none, not {axis!r}")
+        low, high = _tuple(self.min), _tuple(self.max)
+        if isinstance(self.min, tuple) != isinstance(self.max, tuple) or len(low) != len(high):
+            raise RangeError("min and max must have the same shape")
+        if isinstance(self.min, tuple) != (self.axis is not None):
+            raise RangeError("a per-channel range needs an axis, a per-tensor range has none")
+        for index, (a, b) in enumerate(zip(low, high, strict=True)):
+            where = f" in channel {index}" if self.axis is not None else ""
+            if not (math.isfinite(a) and math.isfinite(b)):
+                raise RangeError(f"the range [{a}, {b}]{where} is not finite")
+            if a > b:
+                raise RangeError(f"the range [{a}, {b}]{where} is reversed or negative")
+
+    @classmethod
+    def symmetric(
+        cls, role: str, amax: float | Iterable[float], axis: int | None = None
+    ) -> TensorRange:
+        """The range [-amax, amax]; `amax` is one number, or one for each channel of `axis`."""
+        if axis is None:
+            value = float(amax)  # type: ignore[arg-type]
+            return cls(role, -value, value)
+        values = tuple(float(a) for a in amax)  # type: ignore[union-attr]
+        return cls(role, tuple(-v for v in values), values, axis)
+
+    @property
+    def amax(self) -> Values:
+        """Largest magnitude in the range; per channel a tuple."""
+        pairs = zip(_tuple(self.min), _tuple(self.max), strict=True)
+        values = tuple(max(abs(a), abs(b)) for a, b in pairs)
+        return values if self.axis is not None else values[0]
+
+    @property
+    def amax_array(self) -> npt.NDArray[np.float64]:
+        """`amax` as a 0-d or 1-d array."""
+        return np.asarray(self.amax, dtype=np.float64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "role": self.role,
+            "min": self.min,
+            "max": self.max,
+            "amax": self.amax,
+            "axis": self.axis,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TensorRange:
+        """Reads the JSON form; `amax` alone stands for a symmetric range."""
+        axis = data.get("axis")
+        if "min" not in data and "max" not in data:
+            return cls.symmetric(data["role"], data["amax"], axis)
+        ends = [data["min"], data["max"]]
+        low, high = (tuple(map(float, e)) if axis is not None else float(e) for e in ends)
+        return cls(data["role"], low, high, axis)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a table was made from; the same provenance gives the same table.
+
+    Attributes:
+        model: Model name.
+        fingerprint: `FloatModel.fingerprint`.
+        backend: Backend name.
+        versions: Of the framework and of quantcore.
+        policy: `CalibrationPolicy.to_dict()`.
+        image_ids: In the order they were seen.
+        recalibrated_from: Where the ranges were found again in kept histograms: `policy` and
+            `sha256` of the table that held them; else empty.
+    """
+
+    model: str
+    fingerprint: str
+    backend: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    image_ids: tuple[int, ...] = ()
+    recalibrated_from: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        data = asdict(self)
+        if not self.recalibrated_from:
+            del data["recalibrated_from"]
+        return data
+
+
+@dataclass(frozen=True)
+class CalibrationTable:
+    """Ranges by tensor name in the float graph, and their provenance.
+
+    Attributes:
+        tensors: The ranges.
+        provenance: What they were made from.
+        kept: Histograms of the activations, where they were asked for.
+    """
+
+    tensors: Mapping[str, TensorRange]
+    provenance: Provenance
+    kept: Kept | None = None
+
+    def to_json(self) -> str:
+        """The file's text; floats are written so that they read back bit for bit."""
+        data = {
+            "format": FORMAT,
+            "provenance": self.provenance.to_dict(),
+            "tensors": {name: entry.to_dict() for name, entry in self.tensors.items()},
+        }
+        if self.kept is not None:
+            data["histograms"] = self.kept.to_dict()
+        return json.dumps(data, indent=1, allow_nan=False) + "\n"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's text."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Writes the table whole or not at all; raises OutputError."""
+        write_whole(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> CalibrationTable:
+        """Reads a table.
+
+        Raises:
+            TableError: Not a table; names the file and what is missing.
+            RangeError: An entry's range is unusable; names the file and the tensor.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise TableError(f"{path}: cannot read the calibration table: {error}") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise TableError(
+                f"{path}: not a calibration table of format {FORMAT}; "
+                "`quantcore calibrate` writes one"
+            )
+        try:
+            provenance = _provenance(data["provenance"])
+            entries = dict(data["tensors"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise TableError(f"{path}: incomplete calibration table: {error!r}") from None
+        tensors = {}
+        for name, entry in entries.items():
+            try:
+                tensors[name] = TensorRange.from_dict(entry)
+            except RangeError as error:
+                raise RangeError(f"{path}: tensor {name!r}: {error}; calibrate again") from None
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise TableError(f"{path}: tensor {name!r}: malformed entry: {error!r}") from None
+        try:
+            kept = Kept.from_dict(data["histograms"]) if "histograms" in data else None
+        except TableError as error:
+            raise TableError(f"{path}: {error}; calibrate again with --keep-histograms") from None
+        return cls(tensors, provenance, kept)
+
+
+def _provenance(data: Mapping[str, Any]) -> Provenance:
+    """Reads the JSON form; raises KeyError, TypeError or ValueError where it is malformed."""
+    for key in ("model", "fingerprint", "backend"):
+        if not isinstance(data[key], str):
+            raise TypeError(f"{key} must be a text")
+    for key in ("versions", "policy", "recalibrated_from"):
+        if not isinstance(data.get(key, {}), dict):
+            raise TypeError(f"{key} must be a mapping")
+    return Provenance(**{**data, "image_ids": tuple(map(int, data.get("image_ids", ())))})
+
+
+def _tuple(values: Values) -> tuple[float, ...]:
+    return values if isinstance(values, tuple) else (values,)
