@@ -29,10 +29,11 @@ from quantcore.evaluation.coco import score
 from quantcore.evaluation.detections import Detections
 from quantcore.evaluation.evaluator import evaluate
 from quantcore.pipeline import load_model
-from quantcore.runtime.store import Store
+from quantcore.runtime.executor import kept_in
+from quantcore.runtime.threads import cores
 from quantcore.studies.keep import alone
-from quantcore.studies.runs import Outcome, Runs, Variant, cores
-from quantcore.studies.sensitivity import Subject
+from quantcore.studies.runs import Candidate, GraphRuns, RunOutcome
+from quantcore.studies.sensitivity import StudiedModel
 from quantcore.table.table import CalibrationTable
 
 
@@ -41,15 +42,15 @@ def clock() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def graphs(subject: Subject) -> list[Variant]:
+def graphs(subject: StudiedModel) -> list[Candidate]:
     return [
-        subject.variant(name, alone(subject.policy, subject.layers, name), name)
+        subject.candidate(name, alone(subject.policy, subject.layers, name), name)
         for name in subject.layers
     ]
 
 
 def naive(
-    subject: Subject,
+    subject: StudiedModel,
     dataset: CocoDataset,
     images: int,
     names: tuple[str, ...],
@@ -58,7 +59,7 @@ def naive(
     """One layer after another: quantize, build, run the whole graph on every image, score."""
     found = {}
     for name in names:
-        variant = subject.variant(name, alone(subject.policy, subject.layers, name))
+        variant = subject.candidate(name, alone(subject.policy, subject.layers, name))
         with load_engine(REFERENCE_ENGINE).build(variant.proto, EngineOptions(threads)) as engine:
             result, detections = evaluate(engine, subject.model, dataset, images=images)
         found[name] = (detections, result.map)
@@ -66,16 +67,16 @@ def naive(
 
 
 def shared(
-    subject: Subject, dataset: CocoDataset, images: int, folder: Path
-) -> tuple[list[Outcome], list[float | None]]:
-    with Store(folder) as store:
-        runs = Runs(subject.model, dataset, dataset.select(images), store)
-        outcomes = runs.run([Variant("float", subject.model.proto), *graphs(subject)])
+    subject: StudiedModel, dataset: CocoDataset, images: int, folder: Path
+) -> tuple[list[RunOutcome], list[float | None]]:
+    with kept_in(folder) as runtime:
+        runs = GraphRuns(subject.model, dataset, dataset.select(images), runtime)
+        outcomes = runs.run([Candidate("float", subject.model.proto), *graphs(subject)])
     return outcomes[1:], [score(dataset, o.detections).figures["map"] for o in outcomes[1:]]
 
 
 def by_hand(
-    subject: Subject, given: argparse.Namespace, names: tuple[str, ...], folder: Path
+    subject: StudiedModel, given: argparse.Namespace, names: tuple[str, ...], folder: Path
 ) -> tuple[dict[str, float | None], float]:
     """What a person with two commands finds: mAP by layer, and the seconds that a layer takes."""
     found = {}
@@ -99,7 +100,7 @@ def by_hand(
 
 
 def against_the_loop(
-    subject: Subject, dataset: CocoDataset, given: argparse.Namespace
+    subject: StudiedModel, dataset: CocoDataset, given: argparse.Namespace
 ) -> tuple[float, dict[str, float | None]]:
     """Seconds and mAP by layer of the shared run, once the loop's figures are printed."""
     names = subject.layers
@@ -150,7 +151,7 @@ def main() -> None:
     parser.add_argument("--hand", type=int, default=6, help="so many layers by hand, evenly taken")
     given = parser.parse_args()
     model = load_model(given.model, given.weights, ModelOptions(preset=given.preset))
-    subject = Subject.of(model, CalibrationTable.load(given.table))
+    subject = StudiedModel.of(model, CalibrationTable.load(given.table))
     ours, figures = against_the_loop(subject, CocoDataset.open(given.data, given.split), given)
     names = subject.layers
     some = names[:: max(len(names) // given.hand, 1)][: given.hand] if given.hand else ()

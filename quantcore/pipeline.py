@@ -13,7 +13,7 @@ import onnx
 import quantcore
 from quantcore.analysis.agreement import audit, check_parity, noise
 from quantcore.analysis.neighbours import neighbours
-from quantcore.analysis.resample import map_draws
+from quantcore.analysis.scoring import Scored, scores_job
 from quantcore.calibration.collecting import find_ranges
 from quantcore.contracts import registry, remote
 from quantcore.contracts.capabilities import check_capabilities, check_shows_activations, simulates
@@ -24,8 +24,7 @@ from quantcore.data.coco import CocoDataset
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.engines.audit import audit as int8_audit
 from quantcore.errors import CheckpointError
-from quantcore.evaluation.evaluator import evaluate as run_evaluation
-from quantcore.evaluation.latency import measure
+from quantcore.evaluation.jobs import Found, LatencyTest, Measured, RunSettings, graph_job
 from quantcore.ir.model import FloatModel, QdqModel
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
@@ -36,9 +35,10 @@ from quantcore.results.comparison import Evaluated
 from quantcore.results.rewrites import Equalized
 from quantcore.rewrites.equalization import ALPHA
 from quantcore.rewrites.equalization import equalize as equalized
+from quantcore.runtime.executor import InProcess
 from quantcore.runtime.files import write_whole
+from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.progress import Progress, Silent
-from quantcore.runtime.worker import peak_rss_mb
 from quantcore.table.table import CalibrationTable, Provenance
 
 CALIBRATION_SPLIT = "train2017"
@@ -46,13 +46,13 @@ EVALUATION_SPLIT = "val2017"
 AUDIT_IMAGES = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Calibrated:
     """A calibration and what it cost.
 
     Attributes:
+        model: The float model that the table is for.
         table: The ranges.
-        qdq: The shared graph made from them.
         seconds: Wall time of the calibration alone, reading images included.
         peak_rss_mb: Peak resident memory of the process up to its end.
         parity: Relative difference of the materialised network from the float graph.
@@ -60,8 +60,8 @@ class Calibrated:
             codes.
     """
 
+    model: FloatModel
     table: CalibrationTable
-    qdq: QdqModel
     seconds: float
     peak_rss_mb: float
     parity: float
@@ -210,18 +210,27 @@ def calibrate_each(
         inputs = batches.inputs()
         with inputs.naming_images():
             found, kept = find_ranges(session, plans, inputs, keep_histograms)
-        cost = (time.perf_counter() - began, remote.peak_of(session), parity)
+        seconds, peak = time.perf_counter() - began, remote.peak_of(session)
         session.compute_in("float32")  # the framework's own fake quantization is what is audited
         few = Batches(images, model.preprocessing, model.batch_size or AUDIT_IMAGES)
         done = []
         for policy, sites, ranges in zip(policies, plans, found, strict=True):
             table = CalibrationTable(ranges, replace(origin, policy=policy.to_dict()), kept)
-            qdq = insert(model, sites, table)
             audited = None
             if simulates(plugin.capabilities, sites):
                 session.apply(sites, ranges)
+                qdq = insert(model, sites, table)
                 audited = audit(session, qdq, sites, next(iter(few.inputs())), engine)
-            done.append(Calibrated(table, qdq, *cost, audited))
+            done.append(
+                Calibrated(
+                    model=model,
+                    table=table,
+                    seconds=seconds,
+                    peak_rss_mb=peak,
+                    parity=parity,
+                    audit=audited,
+                )
+            )
     return done
 
 
@@ -258,7 +267,8 @@ def evaluate(
     graph: onnx.ModelProto | Path,
     data: Data,
     how: Evaluation,
-    progress: Progress | None = None,
+    runtime: Runtime | None = None,
+    what: str = "evaluation",
 ) -> Evaluated:
     """Accuracy and speed of a graph of the model, float or Q/DQ, raw heads or decoded.
 
@@ -268,40 +278,53 @@ def evaluate(
             known, so there is no INT8 audit of it.
         data: What to evaluate on.
         how: Engine, its options, and how much is run.
-        progress: Where to report.
+        runtime: Where the work is done and kept; None for this process, keeping nothing.
+        what: Names the graph in errors.
 
     Raises:
         DataError: The data set is unusable, or has another number of classes.
         EngineError: The engine refuses the graph, the file or the options.
     """
-    progress = progress or Silent()
+    runtime = runtime or Runtime(InProcess())
     dataset = CocoDataset.open(data.root, data.evaluation)
-    dataset.check_classes(model.class_names)
     plugin = registry.load_engine(how.engine)
-    engine = (
-        plugin.load(graph, how.options)
-        if isinstance(graph, Path)
-        else plugin.build(graph, how.options)
-    )
-    with engine:
-        batch_size = model.batch_size or how.batch_size
-        detection, detections = run_evaluation(
-            engine, model, dataset, images=how.images, batch_size=batch_size, progress=progress
-        )
-        latency = measure(engine, noise(model), warmup=how.warmup, runs=how.runs, progress=progress)
-        peak = peak_rss_mb()
-        runs_on = engine.runs_on()
-        found = None if isinstance(graph, Path) else int8_audit(plugin, graph, engine.layers())
+    timing = LatencyTest(batch=noise(model), warmup=how.warmup, runs=how.runs)
+    found, measured = _run(what, model, graph, dataset, how, timing, runtime)
+    assert measured is not None
+    audited = None if isinstance(graph, Path) else int8_audit(plugin, graph, list(measured.layers))
     return Evaluated(
-        detection,
-        latency,
+        found.detection,
+        measured.latency,
         how.engine,
         plugin.versions(),
-        peak,
-        found if found and found.layers else None,
-        map_draws(dataset, detections, progress=progress),
-        runs_on,
+        measured.peak_rss_mb,
+        audited if audited and audited.layers else None,
+        found.draws,
+        measured.runs_on,
     )
+
+
+def _run(
+    what: str,
+    model: FloatModel,
+    graph: onnx.ModelProto | Path,
+    dataset: CocoDataset,
+    how: Evaluation,
+    timing: LatencyTest | None,
+    runtime: Runtime,
+) -> tuple[Scored, Measured | None]:
+    """What a graph finds on a data set and how that scores; how it runs, where it is timed."""
+    category_ids = dataset.check_classes(model.class_names)
+    images = dataset.select(how.images)
+    running = RunSettings(
+        engine=how.engine, options=how.options, batch_size=model.batch_size or how.batch_size
+    )
+    job = graph_job(what, model, graph, images, running, timing, runtime.progress)
+    values = runtime.run(job)
+    found = [value for value in values if isinstance(value, Found)]
+    measured = next((value for value in values if isinstance(value, Measured)), None)
+    keys = [piece.key for piece in job.pieces[: len(images)]]
+    return runtime.one(scores_job(what, dataset, images, found, category_ids, keys)), measured
 
 
 def neighbouring_maps(
@@ -312,7 +335,7 @@ def neighbouring_maps(
     data: Data,
     how: Evaluation,
     count: int,
-    progress: Progress | None = None,
+    runtime: Runtime | None = None,
 ) -> list[float | None]:
     """The mAP of graphs that hardly differ from a table's; see `quantcore.analysis.neighbours`.
 
@@ -324,27 +347,20 @@ def neighbouring_maps(
         data: What to evaluate on.
         how: Engine, its options, and how much is run; latency is not measured.
         count: How many graphs.
-        progress: Where to report.
+        runtime: Where the work is done and kept; None for this process, keeping nothing.
 
     Raises:
         QuantcoreError: As `quantize` and `evaluate`.
     """
+    runtime = runtime or Runtime(InProcess())
     dataset = CocoDataset.open(data.root, data.evaluation)
-    plugin = registry.load_engine(how.engine)
-    found = []
-    for moved in neighbours(table, count):
+    maps = []
+    for number, moved in enumerate(neighbours(table, count), 1):
         graph = quantize(model, moved, policy, precision).proto
-        with plugin.build(graph, how.options) as engine:
-            result, _ = run_evaluation(
-                engine,
-                model,
-                dataset,
-                images=how.images,
-                batch_size=model.batch_size or how.batch_size,
-                progress=progress,
-            )
-        found.append(result.map)
-    return found
+        what = f"similar graph {number}"
+        scored, _ = _run(what, model, graph, dataset, how, None, runtime)
+        maps.append(scored.detection.map)
+    return maps
 
 
 def save_qdq(qdq: QdqModel, path: Path) -> None:

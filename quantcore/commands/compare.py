@@ -43,7 +43,7 @@ from quantcore.results.comparison import RunRecord
 from quantcore.runtime.files import ensure_folder
 from quantcore.runtime.progress import for_console
 from quantcore.studies import comparison
-from quantcore.studies.mixed import Wish
+from quantcore.studies.mixed import SearchTarget
 
 
 def compare(
@@ -99,26 +99,26 @@ def compare(
         for name, options in _options(engines, threads, provider or []).items()
     )
     what = comparison.Comparison(
-        load_model(model, weights, size, preset),
-        weights,
-        read_policy(policy, images, placement),
-        tuple(unique(backend)),
-        pipeline.Data(data, calibration_split, evaluation_split),
-        out,
-        evaluations,
-        device,
-        precision,
-        _wish(mixed, max_drop, top),
-        equalize,
-        graphs,
+        model=load_model(model, weights, size, preset),
+        weights=weights,
+        policy=read_policy(policy, images, placement),
+        backends=tuple(unique(backend)),
+        data=pipeline.Data(data, calibration_split, evaluation_split),
+        out=out,
+        engines=evaluations,
+        device=device,
+        precision=precision,
+        target=_target(mixed, max_drop, top),
+        equalize=equalize,
+        graphs=graphs,
     )
     _show(comparison.compare(what, for_console(), print), out)
 
 
-def _wish(mixed: bool, max_drop: float | None, top: int | None) -> Wish | None:
+def _target(mixed: bool, max_drop: float | None, top: int | None) -> SearchTarget | None:
     """What is asked of the search; None where there is to be none."""
     if mixed:
-        return Wish(top=top) if max_drop is None else Wish(max_drop, top=top)
+        return SearchTarget(top=top) if max_drop is None else SearchTarget(max_drop, top=top)
     if max_drop is not None or top is not None:
         raise UsageError("--max-drop and --top need --mixed")
     return None
@@ -155,13 +155,13 @@ def demo(
         model, policy = load_model(about["model"], weights, None, None), CalibrationPolicy()
         chosen = unique(backend) if backend else _able(model, policy)
         what = comparison.Comparison(
-            model,
-            weights,
-            policy,
-            tuple(chosen),
-            pipeline.Data(root),
-            out,
-            (pipeline.Evaluation(),),
+            model=model,
+            weights=weights,
+            policy=policy,
+            backends=tuple(chosen),
+            data=pipeline.Data(root),
+            out=out,
+            engines=(pipeline.Evaluation(),),
         )
         _show(comparison.compare(what, for_console(), print), out)
         print(f"Open {out / 'report.html'}; the Q/DQ graphs and tables lie beside it.")

@@ -36,7 +36,7 @@ from quantcore.report import terminal
 from quantcore.results.portability import Portability
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.progress import for_console
-from quantcore.studies.portability.study import Study, run
+from quantcore.studies.portability.study import PortabilityStudy, run
 
 
 def portability(
@@ -86,18 +86,18 @@ def portability(
         raise UsageError(f"--arithmetic must be float32 or float64, not {arithmetic!r}")
     ensure_folder(out)
     options = EngineOptions(threads, providers=tuple(provider or ()))
-    study = Study(
-        load_model(model, weights, size, preset),
-        weights,
-        chosen_policies,
-        tuple(unique(backend)),
-        tuple(chosen),
-        pipeline.Data(data, calibration_split, evaluation_split),
-        out,
-        pipeline.Evaluation(engine, options, eval_images),
-        device,
-        arithmetic,
-        reference,
+    study = PortabilityStudy(
+        model=load_model(model, weights, size, preset),
+        weights=weights,
+        policies=chosen_policies,
+        backends=tuple(unique(backend)),
+        implementations=tuple(chosen),
+        data=pipeline.Data(data, calibration_split, evaluation_split),
+        out=out,
+        how=pipeline.Evaluation(engine, options, eval_images),
+        device=device,
+        arithmetic=arithmetic,
+        reference=reference,
     )
     _show(run(study, for_console(), print), out)
 

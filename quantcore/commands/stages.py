@@ -45,7 +45,9 @@ from quantcore.qdq.placement import plan as placement_plan
 from quantcore.report import layers as layer_report
 from quantcore.report import terminal
 from quantcore.results.estimate import MapDraws
+from quantcore.runtime.executor import InProcess
 from quantcore.runtime.files import ensure_folder, write_whole
+from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.progress import for_console
 from quantcore.table.table import CalibrationTable
 
@@ -205,7 +207,7 @@ def evaluate(
         what,
         pipeline.Data(data, evaluation=split),
         pipeline.Evaluation(engine, options, images, batch_size),
-        for_console(),
+        Runtime(InProcess(), progress=for_console()),
     )
     terminal.console().print(terminal.evaluation(found))
     files = {"onnx": str(graph) if graph else None, "plan": str(plan) if plan else None}

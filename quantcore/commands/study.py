@@ -24,12 +24,13 @@ from quantcore.ir.model import FloatModel
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.report import studies, terminal
 from quantcore.results.sensitivity import DEFAULT_METHOD, METHODS
+from quantcore.runtime.executor import kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.progress import for_console
-from quantcore.studies import layers as study
-from quantcore.studies.layers import Study
-from quantcore.studies.mixed import Wish
-from quantcore.studies.sensitivity import Subject
+from quantcore.studies import layers
+from quantcore.studies.layers import LayerStudy
+from quantcore.studies.mixed import SearchTarget
+from quantcore.studies.sensitivity import StudiedModel
 from quantcore.table.table import CalibrationTable
 
 Method = Annotated[str, typer.Option(help=f"What layers are ranked by: {', '.join(METHODS)}.")]
@@ -60,9 +61,11 @@ def sensitivity(
     ensure_folder(out)
     loaded = load_model(model, weights, size, preset)
     chosen = CalibrationPolicy.load(policy) if policy else None
-    subject = Subject.of(loaded, CalibrationTable.load(table), chosen)
-    how = Study(data, split, method, images, workers)
-    found = study.rank(subject, how, out, for_console())
+    studied = StudiedModel.of(loaded, CalibrationTable.load(table), chosen)
+    how = LayerStudy(data=data, split=split, method=method, images=images, workers=workers)
+    with kept_in(out, for_console()) as runtime:
+        found = layers.rank(studied, how, out, runtime)
+        print(runtime.summary())
     terminal.console().print(studies.sensitivity(found))
     print(f"{out / 'sensitivity.json'} and {out / 'sensitivity.svg'}: written")
 
@@ -105,14 +108,25 @@ def mixed(
 
     Report, picture and finished work go to a folder beside the policy.
     """
-    wish = Wish(max_drop, min_int8, top, confidence=confidence)
-    how = Study(data, split, method, images, workers, wish, engine, verify)
+    target = SearchTarget(max_drop, min_int8, top, confidence=confidence)
+    how = LayerStudy(
+        data=data,
+        split=split,
+        method=method,
+        images=images,
+        workers=workers,
+        target=target,
+        engine=engine,
+        verify=verify,
+    )
     work = ensure_folder(out.parent / f"{out.stem}.mixed")
     loaded = load_model(model, weights, size, preset)
     found_table = _table(loaded, data, table, backend, policy, work)
     chosen = CalibrationPolicy.load(policy) if policy else None
-    subject = Subject.of(loaded, found_table, chosen)
-    found = study.mix(subject, how, work, for_console(), print)
+    studied = StudiedModel.of(loaded, found_table, chosen)
+    with kept_in(work, for_console()) as runtime:
+        found = layers.mix(studied, how, work, runtime, print)
+        print(runtime.summary())
     write_whole(out, found.policy_yaml())
     terminal.console().print(studies.mixed(found))
     print(studies.verdict(found))

@@ -15,6 +15,9 @@ from quantcore.runtime.progress import Progress
 
 _READ = 1 << 20
 
+#: Path, time and size of a file.
+FileStamp = tuple[str, int, int]
+
 
 def content_key(*parts: object) -> str:
     """SHA-256 of some values: numbers, texts, bytes, paths, graphs, and containers or dataclasses.
@@ -57,7 +60,28 @@ def file_digests(paths: Iterable[Path], progress: Progress) -> dict[Path, str]:
         DataError: A file cannot be read.
     """
     once = tuple(dict.fromkeys(paths))
-    return {path: file_digest(path) for path in progress.track(once, "fingerprinting images")}
+    if all(file_stamp(path) in _KNOWN for path in once):
+        return {path: _KNOWN[file_stamp(path)] for path in once}
+    found = {}
+    for path in progress.track(once, "fingerprinting images"):
+        stamp = file_stamp(path)
+        if stamp not in _KNOWN:
+            _KNOWN[stamp] = file_digest(path)
+        found[path] = _KNOWN[stamp]
+    return found
+
+
+#: Files that this process has read, for studies ask for the same images again and again.
+_KNOWN: dict[FileStamp, str] = {}
+
+
+def file_stamp(path: Path) -> FileStamp:
+    """What changes when a file is written; raises DataError where it is not there."""
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot read: {error.strerror or error}") from None
+    return str(path), about.st_mtime_ns, about.st_size
 
 
 def _plain(value: Any) -> Any:

@@ -121,7 +121,11 @@ class Store:
             OutputError: The disk is full, or the file cannot be written to.
         """
         content = msgspec.msgpack.encode(value, enc_hook=_encoded)
-        self._insert(((key, _checksum(key, content), content, time.time()),))
+        row = (key, _checksum(key, content), content, time.time())
+        self._insert((row,))
+        if key not in self:  # damage has left the file's tree out of order
+            self._renew()
+            self._insert((row,))
 
     def _insert(self, rows: tuple[_Row, ...]) -> None:
         with self._lock, self._failures():

@@ -1,23 +1,36 @@
-"""Running one job in a process of its own: honest peak memory, and a crash that harms nothing."""
+"""Running one function in a process of its own: honest peak memory, and a crash harms nothing.
+
+The process is a plain Python that is told over a pipe what to run. It does not import the parent's
+main module, as `multiprocessing` would: a script, a notebook and standard input need no guard.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import multiprocessing.connection
+import os
 import pickle
 import resource
 import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from quantcore.errors import BackendError, QuantcoreError
 from quantcore.runtime.progress import Progress
+from quantcore.runtime.threads import cores, environment
 
 R = TypeVar("R")
+
+#: The path first: quantcore itself may lie on it.
+_START = (
+    "import sys; sys.path[:] = {path!r}; from quantcore.runtime import worker; worker.main({end})"
+)
 
 
 @dataclass(frozen=True)
@@ -43,26 +56,104 @@ def run_apart(job: Callable[..., R], *arguments: Any, progress: Progress, what: 
         QuantcoreError: As the job raised it.
         BackendError: The process died; tells the signal.
     """
-    # Not fork: frameworks with threads do not survive it.
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_main, args=(sender, job, arguments), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        message = _relay(receiver, progress)
-        process.join()
-    finally:
-        if process.is_alive():
-            process.terminate()
-            process.join()
-        receiver.close()
-    if message is None:
-        raise BackendError(f"{what}: the process died {_cause(process.exitcode)}")
-    kind, value, peak = message
-    if kind == "error":
-        raise value
-    return Finished(cast(R, value), peak)
+    with Worker(what) as worker:
+        (result,) = worker.run(_once, job, *arguments, progress=progress)
+        return Finished(result, worker.peak_rss_mb)
+
+
+def _once(job: Callable[..., R], *given: Any) -> Iterator[R]:
+    yield job(*given)
+
+
+class Worker:
+    """A fresh Python process that runs generators for this one; a context manager.
+
+    Attributes:
+        peak_rss_mb: Its peak resident memory when it last finished something.
+    """
+
+    def __init__(self, what: str, threads: int | None = None) -> None:
+        """Starts the process.
+
+        Args:
+            what: Names what it does in errors.
+            threads: That it may use; None for all cores.
+        """
+        self._what, self.peak_rss_mb = what, 0.0
+        here, there = socket.socketpair()
+        with there:
+            there.set_inheritable(True)
+            code = _START.format(path=sys.path, end=there.fileno())
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                # Its end tells the process that this one is gone, however it went.
+                stdin=subprocess.PIPE,
+                pass_fds=[there.fileno()],
+                env={**os.environ, **environment(threads or cores())},
+            )
+        self._pipe = Connection(here.detach())
+
+    def run(
+        self, function: Callable[..., Iterator[R]], *arguments: Any, progress: Progress
+    ) -> Iterator[R]:
+        """What `function(*arguments, progress)` yields over there, as it yields it.
+
+        Raises:
+            QuantcoreError: As the function raised it.
+            BackendError: The process died; tells the signal.
+        """
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # reading tells how
+            self._pipe.send((function, arguments))
+        tasks: dict[int, int] = {}
+        try:
+            while True:
+                kind, *rest = self._read()
+                if kind == "value":
+                    yield rest[0]
+                elif kind == "start":
+                    number, description, total = rest
+                    tasks[number] = progress.start(description, total)
+                elif kind == "advance":
+                    progress.advance(tasks[rest[0]])
+                elif kind == "stop":
+                    progress.stop(tasks.pop(rest[0]))
+                else:
+                    error, self.peak_rss_mb = rest
+                    if error is not None:
+                        raise error
+                    return
+        finally:
+            for task in tasks.values():
+                progress.stop(task)
+
+    def _read(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            died = cause(self._process.wait())
+            raise BackendError(f"{self._what}: the process died {died}") from None
+
+    def close(self) -> None:
+        """Ends the process, whatever it does; safe to call twice and from another thread."""
+        self._process.terminate()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._pipe):
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def cause(code: int | None) -> str:
+    """How a process ended, in words."""
+    if code is not None and code < 0:
+        return f"of signal {signal.Signals(-code).name}; see its output above"
+    return f"with exit code {code}; see its output above"
 
 
 def peak_rss_mb() -> float:
@@ -76,63 +167,54 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def _relay(
-    receiver: multiprocessing.connection.Connection, progress: Progress
-) -> tuple[str, Any, float] | None:
-    """Shows the child's progress until its result comes; None when it dies without one."""
-    tasks: dict[int, int] = {}
-    try:
-        while True:
-            try:
-                kind, *rest = receiver.recv()
-            except EOFError:
-                return None
-            if kind == "start":
-                number, description, total = rest
-                tasks[number] = progress.start(description, total)
-            elif kind == "advance":
-                progress.advance(tasks[rest[0]])
-            elif kind == "stop":
-                progress.stop(tasks.pop(rest[0]))
-            else:
-                return kind, rest[0], rest[1]
-    finally:
-        for task in tasks.values():
-            progress.stop(task)
+class SentProgress(Progress):
+    """Progress as messages to another process.
 
+    Args:
+        send: Takes a message.
+    """
 
-class _Sent(Progress):
-    """Sends progress to the parent."""
-
-    def __init__(self, sender: multiprocessing.connection.Connection) -> None:
-        self._sender = sender
+    def __init__(self, send: Callable[[tuple[Any, ...]], object]) -> None:
+        self._send = send
         self._next = 0
 
     def start(self, description: str, total: int | None) -> int:
+        """See Progress."""
         self._next += 1
-        self._sender.send(("start", self._next, description, total))
+        self._send(("start", self._next, description, total))
         return self._next
 
     def advance(self, task: int) -> None:
-        self._sender.send(("advance", task))
+        """See Progress."""
+        self._send(("advance", task))
 
     def stop(self, task: int) -> None:
-        self._sender.send(("stop", task))
+        """See Progress."""
+        self._send(("stop", task))
 
 
-def _main(
-    sender: multiprocessing.connection.Connection, job: Callable[..., Any], arguments: Any
-) -> None:
-    """The child process."""
-    # Ctrl-C reaches the whole group; the parent ends the child, which then has nothing to say.
+def main(end: int) -> None:
+    """The process: runs what it is told until the other side is gone."""
+    # Ctrl-C reaches the whole group; the parent ends this process, which then has nothing to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(BrokenPipeError):
-        try:
-            result = job(*arguments, _Sent(sender))
-            sender.send(("done", result, peak_rss_mb()))
-        except QuantcoreError as error:
-            sender.send(("error", _picklable(error), peak_rss_mb()))
-    sender.close()
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
+    pipe = Connection(end)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            function, arguments = pipe.recv()
+            error = None
+            try:
+                for value in function(*arguments, SentProgress(pipe.send)):
+                    pipe.send(("value", value))
+            except QuantcoreError as raised:
+                error = _picklable(raised)
+            pipe.send(("done", error, peak_rss_mb()))
+
+
+def _leave_with_the_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 def _picklable(error: QuantcoreError) -> QuantcoreError:
@@ -142,9 +224,3 @@ def _picklable(error: QuantcoreError) -> QuantcoreError:
     except Exception:  # a plugin's own error class with other constructor arguments
         return BackendError(str(error))
     return error
-
-
-def _cause(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"of signal {signal.Signals(-code).name}; see its output above"
-    return f"with exit code {code}; see its output above"

@@ -21,13 +21,10 @@ from quantcore.pipeline import (
     Calibrated,
     Data,
     Evaluation,
-    calibrate,
-    equalize,
     evaluate,
     neighbouring_maps,
     quantize,
     save_qdq,
-    typed,
 )
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import count_pairs
@@ -38,21 +35,22 @@ from quantcore.report.terminal import estimate, figure
 from quantcore.results.comparison import Evaluated, Failure, LeftInFloat, RunRecord, Variant
 from quantcore.results.estimate import Estimate, Neighbours
 from quantcore.results.mixed import Mixed
-from quantcore.results.rewrites import Equalized
-from quantcore.rewrites.equalization import ALPHA
+from quantcore.runtime.executor import Executor, kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.host import host
-from quantcore.runtime.progress import Progress, Silent
-from quantcore.runtime.worker import run_apart
+from quantcore.runtime.jobs import Runtime
+from quantcore.runtime.progress import Progress
+from quantcore.studies.calibrations import calibrated
 from quantcore.studies.keep import quantized_layers
-from quantcore.studies.layers import Study, mix
+from quantcore.studies.layers import LayerStudy, mix
 from quantcore.studies.macs import int8_share, macs_of
-from quantcore.studies.mixed import Wish
-from quantcore.studies.sensitivity import Subject
+from quantcore.studies.mixed import SearchTarget
+from quantcore.studies.rewriting import equalized_once
+from quantcore.studies.sensitivity import StudiedModel
 from quantcore.table.table import CalibrationTable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What is compared.
 
@@ -66,7 +64,7 @@ class Comparison:
         engines: How graphs are evaluated: every graph on each.
         device: Where frameworks compute.
         precision: Of what stays unquantized; see `pipeline.quantize`.
-        wish: What is asked of a search for the layers to leave in float, whose result is one more
+        target: What is asked of a search for the layers to leave in float, whose result is one more
             variant of every backend; None for no search.
         equalize: Whether the backends are given the model with equalized channels, see
             `quantcore.rewrites.equalization`; the float model is evaluated as it was given.
@@ -83,7 +81,7 @@ class Comparison:
     engines: tuple[Evaluation, ...]
     device: str = "auto"
     precision: str = "int8"
-    wish: Wish | None = None
+    target: SearchTarget | None = None
     equalize: bool = False
     graphs: int = 1
 
@@ -92,31 +90,35 @@ def compare(
     what: Comparison,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
+    executor: Executor | None = None,
 ) -> RunRecord:
     """The float model and what every backend makes of it, on the same engines and evaluator.
 
-    Each calibration and evaluation runs in a process of its own. What is finished is written at
-    once, so that a backend or engine that fails costs nothing but itself; it is named in the
-    record.
+    Each calibration and evaluation runs in a process of its own. What is finished is kept at once:
+    a comparison that was interrupted goes on, and a backend or engine that fails costs nothing but
+    itself; it is named in the record.
 
     Args:
         what: What is compared.
         progress: Where long work reports.
         say: Is given a line after each step.
+        executor: Where the work is done; None for processes of this machine.
 
     Raises:
         QuantcoreError: Something that can be refused before any work; or the float model fails on
             the first engine, without which there is nothing to compare with.
     """
-    run = _Run(what, progress or Silent(), say)
     ensure_folder(what.out)
     _check(what)
-    if what.equalize:
-        run.equalize()
-    run.float_model()
-    for backend in what.backends:
-        run.backend(backend)
-    record = run.record()
+    with kept_in(what.out, progress, executor) as runtime:
+        run = _Comparing(what, runtime, say)
+        if what.equalize:
+            run.equalize()
+        run.float_model()
+        for backend in what.backends:
+            run.backend(backend)
+        record = run.record()
+        say(runtime.summary())
     write_whole(what.out / "report.json", json.dumps(record.to_dict(), indent=1) + "\n")
     write_whole(what.out / "report.html", html.render(record))
     return record
@@ -131,7 +133,7 @@ def _check(what: Comparison) -> None:
     data = what.data
     calibration = CocoDataset.open(data.root, data.calibration)
     calibration.select(what.policy.images, what.policy.seed)
-    if what.wish is not None and not calibration.annotations:
+    if what.target is not None and not calibration.annotations:
         raise UsageError(f"{calibration.source}: no labels, and the search measures mAP there")
     dataset = CocoDataset.open(data.root, data.evaluation)
     dataset.check_classes(what.model.class_names)
@@ -140,8 +142,8 @@ def _check(what: Comparison) -> None:
         dataset.select(how.images)
 
 
-@dataclass(frozen=True)
-class _Made:
+@dataclass(frozen=True, kw_only=True)
+class _Quantized:
     """A graph that a backend made, before it is evaluated.
 
     Attributes:
@@ -159,6 +161,11 @@ class _Made:
     policy: CalibrationPolicy
     qdq: QdqModel
     found: Mixed | None = None
+
+    @property
+    def title(self) -> str:
+        """How people call it."""
+        return f"{self.backend}{', mixed' if self.found else ''}"
 
     @property
     def artifacts(self) -> dict[str, str]:
@@ -180,15 +187,14 @@ class _Made:
         return LeftInFloat(chosen.kept, at.max_drop, at.met, drop, at.split, at.images)
 
 
-class _Run:
+class _Comparing:
     """A comparison under way: what is finished so far."""
 
-    def __init__(self, what: Comparison, progress: Progress, say: Callable[[str], None]) -> None:
+    def __init__(self, what: Comparison, runtime: Runtime, say: Callable[[str], None]) -> None:
         self._what = what
         self._model = what.model  # that the backends are given
+        self._runtime, self._say = runtime, say
         self._rewrites: list[str] = []
-        self._progress = progress
-        self._say = say
         self._floats: list[Variant] = []
         self._variants: list[Variant] = []
         self._failures: list[Failure] = []
@@ -197,10 +203,7 @@ class _Run:
     def equalize(self) -> None:
         """Gives channels like ranges in what the backends are given; writes that model."""
         what = self._what
-        on = (what.data, what.policy.images, what.policy.seed, ALPHA)
-        found: Equalized = run_apart(
-            equalize, what.model, *on, progress=self._progress, what="equalization"
-        ).result
+        found = equalized_once(what.model, what.data, what.policy, self._runtime)
         self._model = found.model
         write_whole(what.out / "equalized.onnx", describe(found.model).SerializeToString())
         self._rewrites.append(terminal.equalized(found))
@@ -227,57 +230,61 @@ class _Run:
         """Calibrates with one backend, writes its artifacts, evaluates its graph everywhere."""
         what = self._what
         try:
-            calibrated = run_apart(
-                calibrate,
-                self._model,
-                what.policy,
-                name,
-                what.data,
-                what.device,
-                progress=self._progress,
-                what=name,
-            ).result
-            qdq = typed(self._model, calibrated.qdq, what.policy, what.precision)
+            given = (self._model, what.policy, name, what.data, what.device)
+            found = calibrated(name, *given, self._runtime)
+            qdq = quantize(self._model, found.table, what.policy, what.precision)
         except QuantcoreError as error:
             self._failed(name, None, error)
             return
-        self._tables[name] = calibrated.table
-        calibrated.table.save(what.out / f"{name}.table.json")
-        self._say(f"{name}: calibrated in {calibrated.seconds:.1f} s")
-        if calibrated.audit:
-            self._say(f"{name}: {terminal.audit(calibrated.audit, name)}")
-        self._on_engines(_Made(name, name, calibrated, what.policy, qdq))
-        if what.wish is not None:
-            self._mixed(name, calibrated, what.wish)
+        self._tables[name] = found.table
+        found.table.save(what.out / f"{name}.table.json")
+        self._say(f"{name}: calibrated in {found.seconds:.1f} s")
+        if found.audit:
+            self._say(f"{name}: {terminal.audit(found.audit, name)}")
+        self._on_engines(
+            _Quantized(backend=name, label=name, calibrated=found, policy=what.policy, qdq=qdq)
+        )
+        if what.target is not None:
+            self._mixed(name, found, what.target)
 
-    def _mixed(self, name: str, calibrated: Calibrated, wish: Wish) -> None:
+    def _mixed(self, name: str, found: Calibrated, target: SearchTarget) -> None:
         """Searches for the layers to leave in float; evaluates the graph without them."""
         what, label = self._what, f"{name}.mixed"
         # The images that the table was made with: the evaluation split stays unseen.
-        study = Study(what.data.root, what.data.calibration, images=what.policy.images, wish=wish)
-        subject = Subject(self._model, calibrated.table, what.policy)
-        folder = ensure_folder(what.out / label)
+        study = LayerStudy(
+            data=what.data.root,
+            split=what.data.calibration,
+            images=what.policy.images,
+            target=target,
+        )
+        studied = StudiedModel(self._model, found.table, what.policy)
         try:
-            found: Mixed = run_apart(
-                mix, subject, study, folder, progress=self._progress, what=label
-            ).result
-            qdq = quantize(self._model, calibrated.table, found.policy, what.precision)
+            mixed = mix(studied, study, ensure_folder(what.out / label), self._runtime)
+            qdq = quantize(self._model, found.table, mixed.policy, what.precision)
         except QuantcoreError as error:
             self._failed(f"{name}, mixed", None, error)
             return
-        write_whole(what.out / f"{label}.yaml", found.policy_yaml())
-        self._say(f"{name}: {studies.verdict(found)}")
-        self._on_engines(_Made(name, label, calibrated, found.policy, qdq, found))
+        write_whole(what.out / f"{label}.yaml", mixed.policy_yaml())
+        self._say(f"{name}: {studies.verdict(mixed)}")
+        self._on_engines(
+            _Quantized(
+                backend=name,
+                label=label,
+                calibrated=found,
+                policy=mixed.policy,
+                qdq=qdq,
+                found=mixed,
+            )
+        )
 
-    def _on_engines(self, made: _Made) -> None:
+    def _on_engines(self, made: _Quantized) -> None:
         """Writes a graph and evaluates it on every engine."""
         save_qdq(made.qdq, self._what.out / f"{made.label}.onnx")
-        title = f"{made.backend}{', mixed' if made.found else ''}"
         for how in self._what.engines:
             try:
-                found = self._evaluate(title, made.qdq.proto, how)
+                found = self._evaluate(made.title, made.qdq.proto, how)
             except QuantcoreError as error:
-                self._failed(title, how.engine, error)
+                self._failed(made.title, how.engine, error)
                 continue
             variant = self._variant(made, found)
             change = estimate(variant.map_difference, sign="+")
@@ -285,22 +292,20 @@ class _Run:
             self._say(f"{variant.name}: mAP {map_}, against float {change}")
             self._variants.append(self._with_neighbours(variant, made, how))
 
-    def _with_neighbours(self, variant: Variant, made: _Made, how: Evaluation) -> Variant:
+    def _with_neighbours(self, variant: Variant, made: _Quantized, how: Evaluation) -> Variant:
         """The variant with what graphs that hardly differ from its own lose, where it is asked."""
         what, table = self._what, made.calibrated.table
         own, difference = variant.evaluated.detection.map, variant.map_difference
         if what.graphs == 1 or own is None or difference is None:
             return variant  # nothing is asked, or there are no labels
-        job = (self._model, table, made.policy, what.precision, what.data, how, what.graphs - 1)
+        given = (self._model, table, made.policy, what.precision, what.data, how, what.graphs - 1)
         try:
-            maps = run_apart(
-                neighbouring_maps, *job, progress=self._progress, what=f"{variant.name}, similar"
-            ).result
+            maps = neighbouring_maps(*given, self._runtime)
         except QuantcoreError as error:
             self._failed(f"{made.label}, similar graphs", how.engine, error)
             return variant
-        whole = own - difference.value
-        others = (each - whole for each in maps if each is not None)
+        whole_map = own - difference.value
+        others = (each - whole_map for each in maps if each is not None)
         found = Neighbours((difference.value, *others))
         self._say(f"{variant.name}: mean of {what.graphs} similar graphs {found.mean:+.3f}")
         return replace(variant, neighbours=found)
@@ -320,26 +325,25 @@ class _Run:
         )
 
     def _evaluate(self, name: str, proto: onnx.ModelProto, how: Evaluation) -> Evaluated:
-        arguments = (self._what.model, proto, self._what.data, how)
         title = f"{name} on {how.engine}"
-        return run_apart(evaluate, *arguments, progress=self._progress, what=title).result
+        return evaluate(self._what.model, proto, self._what.data, how, self._runtime, title)
 
-    def _variant(self, made: _Made, found: Evaluated) -> Variant:
-        calibrated, model = made.calibrated, self._model
+    def _variant(self, made: _Quantized, found: Evaluated) -> Variant:
+        calibration, model = made.calibrated, self._model
         return Variant(
             made.backend,
             found,
-            calibrated.seconds,
-            calibrated.peak_rss_mb,
+            calibration.seconds,
+            calibration.peak_rss_mb,
             (self._what.out / made.artifacts["onnx"]).stat().st_size,
             made.artifacts,
             # The engine's first: the same library may have calibrated in another version.
-            {**found.versions, **calibrated.table.provenance.versions},
+            {**found.versions, **calibration.table.provenance.versions},
             made.policy.to_dict(),
             count_pairs(made.qdq.proto),
             # The audit is of the graph with everything quantized.
-            None if made.found else calibrated.audit,
-            calibrated.parity,
+            None if made.found else calibration.audit,
+            calibration.parity,
             self._difference(found),
             int8_share(macs_of(model), quantized_layers(model, made.policy)),
             made.left,

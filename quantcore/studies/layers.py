@@ -13,15 +13,15 @@ from quantcore.report import plots
 from quantcore.results.mixed import Mixed
 from quantcore.results.sensitivity import DEFAULT_METHOD, Sensitivity
 from quantcore.runtime.files import write_whole
-from quantcore.runtime.progress import Progress
+from quantcore.runtime.jobs import Runtime
 from quantcore.studies import mixed, sensitivity
-from quantcore.studies.mixed import Wish
-from quantcore.studies.sensitivity import Subject
+from quantcore.studies.mixed import SearchTarget
+from quantcore.studies.sensitivity import StudiedModel
 from quantcore.studies.speed import fastest
 
 
-@dataclass(frozen=True)
-class Study:
+@dataclass(frozen=True, kw_only=True)
+class LayerStudy:
     """How layers are ranked, and which sets of them are searched.
 
     Attributes:
@@ -30,7 +30,7 @@ class Study:
         method: What layers are ranked by.
         images: How many; None for all.
         workers: Images in flight; None for one on each core.
-        wish: What a search is asked for.
+        target: What a search is asked for.
         engine: Engine whose latency is the cost; None where MACs are.
         verify: Split to measure on again what was found; None for none.
     """
@@ -40,25 +40,25 @@ class Study:
     method: str = DEFAULT_METHOD
     images: int | None = None
     workers: int | None = None
-    wish: Wish = field(default_factory=Wish)
+    target: SearchTarget = field(default_factory=SearchTarget)
     engine: str | None = None
     verify: str | None = None
 
 
 def rank(
-    subject: Subject,
-    study: Study,
+    studied: StudiedModel,
+    study: LayerStudy,
     out: Path,
-    progress: Progress | None = None,
+    runtime: Runtime,
     labels: bool = True,
 ) -> Sensitivity:
     """Ranks the layers; writes `sensitivity.json` and `sensitivity.svg`.
 
     Args:
-        subject: Model, table, policy.
+        studied: Model, table, policy.
         study: How.
-        out: Folder of report, picture and finished work.
-        progress: Where to report.
+        out: Folder of report and picture.
+        runtime: Where it is done and kept.
         labels: Whether to measure mAP too where another method ranks.
 
     Raises:
@@ -66,15 +66,14 @@ def rank(
     """
     dataset = CocoDataset.open(study.data, study.split)
     found = sensitivity.measure(
-        subject,
+        studied,
         dataset,
         study.split,
-        out,
+        runtime,
         method=study.method,
         labels=labels,
         images=study.images,
         workers=study.workers,
-        progress=progress,
     )
     write_whole(out / "sensitivity.json", found.to_json())
     write_whole(out / "sensitivity.svg", plots.sensitivity(found))
@@ -82,19 +81,19 @@ def rank(
 
 
 def mix(
-    subject: Subject,
-    study: Study,
+    studied: StudiedModel,
+    study: LayerStudy,
     out: Path,
-    progress: Progress | None = None,
+    runtime: Runtime,
     say: Callable[[str], None] = lambda line: None,
 ) -> Mixed:
     """Searches for the layers to leave in float; writes the ranking, `mixed.json`, `frontier.svg`.
 
     Args:
-        subject: Model, table, policy.
+        studied: Model, table, policy.
         study: How, and what is asked for.
-        out: Folder of report, pictures and finished work.
-        progress: Where to report.
+        out: Folder of report and pictures.
+        runtime: Where it is done and kept.
         say: Is given a line for each set that is measured.
 
     Raises:
@@ -104,26 +103,23 @@ def mix(
         load_engine(study.engine).check(EngineOptions())
     dataset = CocoDataset.open(study.data, study.split)
     unseen = CocoDataset.open(study.data, study.verify) if study.verify else None
-    ranking = rank(subject, study, out, progress, labels=False)
+    ranking = rank(studied, study, out, runtime, labels=False)
     images, workers = study.images, study.workers
     found = mixed.find(
-        subject,
+        studied,
         ranking,
         dataset,
-        out,
-        study.wish,
+        runtime,
+        study.target,
         images=images,
         workers=workers,
-        progress=progress,
         say=say,
     )
     if study.engine is not None:
-        found = fastest(subject, found, study.engine, progress=progress)
+        found = fastest(studied, found, study.engine, runtime)
     if unseen is not None:
         again = str(study.verify)
-        found = mixed.verify(
-            subject, found, unseen, again, out, images=images, workers=workers, progress=progress
-        )
+        found = mixed.verify(studied, found, unseen, again, runtime, images=images, workers=workers)
     write_whole(out / "mixed.json", found.to_json())
     write_whole(out / "frontier.svg", plots.frontier(found))
     return found

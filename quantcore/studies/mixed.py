@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -15,14 +14,13 @@ from quantcore.errors import UsageError
 from quantcore.results.estimate import Loss
 from quantcore.results.mixed import Mixed, Point, Unseen
 from quantcore.results.sensitivity import Sensitivity
-from quantcore.runtime.progress import Progress
-from quantcore.runtime.store import Store
-from quantcore.studies.accuracy import Judge
+from quantcore.runtime.jobs import Runtime
+from quantcore.studies.accuracy import Scorer
 from quantcore.studies.keep import keeping
 from quantcore.studies.macs import macs_of
-from quantcore.studies.runs import Runs, Variant
+from quantcore.studies.runs import Candidate, GraphRuns
 from quantcore.studies.search import Kept, Search
-from quantcore.studies.sensitivity import Subject
+from quantcore.studies.sensitivity import StudiedModel
 
 #: Numbers of most sensitive layers that are always measured, so that the frontier has a shape.
 LANDMARKS = (0, 3, 5, 10)
@@ -33,25 +31,25 @@ _KERNEL = math.log(1.5)
 Say = Callable[[str], None]
 
 
-class Whole:
+class WholeModelEvaluator:
     """Measures the whole model with some layers in float; keeps all that it measured.
 
     Args:
-        subject: Model, table, policy.
+        studied: Model, table, policy.
         runs: The images.
-        judge: Holds outcomes against the float model.
+        scorer: Holds outcomes against the float model.
         say: Is given a line for each measurement.
-        confidence: See `Wish`.
+        confidence: See `SearchTarget`.
     """
 
     def __init__(
-        self, subject: Subject, runs: Runs, judge: Judge, say: Say, confidence: float
+        self, studied: StudiedModel, runs: GraphRuns, scorer: Scorer, say: Say, confidence: float
     ) -> None:
-        self.subject, self.points = subject, dict[Kept, Point]()
-        self._runs, self._judge, self._say = runs, judge, say
+        self.studied, self.points = studied, dict[Kept, Point]()
+        self._runs, self._scorer, self._say = runs, scorer, say
         self._margin = NormalDist().inv_cdf(confidence)
-        self._macs = macs_of(subject.model)
-        self._names = subject.layers
+        self._macs = macs_of(studied.model)
+        self._names = studied.layers
 
     def drop(self, kept: Kept) -> float:
         """What is held against the target; see `Point`."""
@@ -61,10 +59,10 @@ class Whole:
         """The measured point; measured once."""
         if kept not in self.points:
             order = tuple(name for name in self._names if name in kept)
-            policy = keeping(self.subject.policy, order)
+            policy = keeping(self.studied.policy, order)
             what = f"{len(order)} layers in float"
-            loss = self._judge.loss(
-                self._runs.run([self.subject.variant(what, policy)], what, shared=False)[0]
+            loss = self._scorer.loss(
+                self._runs.run([self.studied.candidate(what, policy)], what, shared=False)[0]
             )
             share = self.share(kept)
             # The interval holds the middle 90 % of the draws: 1.645 deviations to either side.
@@ -107,7 +105,7 @@ def _line(point: Point) -> str:
 
 
 @dataclass(frozen=True)
-class Wish:
+class SearchTarget:
     """What is asked for.
 
     Attributes:
@@ -138,98 +136,95 @@ class Wish:
 
 
 def find(
-    subject: Subject,
+    studied: StudiedModel,
     ranking: Sensitivity,
     dataset: CocoDataset,
-    out: Path,
-    wish: Wish,
+    runtime: Runtime,
+    target: SearchTarget,
     *,
     images: int | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
     say: Say = lambda line: None,
 ) -> Mixed:
     """Searches for the layers to leave in float.
 
     Args:
-        subject: Model, table, policy.
+        studied: Model, table, policy.
         ranking: Of its layers, on the same split.
         dataset: Images with labels.
-        out: Folder of the store of finished work.
-        wish: What is asked for.
+        runtime: Where it is done and kept.
+        target: What is asked for.
         images: How many images; None for all.
         workers: Images in flight.
-        progress: Where to report.
         say: Is given a line for each measurement.
 
     Raises:
         UsageError: No labels to measure mAP with.
     """
-    with Store(out) as store:
-        chosen = dataset.select(images)
-        runs = Runs(subject.model, dataset, chosen, store, workers, progress)
-        reference = runs.run([Variant("float", subject.model.proto)], "float model")[0]
-        judge = Judge(dataset, reference)
-        if not judge.labelled:
-            raise UsageError(f"{dataset.source}: the search needs labels, these images have none")
-        whole = Whole(subject, runs, judge, say, wish.confidence)
-        best, met = _search(whole, ranking, wish)
+    chosen = dataset.select(images)
+    runs = GraphRuns(studied.model, dataset, chosen, runtime, workers)
+    reference = runs.run([Candidate("float", studied.model.proto)], "float model")[0]
+    scorer = Scorer(dataset, reference, runtime)
+    if not scorer.labelled:
+        raise UsageError(f"{dataset.source}: the search needs labels, these images have none")
+    whole = WholeModelEvaluator(studied, runs, scorer, say, target.confidence)
+    best, met = _search(whole, ranking, target)
     points = sorted(whole.points.values(), key=lambda p: (-p.share, p.drop))
-    policy = keeping(subject.policy, best.kept)
+    policy = keeping(studied.policy, best.kept)
     return Mixed(
-        subject.model.name,
+        studied.model.name,
         ranking.split,
         len(chosen),
-        wish.max_drop,
-        wish.confidence,
-        wish.min_int8,
-        judge.float_map,
+        target.max_drop,
+        target.confidence,
+        target.min_int8,
+        scorer.float_map,
         best,
         met,
         tuple(points),
         policy,
         landmarks=tuple(whole.point(kept).kept for kept in _landmarks(ranking)),
-        top=wish.top,
+        top=target.top,
     )
 
 
 def verify(
-    subject: Subject,
+    studied: StudiedModel,
     found: Mixed,
     dataset: CocoDataset,
     split: str,
-    out: Path,
+    runtime: Runtime,
     *,
     images: int | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
 ) -> Mixed:
     """Measures the frontier again on images that the search did not see; see `find`."""
-    with Store(out) as store:
-        chosen = dataset.select(images)
-        runs = Runs(subject.model, dataset, chosen, store, workers, progress)
-        reference = runs.run([Variant("float", subject.model.proto)], f"float model, {split}")[0]
-        judge = Judge(dataset, reference)
-        losses = []
-        for point in found.shown:
-            what = f"{len(point.kept)} layers in float, {split}"
-            variant = subject.variant(what, keeping(subject.policy, point.kept))
-            losses.append(judge.loss(runs.run([variant], what, shared=False)[0]))
-    unseen = Unseen(split, len(chosen), judge.float_map, tuple(losses))
+    chosen = dataset.select(images)
+    runs = GraphRuns(studied.model, dataset, chosen, runtime, workers)
+    reference = runs.run([Candidate("float", studied.model.proto)], f"float model, {split}")[0]
+    scorer = Scorer(dataset, reference, runtime)
+    losses = []
+    for point in found.shown:
+        what = f"{len(point.kept)} layers in float, {split}"
+        candidate = studied.candidate(what, keeping(studied.policy, point.kept))
+        losses.append(scorer.loss(runs.run([candidate], what, shared=False)[0]))
+    unseen = Unseen(split, len(chosen), scorer.float_map, tuple(losses))
     return replace(found, unseen=unseen)
 
 
-def _search(whole: Whole, ranking: Sensitivity, wish: Wish) -> tuple[Point, bool]:
+def _search(
+    whole: WholeModelEvaluator, ranking: Sensitivity, target: SearchTarget
+) -> tuple[Point, bool]:
     """The chosen point, and whether it meets the target."""
     by_loss = [cost.layer for cost in ranking.layers]
     landmarks = _landmarks(ranking)
     for landmark in landmarks:
         whole.point(landmark)
-    if wish.top is not None:
-        point = whole.point(frozenset(by_loss[: wish.top]))
-        return point, point.drop <= wish.max_drop
-    macs = macs_of(whole.subject.model)
-    search = Search(macs, by_loss, whole.drop, wish.max_drop, wish.min_int8, wish.budget)
+    if target.top is not None:
+        point = whole.point(frozenset(by_loss[: target.top]))
+        return point, point.drop <= target.max_drop
+    macs = macs_of(whole.studied.model)
+    search = Search(macs, by_loss, whole.drop, target.max_drop, target.min_int8, target.budget)
     found = search.run([by_loss, _by_yield(ranking, macs)], landmarks)
     return whole.point(found.kept), search.meets(found)
 

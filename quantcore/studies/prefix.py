@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,8 +163,3 @@ def _unpacking_constants(
     integers = {f"{_PACKED}.sizes": sizes}
     integers.update({f"{name}.flat.shape": shapes[name] for name in feeds})
     return [numpy_helper.from_array(np.asarray(v, np.int64), n) for n, v in integers.items()]
-
-
-def fingerprint(proto: onnx.ModelProto) -> str:
-    """SHA-256 of a graph and its constants."""
-    return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()

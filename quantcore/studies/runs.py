@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import os
+import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import onnx
 
+import quantcore
 from quantcore.contracts.engine import Engine, EngineOptions
 from quantcore.contracts.registry import load_engine
 from quantcore.data.coco import CocoDataset, CocoImage
 from quantcore.data.images import read_image
 from quantcore.data.letterbox import Placement, letterbox
 from quantcore.engines import REFERENCE_ENGINE
-from quantcore.errors import OutputError, UsageError
+from quantcore.errors import UsageError
 from quantcore.evaluation.decode import decode_candidates
 from quantcore.evaluation.detections import Detections
+from quantcore.evaluation.evaluator import Limits
 from quantcore.evaluation.nms import nms
 from quantcore.ir.edits import exposed
-from quantcore.ir.model import Array, FloatModel, LayerInfo
-from quantcore.runtime.keys import content_key, file_digests
-from quantcore.runtime.progress import Progress, Silent
-from quantcore.runtime.store import Store
+from quantcore.ir.model import Array, FloatModel, LayerInfo, Preprocessing
+from quantcore.runtime.jobs import Job, Piece, Runtime
+from quantcore.runtime.keys import FileStamp, content_key, file_digests, file_stamp, graph_digest
+from quantcore.runtime.progress import Progress
+from quantcore.runtime.threads import cores
 from quantcore.studies.macs import shapes_of
-from quantcore.studies.prefix import Suffix, cut, fingerprint
+from quantcore.studies.prefix import Suffix, cut
 from quantcore.studies.probe import layer_probe
-
-#: As in `quantcore.evaluation.evaluator.evaluate`: score, IoU and number of detections.
-CONF, IOU, MAX_DETECTIONS = 0.001, 0.65, 300
 
 #: Bytes of network inputs that are kept between graphs; the other images are read again.
 INPUT_CACHE = 1 << 30
@@ -51,7 +52,7 @@ _BLOCK = 1 << 15
 
 
 @dataclass(frozen=True)
-class Variant:
+class Candidate:
     """A graph to be run on every image.
 
     Attributes:
@@ -80,27 +81,28 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a graph made of all images.
 
     Attributes:
         detections: In original pixels.
         powers: Image id -> `Finding.powers`.
+        key: Of the findings, by the contents of graph and images.
     """
 
     detections: Detections
     powers: Mapping[int, tuple[float, float, float, float]]
+    key: str
 
 
 @dataclass
-class _Job:
-    """A variant while it is worked on; `left` are the ids of images that it has not had."""
+class _Graph:
+    """A graph while it is worked on; `left` has by image id what is wanted of it, and where."""
 
-    variant: Variant
-    key: str
+    candidate: Candidate
     suffix: Suffix | None
     probe: Suffix | None
-    left: set[int] = field(default_factory=set)
+    left: dict[int, tuple[int, CocoImage, bool]] = field(default_factory=dict)
     engine: Engine | None = None
     probe_engine: Engine | None = None
 
@@ -110,17 +112,16 @@ class _Job:
         return tuple(dict.fromkeys(name for part in parts for name in part.feeds))
 
 
-class Runs:
+class GraphRuns:
     """Runs graphs of one model on some images, image by image, several images in flight.
 
     Args:
         model: The float model.
         dataset: Ground truth and category ids.
         images: What to run on.
-        store: Where findings are kept, under keys of everything that they depend on.
+        runtime: Where it is done and kept.
         workers: Images in flight; None for one on each core. One thread runs each: two sessions
             with a thread each do more in a second than one session with two.
-        progress: Where to report.
     """
 
     def __init__(
@@ -128,9 +129,8 @@ class Runs:
         model: FloatModel,
         dataset: CocoDataset,
         images: Sequence[CocoImage],
-        store: Store,
+        runtime: Runtime,
         workers: int | None = None,
-        progress: Progress | None = None,
     ) -> None:
         if model.batch_size not in (None, 1):
             raise UsageError(
@@ -139,70 +139,143 @@ class Runs:
             )
         self.model, self.dataset, self.images = model, dataset, tuple(images)
         self.category_ids = dataset.check_classes(model.class_names)
-        self.computed = 0
-        self._probed = {image.id for image in self.images[:PROBED_IMAGES]}
-        self._lock, self._stop = threading.Lock(), threading.Event()
-        self._store, self._progress = store, progress or Silent()
-        self._workers = workers or cores()
-        self._plugin = load_engine(REFERENCE_ENGINE)
-        self._options = EngineOptions(threads=1, shared_memory=True)
-        self._shapes = shapes_of(model)
-        self._inputs = _Inputs(model)
-        self._digests = file_digests((image.path for image in self.images), self._progress)
-        limits = (CONF, IOU, MAX_DETECTIONS)
+        self._runtime, self._workers = runtime, workers
+        digests = file_digests((image.path for image in self.images), runtime.progress)
+        self._image_keys = [
+            (digests[image.path], image.width, image.height, number < PROBED_IMAGES)
+            for number, image in enumerate(self.images)
+        ]
         looks = (model.fingerprint, model.decoding, model.preprocessing)
-        self._about = (REVISION, looks, limits, self._plugin.versions())
+        versions = load_engine(REFERENCE_ENGINE).versions()
+        self._about = (REVISION, quantcore.__version__, looks, Limits(), dict(versions))
 
     def run(
-        self, variants: Sequence[Variant], what: str = "images", shared: bool = True
-    ) -> list[Outcome]:
-        """The outcome of each graph, from the store as far as it is there.
+        self, candidates: Sequence[Candidate], what: str = "images", shared: bool = True
+    ) -> list[RunOutcome]:
+        """The outcome of each graph; what was kept of it is not computed again.
 
         Args:
-            variants: The graphs.
+            candidates: The graphs.
             what: A few words for the progress.
             shared: Run the float graph once for all graphs and each graph from its first change
                 on; False runs each graph whole, which is better for graphs changed throughout.
         """
-        jobs = [self._job(variant, shared) for variant in variants]
-        for job in jobs:
-            job.left = {i.id for i in self.images if self._key(job, i) not in self._store}
-        missing = [job for job in jobs if job.left]
-        with _Steps(self._progress, what, sum(len(job.left) for job in missing)) as step:
-            for group in _groups(missing, self._shapes):
-                self._run_group(group, step)
-        return [self._outcome(job) for job in jobs]
+        keys = [self._keys(candidate, shared) for candidate in candidates]
+        pieces = tuple(
+            Piece(key=key, kind=Finding, about=(graph, image, number < PROBED_IMAGES))
+            for graph, own in enumerate(keys)
+            for number, (key, image) in enumerate(zip(own, self.images, strict=True))
+        )
+        values = self._runtime.run(
+            Job(
+                what=what,
+                function=_run_graphs,
+                arguments=(self.model, tuple(candidates), shared, self._workers, what),
+                pieces=pieces,
+                apart=False,
+            )
+        )
+        count = len(self.images)
+        return [
+            self._outcome(values[n * count : (n + 1) * count], own) for n, own in enumerate(keys)
+        ]
 
-    def _job(self, variant: Variant, shared: bool) -> _Job:
-        suffix = cut(self.model, variant.proto, self._shapes) if shared else None
-        # What is cut off is as in the float graph.
-        graph = fingerprint(suffix.proto if suffix else variant.proto)
-        layer = variant.layer and variant.layer.name
-        key = content_key("graph on an image", self._about, graph, shared, layer)
-        if not shared:
-            return _Job(variant, key, None, None)
+    def _keys(self, candidate: Candidate, shared: bool) -> list[str]:
+        """Of the finding of a graph on each image, by the image's content."""
+        layer = candidate.layer and candidate.layer.name
+        about = (self._about, graph_digest(candidate.proto), shared, layer)
+        base = content_key("graph on an image", *about)
+        return [content_key(base, image) for image in self._image_keys]
+
+    def _outcome(self, found: Sequence[Finding], keys: Sequence[str]) -> RunOutcome:
+        each = dict(zip((image.id for image in self.images), found, strict=True))
+        detections = Detections({i: f.boxes for i, f in each.items()}, self.category_ids)
+        powers = {i: f.powers for i, f in each.items()}
+        return RunOutcome(detections, powers, content_key(keys))
+
+
+#: What a piece of the graph is about: number of the graph, the image, whether layers are probed.
+_Wanted = tuple[int, CocoImage, bool]
+
+
+def _run_graphs(
+    model: FloatModel,
+    candidates: Sequence[Candidate],
+    shared: bool,
+    workers: int | None,
+    what: str,
+    wanted: Sequence[_Wanted],
+    progress: Progress,
+) -> Iterator[tuple[int, Finding]]:
+    """The job: every wanted graph and image, as they are finished."""
+    run = _Run(model, shared, workers or cores())
+    yield from progress.track(run.each(candidates, wanted), what, len(wanted))
+
+
+class _Run:
+    """Graphs of one model on images, several images in flight.
+
+    Args:
+        model: The float model.
+        shared: See `GraphRuns.run`.
+        workers: Images in flight.
+    """
+
+    def __init__(self, model: FloatModel, shared: bool, workers: int) -> None:
+        self._model, self._shared, self._workers = model, shared, workers
+        self._stop = threading.Event()
+        self._plugin = load_engine(REFERENCE_ENGINE)
+        self._options = EngineOptions(threads=1, shared_memory=True)
+        self._shapes = shapes_of(model)
+        self._inputs = _inputs_of(model.preprocessing)
+
+    def each(
+        self, candidates: Sequence[Candidate], wanted: Sequence[_Wanted]
+    ) -> Iterator[tuple[int, Finding]]:
+        """Number and value of each wanted piece."""
+        graphs = {
+            number: self._graph(candidates[number])
+            for number in dict.fromkeys(graph for graph, _, _ in wanted)
+        }
+        for place, (number, image, probed) in enumerate(wanted):
+            graphs[number].left[image.id] = (place, image, probed)
+        for group in _groups(graphs.values(), self._shapes):
+            yield from self._run_group(group)
+
+    def _graph(self, candidate: Candidate) -> _Graph:
+        if not self._shared:
+            return _Graph(candidate, None, None)
+        suffix = cut(self._model, candidate.proto, self._shapes)
         probe = None
-        if variant.layer is not None:
-            probe = layer_probe(self.model, variant.proto, variant.layer, self._shapes)
-        return _Job(variant, key, suffix, probe)
+        if candidate.layer is not None:
+            probe = layer_probe(self._model, candidate.proto, candidate.layer, self._shapes)
+        return _Graph(candidate, suffix, probe)
 
-    def _key(self, job: _Job, image: CocoImage) -> str:
-        """Of the finding of a graph on an image, by the image's content."""
-        probed = image.id in self._probed
-        return content_key(job.key, self._digests[image.path], image.width, image.height, probed)
-
-    def _run_group(self, group: Sequence[_Job], step: Callable[[], None]) -> None:
+    def _run_group(self, group: Sequence[_Graph]) -> Iterator[tuple[int, Finding]]:
         """Every image through the graphs of a group."""
+        images = {
+            image.id: (image, probed) for graph in group for _, image, probed in graph.left.values()
+        }
+        found: queue.SimpleQueue[tuple[int, Finding] | None] = queue.SimpleQueue()
         with ExitStack() as stack:
             trunk = self._open(group, stack)
             pool = stack.enter_context(ThreadPoolExecutor(self._workers))
-            work = [
-                pool.submit(self._image, image, group, trunk, step)
-                for image in self.images
-                if any(image.id in job.left for job in group)
-            ]
+
+            def work(image: CocoImage, probed: bool) -> None:
+                try:
+                    self._image(image, probed, group, trunk, found.put)
+                except BaseException:
+                    self._stop.set()  # the others need not go on
+                    raise
+                finally:
+                    found.put(None)
+
+            futures = [pool.submit(work, *each) for each in images.values()]
             try:
-                for done in as_completed(work):
+                for _ in futures:
+                    while (piece := found.get()) is not None:
+                        yield piece
+                for done in futures:
                     done.result()
             except BaseException:
                 # What is in flight is dropped after the graph that it is in.
@@ -210,96 +283,77 @@ class Runs:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _open(self, group: Sequence[_Job], stack: ExitStack) -> Engine | None:
+    def _open(self, group: Sequence[_Graph], stack: ExitStack) -> Engine | None:
         """Builds the group's engines; returns the float graph's, where it is needed."""
 
         def build(proto: onnx.ModelProto) -> Engine:
             return stack.enter_context(self._plugin.build(proto, self._options))
 
-        for job in group:
-            if job.suffix is None:
-                job.engine = build(job.variant.proto)
-            elif job.suffix.outputs:
-                job.engine = build(job.suffix.proto)
-            if job.probe is not None:
-                job.probe_engine = build(job.probe.proto)
-        shared = [job for job in group if job.suffix is not None]
+        for graph in group:
+            if graph.suffix is None:
+                graph.engine = build(graph.candidate.proto)
+            elif graph.suffix.outputs:
+                graph.engine = build(graph.suffix.proto)
+            if graph.probe is not None:
+                graph.probe_engine = build(graph.probe.proto)
+        shared = [graph for graph in group if graph.suffix is not None]
         if not shared:
             return None
-        feeds = [name for job in shared for name in job.feeds()]
-        return build(exposed(self.model.proto, feeds))
+        feeds = [name for graph in shared for name in graph.feeds()]
+        return build(exposed(self._model.proto, feeds))
 
     def _image(
         self,
         image: CocoImage,
-        group: Sequence[_Job],
+        probed: bool,
+        group: Sequence[_Graph],
         trunk: Engine | None,
-        step: Callable[[], None],
+        put: Callable[[tuple[int, Finding]], None],
     ) -> None:
         """One image through the graphs that have not had it."""
         pixels, placement = self._inputs.get(image)
-        tensors = {self.model.input_name: pixels}
+        tensors = {self._model.input_name: pixels}
         signal = _NOT_MEASURED
         if trunk is not None:
             tensors.update(trunk.infer(pixels))
-            signal = sum(_square(tensors[name]) for name in self.model.output_names)
-        for job in group:
-            if image.id not in job.left:
+            signal = sum(_square(tensors[name]) for name in self._model.output_names)
+        for graph in group:
+            if image.id not in graph.left:
                 continue
             if self._stop.is_set():
                 return
-            heads = self._heads(job, tensors)
-            own = _own(job, tensors) if image.id in self._probed else (_NOT_MEASURED,) * 2
-            powers = (signal, _noise(job, heads, tensors), *own)
-            finding = Finding(self._detect(heads, placement), powers)
-            with self._lock:
-                self._store.put(self._key(job, image), finding)
-                self.computed += 1
-                step()
+            heads = self._heads(graph, tensors)
+            own = _own(graph, tensors) if probed else (_NOT_MEASURED,) * 2
+            powers = (signal, _noise(graph, heads, tensors), *own)
+            put((graph.left[image.id][0], Finding(self._detect(heads, placement), powers)))
 
-    def _heads(self, job: _Job, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    def _heads(self, graph: _Graph, tensors: Mapping[str, Array]) -> dict[str, Array]:
         found: dict[str, Array] = {}
-        if job.engine is not None:
-            packed = job.suffix.pack(tensors) if job.suffix else tensors[self.model.input_name]
-            found = job.engine.infer(packed)
-        return {n: found[n] if n in found else tensors[n] for n in self.model.output_names}
+        if graph.engine is not None:
+            packed = graph.suffix.pack(tensors) if graph.suffix else tensors[self._model.input_name]
+            found = graph.engine.infer(packed)
+        return {n: found[n] if n in found else tensors[n] for n in self._model.output_names}
 
     def _detect(self, heads: Mapping[str, Array], placement: Placement) -> Array:
-        size = self.model.preprocessing.size
-        rows = decode_candidates(heads, self.model.decoding, size, CONF)
-        boxes = nms(rows, CONF, IOU, MAX_DETECTIONS)[0]
+        size, limits = self._model.preprocessing.size, Limits()
+        rows = decode_candidates(heads, self._model.decoding, size, limits.conf)
+        boxes = nms(rows, limits.conf, limits.iou, limits.detections)[0]
         boxes[:, :4] = placement.to_original(boxes[:, :4])
         return boxes
 
-    def _outcome(self, job: _Job) -> Outcome:
-        found = {image.id: self._finding(job, image) for image in self.images}
-        detections = Detections({i: f.boxes for i, f in found.items()}, self.category_ids)
-        return Outcome(detections, {i: f.powers for i, f in found.items()})
 
-    def _finding(self, job: _Job, image: CocoImage) -> Finding:
-        found = self._store.get(self._key(job, image), Finding)
-        if found is None:
-            raise OutputError(f"{self._store.path}: damaged while in use; run the command again")
-        return found
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _noise(job: _Job, heads: Mapping[str, Array], tensors: Mapping[str, Array]) -> float:
+def _noise(graph: _Graph, heads: Mapping[str, Array], tensors: Mapping[str, Array]) -> float:
     """Power of the error in the heads; those that the change does not reach have none."""
-    if job.suffix is None:
+    if graph.suffix is None:
         return _NOT_MEASURED
-    return sum(_square(heads[name], tensors[name]) for name in job.suffix.outputs)
+    return sum(_square(heads[name], tensors[name]) for name in graph.suffix.outputs)
 
 
-def _own(job: _Job, tensors: Mapping[str, Array]) -> tuple[float, float]:
+def _own(graph: _Graph, tensors: Mapping[str, Array]) -> tuple[float, float]:
     """Powers of the layer's own output and of its error."""
-    if job.probe is None or job.probe_engine is None:
+    if graph.probe is None or graph.probe_engine is None:
         return _NOT_MEASURED, _NOT_MEASURED
-    found = job.probe_engine.infer(job.probe.pack(tensors))
+    found = graph.probe_engine.infer(graph.probe.pack(tensors))
     signal, noise = (float(value) for value in found.values())
     return signal, noise
 
@@ -322,59 +376,50 @@ def _square(values: Array, minus: Array | None = None) -> float:
     return total
 
 
-def _groups(jobs: Iterable[_Job], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[list[_Job]]:
+def _groups(
+    graphs: Iterable[_Graph], shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[list[_Graph]]:
     """Splits the graphs so that the constants and activations of a group fit in memory."""
-    group: list[_Job] = []
+    group: list[_Graph] = []
     size = 0
-    for job in jobs:
-        proto = job.variant.proto
-        own = job.suffix.weight_bytes if job.suffix else proto.ByteSize()
+    for graph in graphs:
+        proto = graph.candidate.proto
+        own = graph.suffix.weight_bytes if graph.suffix else proto.ByteSize()
         # Copies: the graph as handed over, as the engine holds it, and as it is laid out to run.
-        own = 3 * own + 4 * sum(int(np.prod(shapes[name])) for name in job.feeds())
+        own = 3 * own + 4 * sum(int(np.prod(shapes[name])) for name in graph.feeds())
         if group and size + own > GROUP_BYTES:
             yield group
             group, size = [], 0
-        group.append(job)
+        group.append(graph)
         size += own
     if group:
         yield group
 
 
-class _Steps:
-    """The progress of one run, as a function that is called at each step."""
-
-    def __init__(self, progress: Progress, what: str, total: int) -> None:
-        self._progress, self._what, self._total = progress, what, total
-        self._task: int | None = None
-
-    def __enter__(self) -> Callable[[], None]:
-        if not self._total:
-            return lambda: None
-        self._task = task = self._progress.start(self._what, self._total)
-        return lambda: self._progress.advance(task)
-
-    def __exit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._progress.stop(self._task)
+@lru_cache(maxsize=1)
+def _inputs_of(preprocessing: Preprocessing) -> _Inputs:
+    """Shared by runs after one another, of which a search makes dozens on the same images."""
+    return _Inputs(preprocessing)
 
 
 @dataclass
 class _Inputs:
     """Network inputs, decoded once as long as they fit in memory."""
 
-    model: FloatModel
-    _kept: dict[int, tuple[Array, Placement]] = field(default_factory=dict)
+    preprocessing: Preprocessing
+    _kept: dict[FileStamp, tuple[Array, Placement]] = field(default_factory=dict)
     _bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def get(self, image: CocoImage) -> tuple[Array, Placement]:
         """The input of an image, 1 x 3 x h x w, and where the image lies in it."""
-        if image.id in self._kept:
-            return self._kept[image.id]
-        pixels, placement = letterbox(read_image(image), self.model.preprocessing)
+        stamp = file_stamp(image.path)
+        if stamp in self._kept:
+            return self._kept[stamp]
+        pixels, placement = letterbox(read_image(image), self.preprocessing)
         ready = (pixels[None], placement)
         with self._lock:
             if self._bytes + pixels.nbytes <= INPUT_CACHE:
-                self._kept[image.id] = ready
+                self._kept[stamp] = ready
                 self._bytes += pixels.nbytes
         return ready

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import UsageError
@@ -15,17 +14,16 @@ from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
 from quantcore.results.estimate import Loss
 from quantcore.results.sensitivity import DEFAULT_METHOD, METHODS, LayerCost, Sensitivity
-from quantcore.runtime.progress import Progress, Silent
-from quantcore.runtime.store import Store
-from quantcore.studies.accuracy import Judge
+from quantcore.runtime.jobs import Runtime
+from quantcore.studies.accuracy import Scorer
 from quantcore.studies.keep import alone, quantized_layers
 from quantcore.studies.macs import macs_of
-from quantcore.studies.runs import Runs, Variant
+from quantcore.studies.runs import Candidate, GraphRuns
 from quantcore.table.table import CalibrationTable
 
 
 @dataclass(frozen=True)
-class Subject:
+class StudiedModel:
     """What is studied.
 
     Attributes:
@@ -41,15 +39,17 @@ class Subject:
     @classmethod
     def of(
         cls, model: FloatModel, table: CalibrationTable, policy: CalibrationPolicy | None = None
-    ) -> Subject:
+    ) -> StudiedModel:
         """With the policy that the table was made with, unless another is given."""
         return cls(model, table, policy or CalibrationPolicy.from_dict(table.provenance.policy))
 
-    def variant(self, name: str, policy: CalibrationPolicy, layer: str | None = None) -> Variant:
+    def candidate(
+        self, name: str, policy: CalibrationPolicy, layer: str | None = None
+    ) -> Candidate:
         """The Q/DQ graph of a policy; refuses a table that does not fit."""
         proto = insert(self.model, plan(self.model, policy), self.table).proto
         found = next((info for info in self.model.layers if info.name == layer), None)
-        return Variant(name, proto, found)
+        return Candidate(name, proto, found)
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
@@ -65,63 +65,60 @@ class Subject:
 
 
 def measure(
-    subject: Subject,
+    studied: StudiedModel,
     dataset: CocoDataset,
     split: str,
-    out: Path,
+    runtime: Runtime,
     *,
     method: str = DEFAULT_METHOD,
     labels: bool = True,
     images: int | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
 ) -> Sensitivity:
     """Quantizes each layer alone and measures what that costs.
 
     Args:
-        subject: Model, table, policy.
+        studied: Model, table, policy.
         dataset: Images, and labels for `map`.
         split: Its name, for the record.
-        out: Folder of the store; what is in it is not computed again.
+        runtime: Where it is done and kept.
         method: What to rank by, one of `METHODS`.
         labels: Whether to measure mAP too where another method ranks.
         images: How many images; None for all.
         workers: Images in flight; None for one on each core.
-        progress: Where to report.
 
     Raises:
         UsageError: An unknown method, `map` without labels, or nothing to study.
     """
     if method not in METHODS:
         raise UsageError(f"--method must be {', '.join(METHODS)}, not {method!r}")
-    names = subject.layers
-    with Store(out) as store:
-        chosen = dataset.select(images)
-        runs = Runs(subject.model, dataset, chosen, store, workers, progress)
-        variants = [Variant("float", subject.model.proto)]
-        for name in names:
-            variants.append(subject.variant(name, alone(subject.policy, names, name), name))
-        outcomes = runs.run(variants, "layers x images")
-    judge = Judge(dataset, outcomes[0], labels or method == "map")
-    if method == "map" and not judge.labelled:
+    names = studied.layers
+    chosen = dataset.select(images)
+    runs = GraphRuns(studied.model, dataset, chosen, runtime, workers)
+    candidates = [Candidate("float", studied.model.proto)]
+    for name in names:
+        candidates.append(studied.candidate(name, alone(studied.policy, names, name), name))
+    outcomes = runs.run(candidates, "layers x images")
+    scorer = Scorer(dataset, outcomes[0], runtime, labels or method == "map")
+    if method == "map" and not scorer.labelled:
         raise UsageError(f"{dataset.source}: no labels on these images; use --method detections")
-    scored = (progress or Silent()).track(outcomes[1:], "scoring")
-    costs = _costs(subject, names, [judge.loss(outcome) for outcome in scored])
+    scored = runtime.progress.track(outcomes[1:], "scoring")
+    costs = _costs(studied, names, [scorer.loss(outcome) for outcome in scored])
     ordered = sorted(costs, key=lambda cost: cost.by(method), reverse=True)
     return Sensitivity(
-        subject.model.name,
-        subject.model.fingerprint,
-        subject.table.sha256,
-        subject.table.provenance.backend,
+        studied.model.name,
+        studied.model.fingerprint,
+        studied.table.sha256,
+        studied.table.provenance.backend,
         split,
         len(chosen),
         method,
-        judge.float_map,
+        scorer.float_map,
         tuple(ordered),
     )
 
 
-def _costs(subject: Subject, names: Sequence[str], losses: Sequence[Loss]) -> list[LayerCost]:
-    macs = macs_of(subject.model)
-    ops = {layer.name: layer.op for layer in subject.model.layers}
+def _costs(studied: StudiedModel, names: Sequence[str], losses: Sequence[Loss]) -> list[LayerCost]:
+    macs = macs_of(studied.model)
+    ops = {layer.name: layer.op for layer in studied.model.layers}
     return [LayerCost(n, ops[n], macs[n], loss) for n, loss in zip(names, losses, strict=True)]

@@ -16,9 +16,12 @@ from quantcore.contracts.engine import EngineOptions, EnginePlugin
 from quantcore.contracts.registry import load_engine
 from quantcore.ir.model import Array
 from quantcore.results.mixed import Mixed, Point, Speed, Timing
+from quantcore.runtime.host import host
+from quantcore.runtime.jobs import Runtime, whole
+from quantcore.runtime.keys import content_key, graph_digest
 from quantcore.runtime.progress import Progress, Silent
 from quantcore.studies.keep import keeping
-from quantcore.studies.sensitivity import Subject
+from quantcore.studies.sensitivity import StudiedModel
 
 #: Sets of layers that are timed where the search has found so many; all are in memory at a time.
 SETS = 16
@@ -26,14 +29,17 @@ SETS = 16
 #: Timed runs of each graph, and runs before.
 ROUNDS, WARMUP = 40, 3
 
+#: Of what kept times mean; a change of it makes all that is on disk obsolete.
+REVISION = 1
+
 
 def fastest(
-    subject: Subject,
+    studied: StudiedModel,
     found: Mixed,
     engine: str,
+    runtime: Runtime,
     *,
     rounds: int = ROUNDS,
-    progress: Progress | None = None,
 ) -> Mixed:
     """Times what a search found on an engine, and takes the fastest set that meets the target.
 
@@ -44,20 +50,24 @@ def fastest(
     below the noise.
 
     Args:
-        subject: Model, table, policy.
+        studied: Model, table, policy.
         found: Of the search; what it shows is timed, and more sets that meet the target.
         engine: Engine name.
+        runtime: Where it is done and kept.
         rounds: Timed runs of each graph.
-        progress: Where to report.
 
     Raises:
         EngineError: The engine refuses a graph.
     """
     plugin = load_engine(engine)
     points = _candidates(found)
-    protos = [subject.variant("", keeping(subject.policy, p.kept)).proto for p in points]
-    batch = noise(subject.model)
-    times = time_graphs(plugin, [subject.model.proto, *protos], batch, rounds, progress)
+    protos = [studied.candidate("", keeping(studied.policy, p.kept)).proto for p in points]
+    graphs = (studied.model.proto, *protos)
+    digests = [graph_digest(graph) for graph in graphs]
+    key = content_key("times", REVISION, engine, dict(plugin.versions()), digests, rounds, host())
+    given = (engine, graphs, noise(studied.model), rounds)
+    kind = tuple[Timing, ...]
+    times = runtime.one(whole(f"latency on {engine}", key, kind, _time_graphs, *given))
     timed = {p.kept: replace(p, latency=t) for p, t in zip(points, times[1:], strict=True)}
     speed = Speed(engine, dict(plugin.versions()), rounds, times[0], plugin.caveat())
     chosen = timed[found.chosen.kept]
@@ -67,9 +77,19 @@ def fastest(
         found,
         points=tuple(timed.get(p.kept, p) for p in found.points),
         chosen=chosen,
-        policy=keeping(subject.policy, chosen.kept),
+        policy=keeping(studied.policy, chosen.kept),
         speed=speed,
     )
+
+
+def _time_graphs(
+    engine: str,
+    graphs: Sequence[onnx.ModelProto],
+    batch: Array,
+    rounds: int,
+    progress: Progress,
+) -> tuple[Timing, ...]:
+    return tuple(time_graphs(load_engine(engine), graphs, batch, rounds, progress))
 
 
 def meets(point: Point, found: Mixed) -> bool:

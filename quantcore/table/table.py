@@ -179,8 +179,17 @@ class CalibrationTable:
             RangeError: An entry's range is unusable; names the file and the tensor.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise TableError(f"{path}: cannot read the calibration table: {error}") from None
+        return cls.from_json(text, path)
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> CalibrationTable:
+        """The table of a file's text; `path` names the file in errors. Raises as `load`."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise TableError(f"{path}: cannot read the calibration table: {error}") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise TableError(

@@ -9,7 +9,7 @@ from quantcore.errors import UsageError
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.results.estimate import Estimate, Loss
 from quantcore.results.mixed import Mixed, Point
-from quantcore.studies.mixed import Whole, Wish
+from quantcore.studies.mixed import SearchTarget, WholeModelEvaluator
 
 
 def loss(drop: float, detections: float, half: float = 0.0) -> Loss:
@@ -21,15 +21,17 @@ def loss(drop: float, detections: float, half: float = 0.0) -> Loss:
     )
 
 
-def whole(monkeypatch: pytest.MonkeyPatch, losses: list[Loss], confidence: float) -> Whole:
+def whole(
+    monkeypatch: pytest.MonkeyPatch, losses: list[Loss], confidence: float
+) -> WholeModelEvaluator:
     monkeypatch.setattr("quantcore.studies.mixed.macs_of", lambda model: {"a": 3, "b": 1})
     monkeypatch.setattr("quantcore.studies.mixed.keeping", lambda policy, kept: None)
     subject = SimpleNamespace(
-        model=None, policy=None, layers=("a", "b"), variant=lambda what, policy: what
+        model=None, policy=None, layers=("a", "b"), candidate=lambda what, policy: what
     )
     runs = SimpleNamespace(run=lambda variants, what, shared: [None])
-    judge = SimpleNamespace(loss=lambda outcome: losses.pop(0))
-    return Whole(subject, runs, judge, lambda line: None, confidence)
+    scorer = SimpleNamespace(loss=lambda outcome: losses.pop(0))
+    return WholeModelEvaluator(subject, runs, scorer, lambda line: None, confidence)
 
 
 def test_a_lucky_set_is_held_to_what_its_detections_let_expect(
@@ -73,8 +75,8 @@ def test_the_frontier_has_no_point_that_another_beats() -> None:
 
 
 @pytest.mark.parametrize(
-    "wish", [{"max_drop": -1}, {"min_int8": 1.5}, {"confidence": 0.2}, {"confidence": 1.0}]
+    "target", [{"max_drop": -1}, {"min_int8": 1.5}, {"confidence": 0.2}, {"confidence": 1.0}]
 )
-def test_impossible_wishes_are_refused(wish: dict[str, float]) -> None:
+def test_impossible_wishes_are_refused(target: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="must"):
-        Wish(**wish)
+        SearchTarget(**target)

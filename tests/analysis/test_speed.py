@@ -10,6 +10,8 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.report.studies import verdict
 from quantcore.results.estimate import Estimate, Loss
 from quantcore.results.mixed import Mixed, Point, Timing
+from quantcore.runtime.executor import InProcess
+from quantcore.runtime.jobs import Runtime
 from quantcore.studies import speed
 
 NOTHING = Estimate(0.0, 0.0, 0.0)
@@ -59,6 +61,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> Clocked:
     plugin = Clocked(clock)
     monkeypatch.setattr(speed, "load_engine", lambda name: plugin)
     monkeypatch.setattr(speed, "noise", lambda model: None)
+    monkeypatch.setattr(speed, "graph_digest", repr)
     monkeypatch.setattr(speed, "keeping", lambda policy, kept: kept)
     return plugin
 
@@ -81,7 +84,7 @@ def study(points: list[Point], chosen: Point, times: dict[int, float]) -> tuple[
     subject = SimpleNamespace(
         model=SimpleNamespace(proto=80.0),
         policy=None,
-        variant=lambda name, kept: SimpleNamespace(proto=times[len(kept)]),
+        candidate=lambda name, kept: SimpleNamespace(proto=times[len(kept)]),
     )
     policy = CalibrationPolicy()
     return subject, Mixed("m", "s", 1, 0.01, 0.8, 0.5, NOTHING, chosen, True, tuple(points), policy)
@@ -90,7 +93,7 @@ def study(points: list[Point], chosen: Point, times: dict[int, float]) -> tuple[
 def test_the_fastest_that_meets_the_target_is_chosen(clocked: Clocked) -> None:
     points = [point(0, 1.0, 0.2), point(2, 0.9, 0.01), point(4, 0.8, 0.005), point(7, 0.4, 0.0)]
     subject, found = study(points, points[1], {0: 20.0, 2: 50.0, 4: 40.0, 7: 10.0})
-    best = speed.fastest(subject, found, "clocked", rounds=3)
+    best = speed.fastest(subject, found, "clocked", Runtime(InProcess()), rounds=3)
     # The first loses too much, the last leaves too little in INT8.
     assert len(best.chosen.kept) == 4
     assert best.policy == best.chosen.kept
@@ -110,10 +113,12 @@ def test_the_verdict_says_that_the_float_model_is_faster(clocked: Clocked) -> No
     points = [point(2, 0.9, 0.01)]
     subject, found = study(points, points[0], {2: 90.0})
     assert "float model is faster: 80.0" in verdict(
-        speed.fastest(subject, found, "clocked", rounds=3)
+        speed.fastest(subject, found, "clocked", Runtime(InProcess()), rounds=3)
     )
     subject, found = study(points, points[0], {2: 70.0})
-    assert "faster" not in verdict(speed.fastest(subject, found, "clocked", rounds=3))
+    assert "faster" not in verdict(
+        speed.fastest(subject, found, "clocked", Runtime(InProcess()), rounds=3)
+    )
 
 
 def test_the_verdict_on_a_given_number_speaks_of_no_search() -> None:
@@ -127,9 +132,9 @@ def test_the_verdict_on_a_given_number_speaks_of_no_search() -> None:
 def test_a_given_number_of_layers_stays_chosen(clocked: Clocked) -> None:
     points = [point(2, 0.9, 0.01), point(4, 0.8, 0.005)]
     subject, found = study(points, points[0], {2: 50.0, 4: 40.0})
-    assert len(speed.fastest(subject, found, "clocked").chosen.kept) == 4
+    assert len(speed.fastest(subject, found, "clocked", Runtime(InProcess())).chosen.kept) == 4
     asked = speed.replace(found, top=2)
-    assert len(speed.fastest(subject, asked, "clocked").chosen.kept) == 2
+    assert len(speed.fastest(subject, asked, "clocked", Runtime(InProcess())).chosen.kept) == 2
 
 
 def test_sets_that_noise_cannot_tell_apart_go_by_their_macs() -> None:

@@ -23,11 +23,13 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import MINIMAL
 from quantcore.qdq.placement import plan
 from quantcore.report import plots, studies
+from quantcore.runtime.executor import InProcess, kept_in
+from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.store import Store
 from quantcore.studies import mixed, sensitivity
 from quantcore.studies.keep import alone, keeping, quantized_layers
-from quantcore.studies.runs import Runs, Variant
-from quantcore.studies.sensitivity import Subject
+from quantcore.studies.runs import Candidate, GraphRuns
+from quantcore.studies.sensitivity import StudiedModel
 
 #: One that every backend takes, one in the framework's own observers, and one with rules.
 POLICIES: list[dict[str, Any]] = [
@@ -38,12 +40,12 @@ POLICIES: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def subject(shared_squares: SimpleNamespace, table: object) -> Subject:
+def subject(shared_squares: SimpleNamespace, table: object) -> StudiedModel:
     model = load_model("onnx", shared_squares.weights, ModelOptions(preset="yolox"))
     policy = CalibrationPolicy(placement=MINIMAL)
     amax = {layer.inputs[0]: 60.0 for layer in model.layers if layer.weights}
     found = table(model, plan(model, policy), amax={**amax, model.input_name: 255.0})
-    return Subject(model, found, policy)
+    return StudiedModel(model, found, policy)
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +53,15 @@ def dataset(shared_squares: SimpleNamespace) -> CocoDataset:
     return CocoDataset.open(shared_squares.data, "val2017")
 
 
-def singles(subject: Subject) -> list[Variant]:
+def singles(subject: StudiedModel) -> list[Candidate]:
     return [
-        subject.variant(name, alone(subject.policy, subject.layers, name), name)
+        subject.candidate(name, alone(subject.policy, subject.layers, name), name)
         for name in subject.layers
     ]
 
 
 def test_other_images_under_the_same_ids_are_run(
-    subject: Subject, dataset: CocoDataset, tmp_path: Path
+    subject: StudiedModel, dataset: CocoDataset, tmp_path: Path
 ) -> None:
     shutil.copytree(dataset.images[0].path.parent, tmp_path / "grey")
     grey = []
@@ -67,25 +69,25 @@ def test_other_images_under_the_same_ids_are_run(
         path = tmp_path / "grey" / image.path.name
         cv2.imwrite(str(path), np.full((image.height, image.width, 3), 114, np.uint8))
         grey.append(replace(image, path=path))
-    variants = [Variant("float", subject.model.proto)]
-    with Store(tmp_path) as store:
-        (before,) = Runs(subject.model, dataset, dataset.select(), store).run(variants)
-        runs = Runs(subject.model, dataset, grey, store)
+    variants = [Candidate("float", subject.model.proto)]
+    with kept_in(tmp_path) as runtime:
+        (before,) = GraphRuns(subject.model, dataset, dataset.select(), runtime).run(variants)
+        runs = GraphRuns(subject.model, dataset, grey, runtime)
         (after,) = runs.run(variants)
-        assert runs.computed == len(grey)
+        assert runtime.computed == 2 * len(grey)
     assert len(before.detections)
-    with Store(tmp_path / "fresh") as store:
-        (fresh,) = Runs(subject.model, dataset, grey, store).run(variants)
+    with kept_in(tmp_path / "fresh") as runtime:
+        (fresh,) = GraphRuns(subject.model, dataset, grey, runtime).run(variants)
     for image, boxes in fresh.detections.by_image.items():
         np.testing.assert_array_equal(after.detections.by_image[image], boxes)
 
 
 def test_layers_alone_equal_the_naive_loop(
-    subject: Subject, dataset: CocoDataset, tmp_path: Path
+    subject: StudiedModel, dataset: CocoDataset, tmp_path: Path
 ) -> None:
-    variants = [Variant("float", subject.model.proto), *singles(subject)]
-    with Store(tmp_path) as store:
-        found = Runs(subject.model, dataset, dataset.select(), store).run(variants)
+    variants = [Candidate("float", subject.model.proto), *singles(subject)]
+    with kept_in(tmp_path) as runtime:
+        found = GraphRuns(subject.model, dataset, dataset.select(), runtime).run(variants)
     for variant, outcome in zip(variants, found, strict=True):
         with load_engine("onnxruntime").build(variant.proto, EngineOptions()) as engine:
             _, wanted = evaluate(engine, subject.model, dataset)
@@ -93,13 +95,13 @@ def test_layers_alone_equal_the_naive_loop(
             np.testing.assert_array_equal(outcome.detections.by_image[image], boxes)
 
 
-def test_one_layer_is_quantized_alone(subject: Subject) -> None:
+def test_one_layer_is_quantized_alone(subject: StudiedModel) -> None:
     for name in subject.layers:
         policy = alone(subject.policy, subject.layers, name)
         assert quantized_layers(subject.model, policy) == (name,)
 
 
-def test_names_with_wildcards_are_taken_literally(subject: Subject) -> None:
+def test_names_with_wildcards_are_taken_literally(subject: StudiedModel) -> None:
     rule = keeping(subject.policy, ["a[0].*"]).layers[0]
     assert rule.matches(SimpleNamespace(name="a[0].*", op="conv2d"))
     assert not rule.matches(SimpleNamespace(name="a0.b", op="conv2d"))
@@ -110,7 +112,7 @@ class KilledError(RuntimeError):
 
 
 def test_a_run_goes_on_where_it_was_killed(
-    subject: Subject, dataset: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    subject: StudiedModel, dataset: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variants = singles(subject)
     total = len(variants) * len(dataset.images)
@@ -122,20 +124,22 @@ def test_a_run_goes_on_where_it_was_killed(
         put(self, key, finding)
         written.append(key)
 
-    with Store(tmp_path) as store, monkeypatch.context() as patch:
+    with kept_in(tmp_path) as runtime, monkeypatch.context() as patch:
         patch.setattr(Store, "put", fragile)
         with pytest.raises(KilledError):
-            Runs(subject.model, dataset, dataset.select(), store, workers=2).run(variants)
-    with Store(tmp_path) as store:
-        assert all(key in store for key in written)
-        runs = Runs(subject.model, dataset, dataset.select(), store)
+            GraphRuns(subject.model, dataset, dataset.select(), runtime, workers=2).run(variants)
+    with kept_in(tmp_path) as runtime:
+        runs = GraphRuns(subject.model, dataset, dataset.select(), runtime)
         found = runs.run(variants)
-        assert runs.computed == total - len(written)
-        again = Runs(subject.model, dataset, dataset.select(), store)
+        assert (runtime.computed, runtime.reused) == (total - len(written), len(written))
+    with kept_in(tmp_path) as runtime:
+        again = GraphRuns(subject.model, dataset, dataset.select(), runtime)
         assert again.run(variants)[0].powers.keys() == found[0].powers.keys()
-        assert again.computed == 0
-    with Store(tmp_path / "fresh") as store:
-        fresh = Runs(subject.model, dataset, dataset.select(), store).run(variants)
+        assert runtime.summary() == (
+            f"nothing was computed: all {total} pieces of work were there already"
+        )
+    with kept_in(tmp_path / "fresh") as runtime:
+        fresh = GraphRuns(subject.model, dataset, dataset.select(), runtime).run(variants)
     for one, other in zip(found, fresh, strict=True):
         for image, boxes in one.detections.by_image.items():
             np.testing.assert_array_equal(boxes, other.detections.by_image[image])
@@ -143,9 +147,9 @@ def test_a_run_goes_on_where_it_was_killed(
 
 @pytest.mark.parametrize("method", sensitivity.METHODS)
 def test_layers_are_ranked(
-    subject: Subject, dataset: CocoDataset, tmp_path: Path, method: str
+    subject: StudiedModel, dataset: CocoDataset, tmp_path: Path, method: str
 ) -> None:
-    found = sensitivity.measure(subject, dataset, "val2017", tmp_path, method=method)
+    found = sensitivity.measure(subject, dataset, "val2017", Runtime(InProcess()), method=method)
     costs = [cost.by(method) for cost in found.layers]
     assert costs == sorted(costs, reverse=True)
     assert {cost.layer for cost in found.layers} == set(subject.layers)
@@ -155,19 +159,19 @@ def test_layers_are_ranked(
 
 
 def test_an_unknown_method_is_refused(
-    subject: Subject, dataset: CocoDataset, tmp_path: Path
+    subject: StudiedModel, dataset: CocoDataset, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="map, detections, sqnr"):
-        sensitivity.measure(subject, dataset, "val2017", tmp_path, method="guess")
+        sensitivity.measure(subject, dataset, "val2017", Runtime(InProcess()), method="guess")
 
 
 def test_the_policy_of_a_search_gives_the_measured_graph(
-    subject: Subject, dataset: CocoDataset, tmp_path: Path
+    subject: StudiedModel, dataset: CocoDataset, tmp_path: Path
 ) -> None:
-    ranking = sensitivity.measure(subject, dataset, "val2017", tmp_path)
+    ranking = sensitivity.measure(subject, dataset, "val2017", Runtime(InProcess()))
     lines: list[str] = []
-    wish = mixed.Wish(max_drop=0.0, min_int8=0.0)
-    found = mixed.find(subject, ranking, dataset, tmp_path, wish, say=lines.append)
+    wish = mixed.SearchTarget(max_drop=0.0, min_int8=0.0)
+    found = mixed.find(subject, ranking, dataset, Runtime(InProcess()), wish, say=lines.append)
     assert found.met
     assert found.chosen in found.frontier
     assert len(lines) == len(found.points)
@@ -184,22 +188,24 @@ def test_the_policy_of_a_search_gives_the_measured_graph(
 @pytest.mark.parametrize("backend", [info.name for info in installed(BACKENDS)])
 @pytest.mark.parametrize("base", POLICIES)
 def test_every_backend_that_takes_the_policy_takes_the_mixed_one(
-    subject: Subject, dataset: CocoDataset, tmp_path: Path, backend: str, base: dict[str, Any]
+    subject: StudiedModel, dataset: CocoDataset, tmp_path: Path, backend: str, base: dict[str, Any]
 ) -> None:
     try:
         capabilities = load_backend(backend).capabilities
     except PluginError as error:
         pytest.skip(str(error))
-    studied = Subject(
+    studied = StudiedModel(
         subject.model, subject.table, CalibrationPolicy.from_dict({"placement": "minimal", **base})
     )
     try:
         check_capabilities(backend, capabilities, plan(studied.model, studied.policy))
     except CapabilityError as error:
         pytest.skip(str(error))
-    ranking = sensitivity.measure(studied, dataset, "val2017", tmp_path, images=2)
+    ranking = sensitivity.measure(studied, dataset, "val2017", Runtime(InProcess()), images=2)
     for top in range(len(studied.layers) + 1):
-        found = mixed.find(studied, ranking, dataset, tmp_path, mixed.Wish(top=top), images=2)
+        found = mixed.find(
+            studied, ranking, dataset, Runtime(InProcess()), mixed.SearchTarget(top=top), images=2
+        )
         (tmp_path / "policy.yaml").write_text(found.policy_yaml())
         policy = CalibrationPolicy.load(tmp_path / "policy.yaml")
         check_capabilities(backend, capabilities, plan(studied.model, policy))
@@ -207,21 +213,21 @@ def test_every_backend_that_takes_the_policy_takes_the_mixed_one(
 
 
 def test_the_top_layers_are_kept_without_a_search(
-    subject: Subject, dataset: CocoDataset, tmp_path: Path
+    subject: StudiedModel, dataset: CocoDataset, tmp_path: Path
 ) -> None:
-    ranking = sensitivity.measure(subject, dataset, "val2017", tmp_path)
-    wish = mixed.Wish(top=2)
-    found = mixed.find(subject, ranking, dataset, tmp_path, wish)
+    ranking = sensitivity.measure(subject, dataset, "val2017", Runtime(InProcess()))
+    wish = mixed.SearchTarget(top=2)
+    found = mixed.find(subject, ranking, dataset, Runtime(InProcess()), wish)
     assert set(found.chosen.kept) == {cost.layer for cost in ranking.layers[:2]}
 
 
 def test_images_without_labels_still_rank_by_detections(
-    subject: Subject, dataset: CocoDataset, tmp_path: Path
+    subject: StudiedModel, dataset: CocoDataset, tmp_path: Path
 ) -> None:
     bare = CocoDataset(dataset.source, dataset.images, dataset.categories, ())
-    found = sensitivity.measure(subject, bare, "val2017", tmp_path)
+    found = sensitivity.measure(subject, bare, "val2017", Runtime(InProcess()))
     assert found.to_dict()["float_map"]["value"] is None
     with pytest.raises(UsageError, match="labels"):
-        sensitivity.measure(subject, bare, "val2017", tmp_path, method="map")
+        sensitivity.measure(subject, bare, "val2017", Runtime(InProcess()), method="map")
     with pytest.raises(UsageError, match="labels"):
-        mixed.find(subject, found, bare, tmp_path, mixed.Wish())
+        mixed.find(subject, found, bare, Runtime(InProcess()), mixed.SearchTarget())

@@ -63,7 +63,9 @@ def test_mixed_writes_a_policy_and_verifies_it(call: Callable, tmp_path: Path) -
 def test_a_target_that_cannot_be_met_ends_with_code_1(
     call: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantcore.studies.mixed.Whole._expected", lambda self, loss: 0.5)
+    monkeypatch.setattr(
+        "quantcore.studies.mixed.WholeModelEvaluator._expected", lambda self, loss: 0.5
+    )
     out = tmp_path / "policy.yaml"
     done = call("mixed", "--table", tmp_path / "table.json", "--out", out, "--max-drop", 0)
     assert done.exit_code == 1

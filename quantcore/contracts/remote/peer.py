@@ -19,7 +19,7 @@ from quantcore.contracts.remote.wire import Message
 from quantcore.errors import BackendError, BackendUnavailable, PluginError, QuantcoreError
 from quantcore.ir.model import Array
 from quantcore.runtime.progress import Progress, Silent
-from quantcore.runtime.worker import _cause
+from quantcore.runtime.worker import cause
 
 # Not `-m`: that would look for quantcore in the working directory before the other environment.
 _START = """
@@ -149,7 +149,7 @@ class Peer:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise BackendError(f"{self._where}: the process died {_cause(self._process.wait())}")
+            raise BackendError(f"{self._where}: the process died {cause(self._process.wait())}")
         message: Message = json.loads(line)
         return message
 

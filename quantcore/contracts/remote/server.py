@@ -26,7 +26,7 @@ from quantcore.contracts.remote import wire
 from quantcore.contracts.remote.wire import Message
 from quantcore.errors import QuantcoreError
 from quantcore.ir.model import Array, Decoding, FloatModel, LayerInfo, Preprocessing
-from quantcore.runtime.worker import _Sent, peak_rss_mb
+from quantcore.runtime.worker import SentProgress, peak_rss_mb
 from quantcore.table.table import TensorRange
 
 
@@ -81,7 +81,7 @@ class _Server:
         self._out.flush()
 
     def send(self, message: tuple[Any, ...]) -> None:
-        """Progress, for `worker._Sent`."""
+        """Progress, for `SentProgress`."""
         self._say(kind="progress", value=message)
 
     def _told(self, error: Exception) -> Message:
@@ -118,7 +118,7 @@ class _Server:
         self._session = self._plugin.open(
             wire.tupled(FloatModel, {**model, "proto": proto}), device
         )
-        self._session.progress = _Sent(self)  # type: ignore[arg-type] # asks for no more than `send`
+        self._session.progress = SentProgress(self.send)
 
     @property
     def _opened(self) -> BackendSession:

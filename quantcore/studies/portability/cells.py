@@ -2,51 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
-import quantcore
 from quantcore.analysis.losses import agreements, shares
-from quantcore.analysis.resample import map_draws
-from quantcore.contracts import registry
+from quantcore.analysis.scoring import scores_job
 from quantcore.data.coco import CocoDataset, CocoImage
 from quantcore.evaluation.detections import Detections
-from quantcore.evaluation.evaluator import Limits
+from quantcore.evaluation.jobs import Found, RunSettings, graph_job
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Evaluation
-from quantcore.qdq.placement import Plan
 from quantcore.results.estimate import DRAWS, Estimate, MapDraws, draws
 from quantcore.results.portability import GRAPH, SIMULATE, Change, place
+from quantcore.runtime.jobs import Job, Runtime, whole
 from quantcore.runtime.keys import content_key
 from quantcore.runtime.progress import Progress
-from quantcore.runtime.store import Store
-from quantcore.runtime.worker import run_apart
-from quantcore.studies.portability.work import Task, on_engine, on_simulation
-from quantcore.studies.prefix import fingerprint
-from quantcore.table.table import TensorRange
+from quantcore.studies.portability.work import Simulated, simulation_job
 
 _FLOAT = "float"
 
-#: Of what kept detections mean; a change of it makes all that is on disk obsolete.
+#: Of what a kept agreement means; a change of it makes all that is on disk obsolete.
 REVISION = 1
 
 #: Name of a table, and the place where it is run.
 Cell = tuple[str, str]
 
 
-class Cells:
-    """Finds detections once, keeps them in a store, and compares them.
+@dataclass(frozen=True, kw_only=True)
+class _Ran:
+    """What a cell found."""
+
+    detections: Detections
+    draws: MapDraws
+    key: str
+
+
+class DeploymentCells:
+    """Finds the detections of each cell once, and compares them.
 
     Args:
         model: The float model.
-        key: Of the model.
         dataset: The ground truth.
         images: What is run.
-        image_keys: Of their files, by image id.
         how: How graphs are run.
-        store: Where finished work is kept.
-        progress: Where to report.
+        runtime: Where it is done and kept.
 
     Raises:
         DataError: The data set has other classes than the model.
@@ -55,22 +57,17 @@ class Cells:
     def __init__(
         self,
         model: FloatModel,
-        key: str,
         dataset: CocoDataset,
         images: tuple[CocoImage, ...],
-        image_keys: Mapping[int, str],
         how: Evaluation,
-        store: Store,
-        progress: Progress,
+        runtime: Runtime,
     ) -> None:
-        self._model, self._key, self._dataset, self._images = model, key, dataset, images
-        self._image_keys, self._how, self._progress = image_keys, how, progress
-        self._store = store
+        self._model, self._dataset, self._images = model, dataset, images
+        self._how, self._runtime = how, runtime
         self._category_ids = dataset.check_classes(model.class_names)
-        self._engine_versions = sorted(registry.load_engine(how.engine).versions().items())
-        self._weights = draws(len(images), DRAWS)
-        self._found: dict[Cell, Detections] = {}
-        self._draws: dict[Cell, MapDraws] = {}
+        size = model.batch_size or how.batch_size
+        self._settings = RunSettings(engine=how.engine, options=how.options, batch_size=size)
+        self._ran: dict[Cell, _Ran] = {}
 
     def float_model(self) -> Estimate:
         """Runs the float model; its mAP."""
@@ -84,45 +81,27 @@ class Cells:
             EngineError: The engine refuses the graph.
         """
         where = place(GRAPH, self._how.engine)
-        about = (self._engine_versions, self._how.options, fingerprint(proto))
-        task = self._task((GRAPH, self._how.engine, *about))
-        job = (task, proto, self._how.engine, self._how.options)
-        if task.left(self._store):
-            run_apart(on_engine, *job, progress=self._progress, what=f"{name}, {where}")
-        self._keep((name, where), task)
+        given = (self._model, proto, self._images, self._settings, None, self._runtime.progress)
+        self._run((name, where), graph_job(f"{name}, {where}", *given))
 
-    def simulation(
-        self,
-        name: str,
-        backend: str,
-        versions: Sequence[tuple[str, str]],
-        device: str,
-        arithmetic: str,
-        plan: Plan,
-        ranges: Mapping[str, TensorRange],
-    ) -> None:
+    def simulation(self, name: str, how: Simulated) -> None:
         """Runs a backend's simulation with the ranges of a table.
 
         Raises:
             BackendError: The framework failed.
             RangeError: The table lacks a site of the plan.
         """
-        where = place(SIMULATE, backend)
-        sites = [(site, ranges.get(site.tensor)) for site in plan.sites]
-        about = (SIMULATE, backend, versions, device, arithmetic, sites)
-        task = self._task(about)
-        job = (task, backend, device, arithmetic, plan, ranges)
-        if task.left(self._store):
-            run_apart(on_simulation, *job, progress=self._progress, what=f"{name}, {where}")
-        self._keep((name, where), task)
+        where = place(SIMULATE, how.backend)
+        given = (self._model, self._images, how, self._settings, self._runtime.progress)
+        self._run((name, where), simulation_job(f"{name}, {where}", *given))
 
     def map(self, name: str, where: str) -> Estimate:
         """MAP of a cell that has been run."""
-        return self._draws[name, where].estimate
+        return self._ran[name, where].draws.estimate
 
     def map_difference(self, name: str, where: str) -> Estimate:
         """MAP of a cell that has been run, less the float model's."""
-        return self._draws[name, where].against(self._draws[_FLOAT, self._float_place])
+        return self._ran[name, where].draws.against(self._ran[_FLOAT, self._float_place].draws)
 
     def against_float(self, name: str, where: str) -> Change:
         """A cell that has been run against the float model."""
@@ -130,34 +109,38 @@ class Cells:
 
     def change(self, cell: Cell, reference: Cell) -> Change | None:
         """A cell against another, None where either was not run."""
-        if cell not in self._found or reference not in self._found:
+        if cell not in self._ran or reference not in self._ran:
             return None
         return self._change(cell, reference)
 
     def _change(self, cell: Cell, reference: Cell) -> Change:
-        order = [image.id for image in self._images]
-        pairs = agreements(self._found[reference], self._found[cell], order)
-        return Change(
-            self._draws[cell].against(self._draws[reference]),
-            Estimate.of(shares(pairs, self._weights)),
-        )
+        one, other = self._ran[cell], self._ran[reference]
+        order = tuple(image.id for image in self._images)
+        key = content_key("agreement", REVISION, one.key, other.key, order)
+        given = (one.detections, other.detections, order)
+        what = f"{cell[0]}, {cell[1]}, against {reference[0]}"
+        agreement = self._runtime.one(whole(what, key, Estimate, _agree, *given, apart=False))
+        return Change(one.draws.against(other.draws), agreement)
 
     @property
     def _float_place(self) -> str:
         return place(GRAPH, self._how.engine)
 
-    def _task(self, about: tuple[object, ...]) -> Task:
-        size = self._model.batch_size or self._how.batch_size
-        base = content_key(
-            "detections", REVISION, quantcore.__version__, self._key, Limits(), size, about
+    def _run(self, cell: Cell, job: Job[Any]) -> None:
+        found: list[Found] = self._runtime.run(job)
+        keys = [piece.key for piece in job.pieces]
+        given = (self._dataset, self._images, found, self._category_ids, keys)
+        scored = self._runtime.one(scores_job(job.what, *given))
+        boxes = {image.id: f.boxes for image, f in zip(self._images, found, strict=True)}
+        self._ran[cell] = _Ran(
+            detections=Detections(boxes, self._category_ids),
+            draws=scored.draws,
+            key=content_key(keys),
         )
-        keys = tuple(
-            content_key(base, self._image_keys[image.id], image.width, image.height)
-            for image in self._images
-        )
-        return Task(self._model, self._images, keys, self._store.path.parent, size)
 
-    def _keep(self, cell: Cell, task: Task) -> None:
-        found = task.detections(self._store, self._category_ids)
-        self._found[cell] = found
-        self._draws[cell] = map_draws(self._dataset, found, progress=self._progress)
+
+def _agree(
+    found: Detections, reference: Detections, order: Sequence[int], progress: Progress
+) -> Estimate:
+    pairs = agreements(reference, found, order)
+    return Estimate.of(shares(pairs, draws(len(order), DRAWS)))

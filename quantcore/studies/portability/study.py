@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-import quantcore
 from quantcore.contracts import registry
 from quantcore.contracts.backend import BackendPlugin
 from quantcore.contracts.capabilities import check_arithmetic, check_capabilities, simulates
-from quantcore.data.coco import CocoDataset, CocoImage
+from quantcore.data.coco import CocoDataset
 from quantcore.errors import CapabilityError, QuantcoreError, UsageError
 from quantcore.ir.edits import nudged
 from quantcore.ir.model import FloatModel, QdqModel
-from quantcore.pipeline import Data, Evaluation, calibrate
+from quantcore.pipeline import Data, Evaluation
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import Plan, plan
@@ -33,21 +32,22 @@ from quantcore.results.portability import (
     TableCost,
     place,
 )
-from quantcore.runtime.files import ensure_folder, write_whole
+from quantcore.runtime.executor import Executor, kept_in
+from quantcore.runtime.files import ensure_folder
 from quantcore.runtime.host import host
+from quantcore.runtime.jobs import Runtime, whole
 from quantcore.runtime.keys import content_key, file_digests, graph_digest
-from quantcore.runtime.progress import Progress, Silent
-from quantcore.runtime.store import Store
-from quantcore.runtime.worker import run_apart
-from quantcore.studies.portability.cells import Cells
+from quantcore.runtime.progress import Progress
+from quantcore.studies.calibrations import calibrated, model_key
+from quantcore.studies.portability.cells import DeploymentCells
 from quantcore.studies.portability.pairs import pair
-from quantcore.studies.portability.work import layer_errors
+from quantcore.studies.portability.work import Simulated, layer_errors
 from quantcore.studies.runs import PROBED_IMAGES
 from quantcore.table.table import CalibrationTable
 
 
-@dataclass(frozen=True)
-class Study:
+@dataclass(frozen=True, kw_only=True)
+class PortabilityStudy:
     """What is studied.
 
     Attributes:
@@ -88,22 +88,12 @@ class Study:
         )
 
 
-#: Of what kept calibrations mean; a change of it makes all that is on disk obsolete.
+#: Of what kept errors of layers mean; a change of it makes all that is on disk obsolete.
 REVISION = 1
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A finished calibration: the table's file and what it cost."""
-
-    table: str
-    seconds: float
-    peak_rss_mb: float
-    parity: float
-
-
-@dataclass(frozen=True)
-class _Made:
+class _TableUnderStudy:
     """A table under study."""
 
     cost: TableCost
@@ -117,9 +107,10 @@ class _Made:
 
 
 def run(
-    study: Study,
+    study: PortabilityStudy,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
+    executor: Executor | None = None,
 ) -> Portability:
     """Calibrates with every recipe and deploys every table everywhere.
 
@@ -130,39 +121,42 @@ def run(
         study: What is studied.
         progress: Where long work reports.
         say: Is given a line after each step.
+        executor: Where the work is done; None for processes of this machine.
 
     Raises:
         QuantcoreError: Something that can be refused before any work; or the float model fails.
     """
-    return _Run(study, progress or Silent(), say).run()
+    ensure_folder(study.out)
+    with kept_in(study.out, progress, executor) as runtime:
+        found = _Deploying(study, runtime, say).run()
+        say(runtime.summary())
+    return found
 
 
-class _Run:
+class _Deploying:
     """A study under way: what is finished so far."""
 
-    def __init__(self, study: Study, progress: Progress, say: Callable[[str], None]) -> None:
-        self._study, self._progress, self._say = study, progress, say
-        self._made: dict[str, _Made] = {}
+    def __init__(
+        self, study: PortabilityStudy, runtime: Runtime, say: Callable[[str], None]
+    ) -> None:
+        self._study, self._runtime, self._say = study, runtime, say
+        self._progress = runtime.progress
+        self._made: dict[str, _TableUnderStudy] = {}
         self._cells_run: list[tuple[Recipe, str, str]] = []
         self._unsupported: list[Lost] = []
         self._failures: list[Lost] = []
-        ensure_folder(study.out)
         self._plugins: Mapping[str, BackendPlugin] = {
             name: registry.load_backend(name) for name in study.backends
         }
         registry.load_engine(study.how.engine).check(study.how.options)
         self._recipes = self._possible()
         self._simulating = [n for n, p in self._plugins.items() if p.capabilities.simulate]
-        self._store = Store(study.out)
-        self._training = CocoDataset.open(study.data.root, study.data.calibration)
+        calibration = CocoDataset.open(study.data.root, study.data.calibration)
+        for recipe in self._recipes:
+            calibration.select(recipe.policy.images, recipe.policy.seed)  # refused before any work
         dataset = CocoDataset.open(study.data.root, study.data.evaluation)
         self._images = dataset.select(study.how.images)
-        read = [*self._images, *(i for recipe in self._recipes for i in self._shown(recipe))]
-        self._image_keys = file_digests((image.path for image in read), progress)
-        self._model_key = _model_key(study.model)
-        keys = {image.id: self._image_keys[image.path] for image in self._images}
-        about = (study.model, self._model_key, dataset, self._images, keys)
-        self._cells = Cells(*about, study.how, self._store, progress)
+        self._cells = DeploymentCells(study.model, dataset, self._images, study.how, runtime)
 
     def _possible(self) -> tuple[Recipe, ...]:
         """The recipes that their backends can honour."""
@@ -185,10 +179,6 @@ class _Run:
             reasons = "; ".join(said or ["arithmetic: float64 is for portable observers alone"])
             raise UsageError(f"no backend can honour any of the policies: {reasons}")
         return tuple(found)
-
-    def _shown(self, recipe: Recipe) -> tuple[CocoImage, ...]:
-        """The images that a table is calibrated on."""
-        return self._training.select(recipe.policy.images, recipe.policy.seed)
 
     def run(self) -> Portability:
         """The whole study."""
@@ -244,73 +234,63 @@ class _Run:
             sites = plan(self._study.model, recipe.policy)
             qdq = insert(self._study.model, sites, table)
             cost = replace(cost, layers_db=self._layers(recipe.name, sites, qdq))
-            self._made[recipe.name] = _Made(cost, table, sites, qdq)
+            self._made[recipe.name] = _TableUnderStudy(cost, table, sites, qdq)
 
     def _table(self, recipe: Recipe) -> tuple[CalibrationTable, TableCost]:
         study, name = self._study, recipe.name
+        before = self._runtime.computed
+        given = (study.model, recipe.policy, recipe.backend, study.data, study.device)
+        done = calibrated(name, *given, self._runtime)
+        new = self._runtime.computed > before
+        self._say(f"{name}: calibrated in {done.seconds:.1f} s" if new else f"{name}: table reused")
         path = study.out / "tables" / f"{name}.table.json"
-        key = content_key(
-            "calibration",
-            REVISION,
-            self._model_key,
-            recipe.to_dict(),
-            sorted(self._plugins[recipe.backend].versions().items()),
-            quantcore.__version__,
-            study.device,
-            [(image.id, self._image_keys[image.path]) for image in self._shown(recipe)],
-        )
-        known = self._store.get(key, _Kept)
-        if known is not None:
-            self._say(f"{name}: table reused")
-        else:
-            job = (study.model, recipe.policy, recipe.backend, study.data, study.device)
-            done = run_apart(calibrate, *job, progress=self._progress, what=name).result
-            known = _Kept(done.table.to_json(), done.seconds, done.peak_rss_mb, done.parity)
-            self._store.put(key, known)
-            self._say(f"{name}: calibrated in {done.seconds:.1f} s")
-        write_whole(path, known.table)
-        table = CalibrationTable.load(path)
+        done.table.save(path)
         cost = TableCost(
             recipe,
             str(path.relative_to(study.out)),
-            known.seconds,
-            known.peak_rss_mb,
-            known.parity,
-            table.provenance.versions,
+            done.seconds,
+            done.peak_rss_mb,
+            done.parity,
+            done.table.provenance.versions,
         )
-        return table, cost
+        return done.table, cost
 
     def _layers(self, name: str, sites: Plan, qdq: QdqModel) -> dict[str, float]:
         layers = tuple(decision.layer for decision in sites.decisions if decision.quantized)
         probed = self._images[:PROBED_IMAGES]
-        keys = [self._image_keys[image.path] for image in probed]
+        digests = file_digests((image.path for image in probed), self._progress)
         key = content_key(
-            "layers", REVISION, self._model_key, graph_digest(qdq.proto), layers, keys
+            "layers' errors",
+            REVISION,
+            model_key(self._study.model),
+            graph_digest(qdq.proto),
+            layers,
+            [digests[image.path] for image in probed],
         )
-        known = self._store.get(key, dict[str, float])
-        if known is None:
-            job = (self._study.model, qdq.proto, layers, probed)
-            known = run_apart(layer_errors, *job, progress=self._progress, what=name).result
-            self._store.put(key, known)
-        return known
+        given = (self._study.model, qdq.proto, layers, probed)
+        return self._runtime.one(whole(name, key, dict[str, float], layer_errors, *given))
 
-    def _graph(self, made: _Made) -> None:
+    def _graph(self, made: _TableUnderStudy) -> None:
         """The table as the shared Q/DQ graph."""
         where = place(GRAPH, self._study.how.engine)
         with self._step(made.name, where):
             self._cells.graph(made.name, made.qdq.proto)
             self._ran(made, GRAPH, self._study.how.engine)
 
-    def _simulations(self, made: _Made) -> None:
+    def _simulations(self, made: _TableUnderStudy) -> None:
         """The table in every framework's own simulation, that of its maker first."""
         own = made.cost.recipe.backend
         for backend in sorted(self._simulating, key=lambda name: name != own):
             with self._step(made.name, place(SIMULATE, backend)):
                 self._check_simulates(backend, made.plan)
-                versions = sorted(self._plugins[backend].versions().items())
-                how = (self._study.device, self._study.arithmetic)
-                about = (*how, made.plan, made.table.tensors)
-                self._cells.simulation(made.name, backend, versions, *about)
+                how = Simulated(
+                    backend=backend,
+                    device=self._study.device,
+                    arithmetic=self._study.arithmetic,
+                    plan=made.plan,
+                    ranges=made.table.tensors,
+                )
+                self._cells.simulation(made.name, how)
                 self._ran(made, SIMULATE, backend)
 
     def _check_simulates(self, backend: str, sites: Plan) -> None:
@@ -319,7 +299,7 @@ class _Run:
         if not simulates(self._plugins[backend].capabilities, sites):
             raise CapabilityError(f"backend {backend!r} simulates symmetric codes only")
 
-    def _ran(self, made: _Made, kind: str, runner: str) -> None:
+    def _ran(self, made: _TableUnderStudy, kind: str, runner: str) -> None:
         """Notes a cell that has been run, and tells its mAP."""
         self._cells_run.append((made.cost.recipe, kind, runner))
         name, here = made.name, place(kind, runner)
@@ -373,8 +353,3 @@ class _Run:
             self._say(f"{name}, {where}: failed: {error}")
         finally:
             self._progress.advance(self._task)
-
-
-def _model_key(model: FloatModel) -> str:
-    """The key of a model: its graph, its pre- and post-processing, its classes."""
-    return content_key(model.fingerprint, model.preprocessing, model.decoding, model.class_names)

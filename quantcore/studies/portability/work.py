@@ -1,115 +1,90 @@
-"""The work of a study that runs in processes of its own; what is finished goes to the store."""
+"""The work of a portability study that runs in processes of its own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 
 from quantcore.contracts import registry
-from quantcore.contracts.engine import Engine, EngineOptions
+from quantcore.contracts.engine import EngineOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoImage
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.engines.simulation import SimulationEngine
-from quantcore.errors import OutputError
-from quantcore.evaluation.detections import Detections
-from quantcore.evaluation.evaluator import detect
-from quantcore.ir.model import Array, FloatModel
+from quantcore.evaluation.jobs import Found, RunSettings, found_on, image_pieces
+from quantcore.ir.model import FloatModel
 from quantcore.qdq.placement import Plan
+from quantcore.runtime.jobs import Job
 from quantcore.runtime.progress import Progress
-from quantcore.runtime.store import Store
 from quantcore.studies.probe import layers_probe, noise_name, signal_name
 from quantcore.table.table import TensorRange
 
-#: JSON has no infinity; as in `quantcore.analysis.agreement.Audit`.
+#: JSON has no infinity; as in `quantcore.results.audit.Audit`.
 _LIMIT = 999.0
 
 
-@dataclass(frozen=True)
-class Task:
-    """Some images to be run through one graph or simulation.
+@dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """A backend's own fake-quant forward with the ranges of a table.
 
     Attributes:
-        model: The float model.
-        images: What to run.
-        keys: For each image the key of its detections in the store.
-        folder: Of the store.
-        batch_size: Images in a batch.
-    """
-
-    model: FloatModel
-    images: tuple[CocoImage, ...]
-    keys: tuple[str, ...]
-    folder: Path
-    batch_size: int = 1
-
-    def left(self, store: Store) -> tuple[CocoImage, ...]:
-        """The images that have no detections yet."""
-        pairs = zip(self.images, self.keys, strict=True)
-        return tuple(image for image, key in pairs if key not in store)
-
-    def detections(self, store: Store, category_ids: tuple[int, ...]) -> Detections:
-        """What was found, once nothing is left.
-
-        Raises:
-            OutputError: The store lost some of it.
-        """
-        found = {}
-        for image, key in zip(self.images, self.keys, strict=True):
-            boxes = store.get(key, Array)
-            if boxes is None:
-                raise OutputError(f"{store.path}: damaged while in use; run the command again")
-            found[image.id] = boxes
-        return Detections(found, category_ids)
-
-
-def on_engine(
-    task: Task, proto: onnx.ModelProto, engine: str, options: EngineOptions, progress: Progress
-) -> None:
-    """Runs a task's images through a graph."""
-    with registry.load_engine(engine).build(proto, options) as built:
-        _run(task, built, progress)
-
-
-def on_simulation(
-    task: Task,
-    backend: str,
-    device: str,
-    arithmetic: str,
-    plan: Plan,
-    ranges: Mapping[str, TensorRange],
-    progress: Progress,
-) -> None:
-    """Runs a task's images through a backend's own fake-quant forward.
-
-    Args:
-        task: What to run.
         backend: Backend name; need not be the one that found the ranges.
         device: Where it computes.
-        arithmetic: In what, as `BackendSession.compute_in`.
+        arithmetic: In what, `float32` or `float64`.
         plan: What is quantized.
         ranges: By tensor name.
-        progress: Where to report.
     """
-    with registry.load_backend(backend).open(task.model, device) as session:
-        session.compute_in(arithmetic)
-        session.apply(plan, ranges)
-        _run(task, SimulationEngine(session), progress)
+
+    backend: str
+    device: str
+    arithmetic: str
+    plan: Plan
+    ranges: Mapping[str, TensorRange]
 
 
-def _run(task: Task, engine: Engine, progress: Progress) -> None:
-    with Store(task.folder) as store:
-        left = task.left(store)
-        keys = {image.id: key for image, key in zip(task.images, task.keys, strict=True)}
-        if not left:
-            return
-        for part in detect(engine, task.model, left, batch_size=task.batch_size, progress=progress):
-            for image, boxes in part.items():
-                store.put(keys[image], boxes)
+def simulation_job(
+    what: str,
+    model: FloatModel,
+    images: Sequence[CocoImage],
+    how: Simulated,
+    settings: RunSettings,
+    progress: Progress,
+) -> Job[Found]:
+    """Runs images through a simulation; a `Found` for each, in order.
+
+    Args:
+        what: Names the job in errors.
+        model: The float model.
+        images: What to run.
+        how: The simulation.
+        settings: Batch size and limits; the engine in it plays no part.
+        progress: Where reading the images' files reports.
+
+    Raises:
+        RangeError: The table lacks a site of the plan.
+    """
+    versions = dict(registry.load_backend(how.backend).versions())
+    sites = [(site, how.ranges.get(site.tensor)) for site in how.plan.sites]
+    run = ("simulation", how.backend, versions, how.device, how.arithmetic, model.fingerprint)
+    about = (run, sites, settings.batch_size, settings.limits)
+    pieces = tuple(image_pieces(model, images, about, progress))
+    return Job(what=what, function=_simulate, arguments=(model, how, settings), pieces=pieces)
+
+
+def _simulate(
+    model: FloatModel,
+    how: Simulated,
+    settings: RunSettings,
+    wanted: Sequence[CocoImage],
+    progress: Progress,
+) -> Iterator[tuple[int, Found]]:
+    with registry.load_backend(how.backend).open(model, how.device) as session:
+        session.compute_in(how.arithmetic)
+        session.apply(how.plan, how.ranges)
+        yield from found_on(SimulationEngine(session), model, wanted, settings, progress)
 
 
 def layer_errors(

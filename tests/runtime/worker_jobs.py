@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from quantcore.errors import DataError, QuantcoreError
@@ -62,3 +64,31 @@ def allocate(megabytes: int, progress: Any) -> int:
 
 def unpicklable(progress: Any) -> Any:
     return lambda: None
+
+
+def squares(fails_at: int, wanted: tuple[int, ...], progress: Any) -> Iterator[tuple[int, int]]:
+    for number, value in enumerate(wanted):
+        if value == fails_at:
+            raise DataError(f"no square of {value}")
+        yield number, value**2
+
+
+def dies_after(count: int, wanted: tuple[int, ...], progress: Any) -> Iterator[tuple[int, int]]:
+    for number, value in enumerate(wanted):
+        if number == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield number, value
+
+
+def slowly(wanted: tuple[int, ...], progress: Any) -> Iterator[tuple[int, int]]:
+    for number, value in enumerate(wanted):
+        time.sleep(0.02)
+        yield number, value
+
+
+def nothing(wanted: tuple[int, ...], progress: Any) -> Iterator[tuple[int, int]]:
+    yield from ()
+
+
+def threads(progress: Any) -> int:
+    return int(os.environ["OMP_NUM_THREADS"])

@@ -1,0 +1,216 @@
+"""Detections of a graph or a simulation, image by image, and its latency: as jobs.
+
+What is found on an image depends on the graph and the image alone, so each is a piece of its own:
+an evaluation that was interrupted goes on, and studies share what they have found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+import quantcore
+from quantcore.contracts import registry
+from quantcore.contracts.engine import Engine, EngineLayer, EngineOptions
+from quantcore.data.coco import CocoImage
+from quantcore.evaluation.evaluator import Clocks, Limits, detect
+from quantcore.evaluation.latency import measure
+from quantcore.ir.model import Array, FloatModel
+from quantcore.results.evaluation import LatencyResult
+from quantcore.runtime.host import host
+from quantcore.runtime.jobs import Job, Piece
+from quantcore.runtime.keys import content_key, file_digest, file_digests, graph_digest
+from quantcore.runtime.progress import Progress
+from quantcore.runtime.worker import peak_rss_mb
+
+#: Of what a kept piece means; a change of it makes all that is on disk obsolete.
+REVISION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was found on one image.
+
+    Attributes:
+        boxes: n x 6, see `Detections`.
+        preprocess_s: Seconds that reading and letterboxing took.
+        inference_s: Seconds in the engine, an equal share of its batch's.
+        postprocess_s: Seconds of decoding and NMS, likewise.
+    """
+
+    boxes: Array
+    preprocess_s: float
+    inference_s: float
+    postprocess_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """How a graph runs on an engine.
+
+    Attributes:
+        latency: Of the engine alone, at batch 1.
+        layers: What the engine really runs.
+        runs_on: Where, as the engine tells.
+        peak_rss_mb: Of the process, evaluation included where it took place there.
+    """
+
+    latency: LatencyResult
+    layers: tuple[EngineLayer, ...]
+    runs_on: str
+    peak_rss_mb: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How a graph is run.
+
+    Attributes:
+        engine: Engine name.
+        options: How it is built.
+        batch_size: Images per inference.
+        limits: Which boxes count as detections.
+    """
+
+    engine: str
+    options: EngineOptions
+    batch_size: int = 1
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTest:
+    """How latency is measured.
+
+    Attributes:
+        batch: The network input, 1 x 3 x H x W.
+        warmup: Inferences before.
+        runs: Inferences that are timed.
+    """
+
+    batch: Array
+    warmup: int
+    runs: int
+
+
+def graph_job(
+    what: str,
+    model: FloatModel,
+    graph: onnx.ModelProto | Path,
+    images: Sequence[CocoImage],
+    how: RunSettings,
+    timing: LatencyTest | None,
+    progress: Progress,
+) -> Job[Found | Measured]:
+    """Runs a graph of the model on images, and times it.
+
+    Args:
+        what: Names the job in errors.
+        model: Says how images go in and how boxes come out.
+        graph: The graph, or the file that the engine built from it.
+        images: What to run.
+        how: How it is run.
+        timing: How it is timed; None for no timing.
+        progress: Where reading the images' files reports.
+
+    Returns:
+        Values of the job: a `Found` for each image, in order, then `Measured` where it was asked.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    versions = dict(registry.load_engine(how.engine).versions())
+    digest = file_digest(graph) if isinstance(graph, Path) else graph_digest(graph)
+    run = (quantcore.__version__, how.engine, versions, how.options, digest)
+    pieces = image_pieces(model, images, (run, how.batch_size, how.limits), progress)
+    if timing is not None:
+        key = content_key("latency", REVISION, run, timing.warmup, timing.runs, host())
+        pieces.append(Piece(key=key, kind=Measured, about=timing))
+    return Job(what=what, function=_on_engine, arguments=(model, graph, how), pieces=tuple(pieces))
+
+
+def image_pieces(
+    model: FloatModel, images: Iterable[CocoImage], about: object, progress: Progress
+) -> list[Piece]:
+    """A piece for each image, by its content.
+
+    Args:
+        model: Says how images go in and how boxes come out.
+        images: The images.
+        about: What else the detections depend on.
+        progress: Where reading the files reports.
+    """
+    images = tuple(images)
+    digests = file_digests((image.path for image in images), progress)
+    looks = (model.preprocessing, model.decoding, len(model.class_names))
+    base = content_key("detections", REVISION, looks, about)
+    return [
+        Piece(
+            key=content_key(base, digests[image.path], image.width, image.height),
+            kind=Found,
+            about=image,
+        )
+        for image in images
+    ]
+
+
+def _on_engine(
+    model: FloatModel,
+    graph: onnx.ModelProto | Path,
+    how: RunSettings,
+    wanted: Sequence[CocoImage | LatencyTest],
+    progress: Progress,
+) -> Iterator[tuple[int, Found | Measured]]:
+    plugin = registry.load_engine(how.engine)
+    opened = (
+        plugin.load(graph, how.options)
+        if isinstance(graph, Path)
+        else plugin.build(graph, how.options)
+    )
+    with opened as engine:
+        images = [w for w in wanted if not isinstance(w, LatencyTest)]
+        yield from found_on(engine, model, images, how, progress)
+        for number, timing in enumerate(wanted):
+            if isinstance(timing, LatencyTest):
+                yield number, _measured(engine, timing, progress)
+
+
+def found_on(
+    engine: Engine,
+    model: FloatModel,
+    images: Sequence[CocoImage],
+    how: RunSettings,
+    progress: Progress,
+) -> Iterator[tuple[int, Found]]:
+    """What an engine finds on each image, with the image's number, batch by batch."""
+    if not images:
+        return
+    clocks, number = Clocks(), 0
+    before = (0.0, 0.0, 0.0)
+    for part in detect(engine, model, images, how.limits, how.batch_size, progress, clocks):
+        now = (clocks.reading.seconds, clocks.running.seconds, clocks.finding.seconds)
+        each = [(b - a) / len(part) for a, b in zip(before, now, strict=True)]
+        before = now
+        for boxes in part.values():
+            yield (
+                number,
+                Found(
+                    boxes=boxes, preprocess_s=each[0], inference_s=each[1], postprocess_s=each[2]
+                ),
+            )
+            number += 1
+
+
+def _measured(engine: Engine, timing: LatencyTest, progress: Progress) -> Measured:
+    latency = measure(
+        engine, timing.batch, warmup=timing.warmup, runs=timing.runs, progress=progress
+    )
+    return Measured(
+        latency=latency,
+        layers=tuple(engine.layers()),
+        runs_on=engine.runs_on(),
+        peak_rss_mb=peak_rss_mb(),
+    )
