@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +26,26 @@ def read_image(image: CocoImage) -> Pixels:
     Raises:
         DataError: Missing, corrupt, truncated, or of another size than annotated; names the file.
     """
+    pixels = decode_image(image.path)
+    height, width = pixels.shape[:2]
+    if (width, height) != (image.width, image.height):
+        raise DataError(
+            f"{image.path}: the image has {width} x {height} pixels, the annotation file says "
+            f"{image.width} x {image.height}; use the images that were annotated"
+        )
+    return pixels
+
+
+def decode_image(path: Path) -> Pixels:
+    """Decodes an image file, whatever its size: H x W x 3, BGR.
+
+    Raises:
+        DataError: Missing, corrupt or truncated; names the file.
+    """
     try:
-        content = image.path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{image.path}: cannot read: {error.strerror or error}") from None
+        raise DataError(f"{path}: cannot read: {error.strerror or error}") from None
     pixels = None
     if content and not _truncated_jpeg(content):
         try:
@@ -36,13 +54,7 @@ def read_image(image: CocoImage) -> Pixels:
             pixels = None
     if pixels is None:
         raise DataError(
-            f"{image.path}: corrupt or truncated image ({len(content)} bytes); download it again"
-        )
-    height, width = pixels.shape[:2]
-    if (width, height) != (image.width, image.height):
-        raise DataError(
-            f"{image.path}: the image has {width} x {height} pixels, the annotation file says "
-            f"{image.width} x {image.height}; use the images that were annotated"
+            f"{path}: corrupt or truncated image ({len(content)} bytes); download it again"
         )
     return np.asarray(pixels, dtype=np.uint8)
 
