@@ -12,6 +12,7 @@ from quantcore.commands.options import (
     DataRoot,
     EvalImages,
     Model,
+    ModelOption,
     PolicyFile,
     Preset,
     Size,
@@ -50,6 +51,7 @@ def sensitivity(
     policy: PolicyFile = None,
     size: Size = None,
     preset: Preset = None,
+    model_option: ModelOption = None,
     split: Annotated[str, typer.Option(help="Split to measure on.")] = pipeline.EVALUATION_SPLIT,
     workers: Workers = None,
 ) -> None:
@@ -58,7 +60,7 @@ def sensitivity(
     A run that is interrupted goes on where it stopped when it is started again.
     """
     ensure_folder(out)
-    loaded = load_model(model, weights, size, preset)
+    loaded = load_model(model, weights, size, preset, model_option)
     chosen = CalibrationPolicy.load(policy) if policy else None
     subject = Subject.of(loaded, CalibrationTable.load(table), chosen)
     how = Study(data, split, method, images, workers)
@@ -89,6 +91,7 @@ def mixed(
     policy: PolicyFile = None,
     size: Size = None,
     preset: Preset = None,
+    model_option: ModelOption = None,
     split: Annotated[
         str, typer.Option(help="Split to search on; keep the evaluation split unseen.")
     ] = pipeline.CALIBRATION_SPLIT,
@@ -108,7 +111,7 @@ def mixed(
     wish = Wish(max_drop, min_int8, top, confidence=confidence)
     how = Study(data, split, method, images, workers, wish, engine, verify)
     work = ensure_folder(out.parent / f"{out.stem}.mixed")
-    loaded = load_model(model, weights, size, preset)
+    loaded = load_model(model, weights, size, preset, model_option)
     found_table = _table(loaded, data, table, backend, policy, work)
     chosen = CalibrationPolicy.load(policy) if policy else None
     subject = Subject.of(loaded, found_table, chosen)

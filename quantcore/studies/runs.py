@@ -19,9 +19,9 @@ from quantcore.data.images import read_image
 from quantcore.data.letterbox import Placement, letterbox
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import OutputError, UsageError
-from quantcore.evaluation.decode import decode_candidates
 from quantcore.evaluation.detections import Detections
-from quantcore.evaluation.nms import nms
+from quantcore.evaluation.finding import find_boxes
+from quantcore.ir.decoding import LIMITS
 from quantcore.ir.edits import exposed
 from quantcore.ir.model import Array, FloatModel, LayerInfo
 from quantcore.runtime.keys import content_key, file_digests
@@ -30,9 +30,6 @@ from quantcore.runtime.store import Store
 from quantcore.studies.macs import shapes_of
 from quantcore.studies.prefix import Suffix, cut, fingerprint
 from quantcore.studies.probe import layer_probe
-
-#: As in `quantcore.evaluation.evaluator.evaluate`: score, IoU and number of detections.
-CONF, IOU, MAX_DETECTIONS = 0.001, 0.65, 300
 
 #: Bytes of network inputs that are kept between graphs; the other images are read again.
 INPUT_CACHE = 1 << 30
@@ -149,9 +146,8 @@ class Runs:
         self._shapes = shapes_of(model)
         self._inputs = _Inputs(model)
         self._digests = file_digests((image.path for image in self.images), self._progress)
-        limits = (CONF, IOU, MAX_DETECTIONS)
-        looks = (model.fingerprint, model.decoding, model.preprocessing)
-        self._about = (REVISION, looks, limits, self._plugin.versions())
+        looks = (model.fingerprint, model.decoding.to_dict(), model.preprocessing)
+        self._about = (REVISION, looks, LIMITS, self._plugin.versions())
 
     def run(
         self, variants: Sequence[Variant], what: str = "images", shared: bool = True
@@ -265,11 +261,7 @@ class Runs:
         return {n: found[n] if n in found else tensors[n] for n in self.model.output_names}
 
     def _detect(self, heads: Mapping[str, Array], placement: Placement) -> Array:
-        size = self.model.preprocessing.size
-        rows = decode_candidates(heads, self.model.decoding, size, CONF)
-        boxes = nms(rows, CONF, IOU, MAX_DETECTIONS)[0]
-        boxes[:, :4] = placement.to_original(boxes[:, :4])
-        return boxes
+        return find_boxes(heads, self.model, [placement], LIMITS)[0]
 
     def _outcome(self, job: _Job) -> Outcome:
         found = {image.id: self._finding(job, image) for image in self.images}

@@ -17,9 +17,12 @@ from quantcore.engines.onnxruntime import OnnxRuntimeEngine
 from quantcore.errors import DataError, EngineError, ModelError, UsageError
 from quantcore.evaluation.coco import score
 from quantcore.evaluation.decode_graph import append_decode
+from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.evaluation.decoding.grid import GridDecoding
 from quantcore.evaluation.evaluator import evaluate
 from quantcore.evaluation.latency import measure
-from quantcore.ir.model import Decoding, FloatModel, Preprocessing
+from quantcore.ir.decoding import Limits
+from quantcore.ir.model import FloatModel, Preprocessing
 from quantcore.runtime.progress import Progress
 
 SIZE = (64, 64)
@@ -78,7 +81,7 @@ def _model(decoding=None, classes=("cat", "dog"), outputs=("detections",)):
         "oracle",
         helper.make_model(graph),
         Preprocessing(SIZE),
-        decoding or Decoding("none"),
+        decoding or DecodedBoxes(),
         classes,
     )
 
@@ -138,7 +141,7 @@ def test_some_images(dataset):
 
 
 def test_decoding_in_the_graph_overrules_the_model(dataset):
-    model = _model(Decoding("grid", (8,)), outputs=("head",))
+    model = _model(GridDecoding((8,)), outputs=("head",))
     assert evaluate(Oracle(), model, dataset)[0].map == pytest.approx(1)
     with pytest.raises(ModelError, match="needs one output B x 64"):
         evaluate(Oracle(outputs=("head",)), model, dataset)
@@ -149,9 +152,9 @@ def test_refusals(dataset):
         evaluate(Oracle(), _model(classes=("a", "b", "c")), dataset)
     with pytest.raises(ModelError, match="scores 4 classes, the model names 2"):
         evaluate(Oracle(classes=4), _model(), dataset)
-    for bad in ({"conf": -0.1}, {"iou": 1.5}, {"max_detections": 0}):
+    for bad in ({"conf": -0.1}, {"iou": 1.5}, {"detections": 0}):
         with pytest.raises(UsageError, match="thresholds"):
-            evaluate(Oracle(), _model(), dataset, **bad)
+            Limits(**bad)
     dataset.images[3].path.write_bytes(b"")
     with pytest.raises(DataError, match=r"3\.png: corrupt"):
         evaluate(Oracle(), _model(), dataset)
@@ -202,7 +205,7 @@ def test_yolox_nano_on_real_images(shared, coco_mini):
         "yolox-nano",
         proto,
         Preprocessing((416, 416), "bgr", 1.0, "top_left"),
-        Decoding("grid", (8, 16, 32)),
+        GridDecoding((8, 16, 32)),
         tuple(names),
     )
     with OnnxRuntimeEngine("onnxruntime").build(proto, EngineOptions()) as engine:

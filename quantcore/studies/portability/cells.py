@@ -12,7 +12,7 @@ from quantcore.analysis.resample import map_draws
 from quantcore.contracts import registry
 from quantcore.data.coco import CocoDataset, CocoImage
 from quantcore.evaluation.detections import Detections
-from quantcore.evaluation.evaluator import Limits
+from quantcore.ir.decoding import LIMITS
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Evaluation
 from quantcore.qdq.placement import Plan
@@ -149,7 +149,7 @@ class Cells:
     def _task(self, about: tuple[object, ...]) -> Task:
         size = self._model.batch_size or self._how.batch_size
         base = content_key(
-            "detections", REVISION, quantcore.__version__, self._key, Limits(), size, about
+            "detections", REVISION, quantcore.__version__, self._key, LIMITS, size, about
         )
         keys = tuple(
             content_key(base, self._image_keys[image.id], image.width, image.height)

@@ -377,4 +377,5 @@ class _Run:
 
 def _model_key(model: FloatModel) -> str:
     """The key of a model: its graph, its pre- and post-processing, its classes."""
-    return content_key(model.fingerprint, model.preprocessing, model.decoding, model.class_names)
+    looks = (model.preprocessing, model.decoding.to_dict())
+    return content_key(model.fingerprint, *looks, model.class_names)
