@@ -1,6 +1,7 @@
 """The evaluator and the latency meter, with a stand-in engine and with a real detector."""
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from onnx import TensorProto, helper, numpy_helper
 from quantcore.contracts.engine import Engine, EngineOptions
 from quantcore.contracts.model import ModelOptions
 from quantcore.data.coco import Annotation, Category, CocoDataset, CocoImage
+from quantcore.data.letterbox import Placement
 from quantcore.engines.onnxruntime import OnnxRuntimeEngine
 from quantcore.errors import DataError, EngineError, ModelError, UsageError
 from quantcore.evaluation.coco import score
 from quantcore.evaluation.decode_graph import append_decode
+from quantcore.evaluation.decoding.anchors import AnchorDecoding
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
 from quantcore.evaluation.decoding.grid import GridDecoding
 from quantcore.evaluation.evaluator import evaluate
+from quantcore.evaluation.finding import find_boxes
 from quantcore.evaluation.latency import measure
 from quantcore.ir.decoding import Limits
 from quantcore.ir.model import FloatModel, Preprocessing
@@ -145,6 +149,27 @@ def test_decoding_in_the_graph_overrules_the_model(dataset):
     assert evaluate(Oracle(), model, dataset)[0].map == pytest.approx(1)
     with pytest.raises(ModelError, match="needs one output B x 64"):
         evaluate(Oracle(outputs=("head",)), model, dataset)
+
+
+def test_heads_are_read_by_name_whatever_their_order():
+    anchors = AnchorDecoding((8, 16), (((20.0, 20.0),), ((40.0, 40.0),)))
+    model = _model(anchors, outputs=("fine", "coarse"))
+    rng = np.random.default_rng(0)
+    fine, coarse = (rng.normal(0, 1, (1, 7, n, n)).astype(np.float32) for n in (8, 4))
+    placement = Placement(1.0, 0, 0, (64, 64))
+    (wanted,) = find_boxes({"fine": fine, "coarse": coarse}, model, [placement])
+    (found,) = find_boxes({"coarse": coarse, "more": fine, "fine": fine}, model, [placement])
+    np.testing.assert_array_equal(found, wanted)
+    assert len(wanted) > 10
+    with pytest.raises(ModelError, match="a head B x"):
+        find_boxes({"a": coarse, "b": fine}, model, [placement])
+
+
+def test_a_model_survives_the_way_to_a_process():
+    model = _model(GridDecoding((8,)))
+    again = pickle.loads(pickle.dumps(model))
+    assert again == model
+    assert type(again) is FloatModel
 
 
 def test_refusals(dataset):

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from quantcore_onnx import OnnxOptions, OnnxPlugin
 from quantcore_onnx.heads import ANCHORS
 
+from quantcore.contracts.model import ModelOptions
 from quantcore.errors import CheckpointError, UsageError
 from quantcore.evaluation.decoding.anchors import AnchorDecoding
 from quantcore.ir.description import describe
@@ -279,6 +280,19 @@ def test_preset_is_required(tmp_path):
     for preset in (None, "yolov9"):
         with pytest.raises(UsageError, match="yolov5, yolov7, yolox"):
             load(tmp_path, raw(Detector()).model(), preset)
+
+
+def test_options_of_any_model_leave_the_preset_open(tmp_path):
+    onnx.save(raw(Detector()).model(), tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match="needs a preset"):
+        OnnxPlugin("onnx").load(tmp_path / "m.onnx", ModelOptions(64))
+
+
+def test_an_image_need_not_be_square(tmp_path):
+    found = load(tmp_path, raw(Detector(size="side")).model(), size=(64, 96))
+    assert found.preprocessing.size == (64, 96)
+    with pytest.raises(UsageError, match="leave image size 64 x 96 away"):
+        load(tmp_path, raw(Detector()).model(), size=(64, 96))
 
 
 def written(tmp_path, boxes, preprocessing=None) -> FloatModel:
