@@ -32,7 +32,9 @@ ModelOption = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(help="Short for --model-option preset=NAME: yolov5, yolov7 or yolox (`onnx`)."),
+    typer.Option(
+        help="Short for --model-option preset=NAME: pre- and post-processing of an `onnx` model."
+    ),
 ]
 Size = Annotated[
     int | None, typer.Option(help="Side of the square network input in pixels.", min=1)
