@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from quantcore import pipeline
+from quantcore.commands.options import load_model
 from quantcore.contracts import registry
-from quantcore.contracts.model import ModelOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.ir.model import FloatModel
@@ -34,7 +34,7 @@ from quantcore.runtime.worker import run_apart
 
 def opened(given: argparse.Namespace) -> tuple[FloatModel, Plan, Batches]:
     """What every run starts from."""
-    model = pipeline.load_model(given.model, given.weights, ModelOptions(preset=given.preset))
+    model = load_model(given.model, given.weights, preset=given.preset)
     policy = CalibrationPolicy.from_dict(
         {"implementation": "portable", "activations": {"observer": "entropy"}}
     )

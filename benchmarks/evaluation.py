@@ -12,10 +12,11 @@ import numpy as np
 from quantcore.data.coco import Annotation, Category, CocoDataset, CocoImage
 from quantcore.errors import DataError
 from quantcore.evaluation.coco import score
-from quantcore.evaluation.decode import decode, decode_candidates
+from quantcore.evaluation.decoding.anchors import AnchorDecoding
 from quantcore.evaluation.detections import Detections
 from quantcore.evaluation.nms import nms
-from quantcore.ir.model import Array, Decoding
+from quantcore.ir.decoding import LIMITS
+from quantcore.ir.model import Array
 
 T = TypeVar("T")
 
@@ -25,8 +26,7 @@ ANCHORS = (
     ((36.0, 75.0), (76.0, 55.0), (72.0, 146.0)),
     ((142.0, 110.0), (192.0, 243.0), (459.0, 401.0)),
 )
-DECODING = Decoding("anchors", (8, 16, 32), ANCHORS)
-CONF, IOU, LIMIT = 0.001, 0.65, 300
+DECODING = AnchorDecoding((8, 16, 32), ANCHORS)
 
 
 def timed(work: Callable[[], T], repeats: int = 5) -> tuple[T, float]:
@@ -59,13 +59,13 @@ def heads(batch: int) -> list[Array]:
 def plain_nms(rows: Array) -> Array:
     """Greedy suppression, one kept box against all the rest, as a textbook writes it."""
     scores = rows[:, 5:] * rows[:, 4:5]
-    box, label = np.nonzero(scores > CONF)
+    box, label = np.nonzero(scores > LIMITS.conf)
     score_of = scores[box, label]
     half = rows[box, 2:4] / 2
     corners = np.concatenate([rows[box, :2] - half, rows[box, :2] + half], axis=1)
     left = np.argsort(-score_of, kind="stable")
     kept = []
-    while len(left) and len(kept) < LIMIT:
+    while len(left) and len(kept) < LIMITS.detections:
         best, left = left[0], left[1:]
         kept.append(best)
         low = np.maximum(corners[best, :2], corners[left, :2])
@@ -73,16 +73,16 @@ def plain_nms(rows: Array) -> Array:
         shared = np.clip(high - low, 0, None).prod(1)
         areas = (corners[:, 2:] - corners[:, :2]).prod(1)
         overlap = shared / (areas[best] + areas[left] - shared)
-        left = left[(overlap <= IOU) | (label[left] != label[best])]
+        left = left[(overlap <= LIMITS.iou) | (label[left] != label[best])]
     return np.column_stack([corners[kept], score_of[kept], label[kept]]).astype(np.float32)
 
 
 def bench_decode(batch: int) -> list[Array]:
     raw = heads(batch)
-    whole, full_ms = timed(lambda: decode(raw, DECODING, SIZE))
-    rows, ms = timed(lambda: list(decode_candidates(raw, DECODING, SIZE, CONF)))
+    whole, full_ms = timed(lambda: DECODING.decode(raw, SIZE))
+    rows, ms = timed(lambda: list(DECODING.candidates(raw, SIZE, LIMITS.conf)))
     for few, everything in zip(rows, whole, strict=True):
-        np.testing.assert_array_equal(few, everything[everything[:, 4] >= CONF])
+        np.testing.assert_array_equal(few, everything[everything[:, 4] >= LIMITS.conf])
     print(
         f"decode     {ms / batch:8.2f} ms/image   all 25200 rows {full_ms / batch:8.2f} ms/image   "
         f"{full_ms / ms:5.1f} x"
@@ -91,11 +91,11 @@ def bench_decode(batch: int) -> list[Array]:
 
 
 def bench_nms(rows: list[Array]) -> None:
-    kept, ms = timed(lambda: nms(rows, CONF, IOU, LIMIT))
+    kept, ms = timed(lambda: nms(rows))
     wanted, plain_ms = timed(lambda: [plain_nms(r) for r in rows], repeats=1)
     for a, b in zip(kept, wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-4)
-    pairs = np.mean([np.count_nonzero(r[:, 5:] * r[:, 4:5] > CONF) for r in rows])
+    pairs = np.mean([np.count_nonzero(r[:, 5:] * r[:, 4:5] > LIMITS.conf) for r in rows])
     print(
         f"nms        {ms / len(rows):8.2f} ms/image   plain numpy    "
         f"{plain_ms / len(rows):8.2f} ms/image   {plain_ms / ms:5.1f} x   "

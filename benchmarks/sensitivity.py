@@ -20,15 +20,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from quantcore.commands.options import load_model
 from quantcore.contracts.engine import EngineOptions
-from quantcore.contracts.model import ModelOptions
 from quantcore.contracts.registry import load_engine
 from quantcore.data.coco import CocoDataset
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.evaluation.coco import score
 from quantcore.evaluation.detections import Detections
 from quantcore.evaluation.evaluator import evaluate
-from quantcore.pipeline import load_model
 from quantcore.runtime.executor import kept_in
 from quantcore.runtime.threads import cores
 from quantcore.studies.keep import alone
@@ -150,7 +149,7 @@ def main() -> None:
     )
     parser.add_argument("--hand", type=int, default=6, help="so many layers by hand, evenly taken")
     given = parser.parse_args()
-    model = load_model(given.model, given.weights, ModelOptions(preset=given.preset))
+    model = load_model(given.model, given.weights, preset=given.preset)
     subject = StudiedModel.of(model, CalibrationTable.load(given.table))
     ours, figures = against_the_loop(subject, CocoDataset.open(given.data, given.split), given)
     names = subject.layers

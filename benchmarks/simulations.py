@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from quantcore.analysis.agreement import sqnr_db
-from quantcore.contracts.model import ModelOptions
+from quantcore.commands.options import load_model
 from quantcore.contracts.registry import load_backend
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.ir.model import Array, FloatModel
-from quantcore.pipeline import load_model
 from quantcore.policy.policy import ARITHMETICS, CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import Plan, plan
@@ -82,7 +81,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--backend", action="append", required=True)
     given = parser.parse_args()
-    model = load_model(given.model, given.weights, ModelOptions(preset=given.preset))
+    model = load_model(given.model, given.weights, preset=given.preset)
     table = CalibrationTable.load(given.table)
     sites = plan(model, CalibrationPolicy.from_dict(table.provenance.policy))
     chosen = CocoDataset.open(given.data, given.split).select(given.images)

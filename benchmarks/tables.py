@@ -19,15 +19,15 @@ import onnx
 
 from quantcore.analysis.losses import agreements
 from quantcore.analysis.neighbours import neighbours
+from quantcore.commands.options import load_model
 from quantcore.contracts.engine import EngineOptions
-from quantcore.contracts.model import ModelOptions
 from quantcore.contracts.registry import load_engine
 from quantcore.data.coco import CocoDataset
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.evaluation.detections import Detections
 from quantcore.evaluation.evaluator import evaluate
 from quantcore.ir.model import FloatModel
-from quantcore.pipeline import load_model, quantize
+from quantcore.pipeline import quantize
 from quantcore.results.estimate import Neighbours
 from quantcore.results.evaluation import DetectionResult
 from quantcore.table.table import CalibrationTable
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", default=["val2017", "train2017"])
     parser.add_argument("--graphs", type=int, default=6)
     given = parser.parse_args()
-    model = load_model(given.model, given.weights, ModelOptions(preset=given.preset))
+    model = load_model(given.model, given.weights, preset=given.preset)
     splits = [CocoDataset.open(given.data, name) for name in given.splits]
     reference = run(model, model.proto, splits)
     maps = ", ".join(f"{n} {r.map:.4f}" for n, (r, _) in zip(given.splits, reference, strict=True))

@@ -106,7 +106,8 @@ class Evaluation:
 
 def load_model(name: str, weights: Path, options: ModelOptions | None = None) -> FloatModel:
     """The float model of a checkpoint; raises PluginError, CheckpointError or UsageError."""
-    return registry.load_model(name).load(weights, options or ModelOptions())
+    plugin = registry.load_model(name)
+    return plugin.load(weights, options or plugin.options())
 
 
 def equalize(

@@ -19,7 +19,8 @@ from quantcore.contracts.backend import BackendSession, Capabilities, symmetric_
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.nodes import GraphRunner, Node, Tap
 from quantcore.contracts.registry import load_engine
-from quantcore.ir.model import Array, Decoding, FloatModel, Preprocessing
+from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.ir.model import Array, FloatModel, Preprocessing
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, Site, plan
 from quantcore.qdq.scales import quantize, symmetric_scale
@@ -47,7 +48,7 @@ def _build(
     proto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     # Q/DQ graphs pass the full check only where shapes are known.
     proto = onnx.shape_inference.infer_shapes(proto, check_type=True)
-    return FloatModel("tiny", proto, Preprocessing((size, size)), Decoding("none"), ("a", "b"))
+    return FloatModel("tiny", proto, Preprocessing((size, size)), DecodedBoxes(), ("a", "b"))
 
 
 @pytest.fixture(scope="session")

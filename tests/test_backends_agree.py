@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quantcore_onnx import OnnxOptions
 
 from quantcore import pipeline
 from quantcore.analysis.agreement import sqnr_db
 from quantcore.contracts import registry
-from quantcore.contracts.model import ModelOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.ir.model import FloatModel
@@ -44,7 +44,7 @@ def detector(request: pytest.FixtureRequest, model) -> tuple[FloatModel, pipelin
     if not SHARED.is_dir():
         pytest.skip("needs ../shared")
     weights = SHARED / "weights/yolox_nano.onnx"
-    found = pipeline.load_model("onnx", weights, ModelOptions(preset="yolox"))
+    found = pipeline.load_model("onnx", weights, OnnxOptions(preset="yolox"))
     return found, pipeline.Data(SHARED / "data/coco-mini")
 
 

@@ -399,6 +399,19 @@ def test_a_model_of_another_preset_is_refused(cli: Cli, squares: SimpleNamespace
     refused(cli("export", *args, "--preset", "yolox", "--size", 96), "squares.onnx", "64 x 64")
 
 
+def test_options_of_the_model_itself(cli: Cli, squares: SimpleNamespace, tmp_path: Path) -> None:
+    args = ["export", "onnx", "--weights", squares.weights, "--out", squares.root / "x.onnx"]
+    given = ["--model-option", "preset=yolox"]
+    assert cli(*args, *given).code == 0
+    refused(cli(*args, *given, "--preset", "yolox"), "option 'preset' is given twice")
+    refused(cli(*args, "--model-option", "yolox"), "NAME=VALUE", "'yolox'")
+    refused(cli(*args, "--model-option", "preest=yolox"), "did you mean 'preset'?")
+    refused(cli(*args, "--model-option", "image_size=64"), "model 'onnx' has no option")
+    pytest.importorskip("quantcore_yolo")
+    other = ["export", "yolov5n", "--weights", tmp_path / "m.pt", "--out", tmp_path / "x.onnx"]
+    refused(cli(*other, "--preset", "yolov5"), "model 'yolov5n' has no option 'preset'")
+
+
 def calibrating(squares: SimpleNamespace, *more: object, backend: str = BACKEND) -> list[object]:
     return [
         *("calibrate", *squares.model, "--data", squares.data, "--backend", backend),

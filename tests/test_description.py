@@ -12,9 +12,15 @@ import onnx
 import pytest
 from onnx import helper
 
+from quantcore.contracts.registry import load_decoding
 from quantcore.errors import CheckpointError
-from quantcore.ir.description import KEY, describe, described
-from quantcore.ir.model import Decoding, FloatModel, Preprocessing
+from quantcore.evaluation.decoding.anchors import AnchorDecoding
+from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.evaluation.decoding.grid import GridDecoding
+from quantcore.ir import description
+from quantcore.ir.decoding import Decoding
+from quantcore.ir.description import KEY, describe
+from quantcore.ir.model import FloatModel, Preprocessing
 
 PATH = Path("some.onnx")
 ANCHORS = (((10.0, 13.5), (16.0, 30.0)), ((1 / 3, 7.0), (62.0, 45.0)))
@@ -27,9 +33,13 @@ def model(net: FloatModel) -> FloatModel:
         "mine",
         net.proto,
         Preprocessing((16, 16), "bgr", 1 / 255, "top_left", 0),
-        Decoding("anchors", (8, 16), ANCHORS),
+        AnchorDecoding((8, 16), ANCHORS),
         ("köter", "cat"),
     )
+
+
+def described(proto: onnx.ModelProto, path: Path) -> FloatModel | None:
+    return description.described(proto, path, load_decoding)
 
 
 def test_there_and_back(model: FloatModel) -> None:
@@ -40,6 +50,27 @@ def test_there_and_back(model: FloatModel) -> None:
     for name in ("name", "preprocessing", "decoding", "class_names"):
         assert getattr(found, name) == getattr(model, name)
     assert describe(found).SerializeToString() == file
+
+
+@pytest.mark.parametrize(
+    ("decoding", "written"),
+    [
+        (
+            AnchorDecoding((8, 16), (((10, 13.5),), ((1, 2),))),
+            '{"kind": "anchors", "strides": [8, 16], "anchors": [[[10, 13.5]], [[1, 2]]]}',
+        ),
+        (GridDecoding((8, 16)), '{"kind": "grid", "strides": [8, 16], "anchors": []}'),
+        (DecodedBoxes(), '{"kind": "none", "strides": [], "anchors": []}'),
+    ],
+    ids=lambda d: d.kind if isinstance(d, Decoding) else "",
+)
+def test_decodings_are_written_as_they_always_were(
+    model: FloatModel, decoding: Decoding, written: str
+) -> None:
+    text = describe(replace(model, decoding=decoding)).metadata_props[0].value
+    assert text.startswith('{"format": "quantcore.model/1", "name": "mine", "preprocessing"')
+    assert f'"decoding": {written}, "class_names"' in text
+    assert load_decoding(decoding.kind).from_dict(json.loads(written)) == decoding
 
 
 def test_a_graph_without_description_has_none(model: FloatModel) -> None:
@@ -95,8 +126,8 @@ def drop(*way: str) -> Callable[[dict[str, Any]], None]:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (put("format", value="quantcore.contracts.model/2"), "quantcore.contracts.model/1"),
-        (drop("format"), "quantcore.contracts.model/1"),
+        (put("format", value="quantcore.model/2"), "quantcore.model/1"),
+        (drop("format"), "quantcore.model/1"),
         (drop("name"), "no 'name'"),
         (put("name", value=""), "no text"),
         (drop("preprocessing", "scale"), "no 'scale'"),
@@ -108,8 +139,12 @@ def drop(*way: str) -> Callable[[dict[str, Any]], None]:
         (put("preprocessing", "size", value=[32, 32]), "(32, 32) pixels, the graph takes (16, 16)"),
         (put("preprocessing", "channels", value="rbg"), "rgb or bgr"),
         (put("preprocessing", "pad_value", value=-1), "no whole number"),
-        (put("decoding", "kind", value="ssd"), "unknown kind"),
+        (
+            put("decoding", "kind", value="ssd"),
+            "unknown decoding 'ssd'; installed: anchors, grid, none",
+        ),
         (put("decoding", "kind", value="grid"), "it says 1 heads, the graph has y, z"),
+        (put("decoding", "strides", value=[8, 0]), "strides must be 1 or more"),
         (put("decoding", "strides", value=[8]), "2 sets of anchors for 1 strides"),
         (put("decoding", "anchors", 0, 0, value=[1]), "not enough values"),
         (put("decoding", "anchors", 0, 0, 1, value="9"), "no number"),

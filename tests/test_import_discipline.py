@@ -85,7 +85,8 @@ def compared(path: Path) -> list[tuple[int, str]]:
 
 
 def test_the_core_asks_for_no_plugin_by_name() -> None:
-    names = {point.name for group in GROUPS for point in metadata.entry_points(group=group)}
+    groups = (*GROUPS, "quantcore.decodings")
+    names = {point.name for group in groups for point in metadata.entry_points(group=group)}
     # A fact about frameworks, not about plugins; and those that nobody has installed here.
     names |= {"pytorch-quantization", "paddle", "tensorrt", "onnxruntime", "modelopt", "yolov7"}
     hits = [

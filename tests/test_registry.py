@@ -11,7 +11,7 @@ import stevedore._cache
 from stevedore import ExtensionManager
 
 from quantcore.contracts import registry
-from quantcore.contracts.registry import BACKENDS, ENGINES, MODELS
+from quantcore.contracts.registry import BACKENDS, DECODINGS, ENGINES, MODELS
 from quantcore.errors import BackendUnavailable, PluginError
 
 Install = Callable[..., None]
@@ -160,6 +160,18 @@ def test_unknown_models_and_engines_are_called_so() -> None:
         registry.load_model("nope")
     with pytest.raises(PluginError, match=r"unknown engine 'onnxruntim'.*mean 'onnxruntime'"):
         registry.load_engine("onnxruntim")
+
+
+def test_decodings_are_classes_found_by_their_kind(install: Install) -> None:
+    assert registry.load_decoding("none").kind == "none"
+    with pytest.raises(PluginError, match=r"unknown decoding 'gird' .*mean 'grid'"):
+        registry.load_decoding("gird")
+    install("acme-boxes", "acme", "raise RuntimeError('broken')", DECODINGS)
+    with pytest.raises(PluginError, match=r"decoding 'acme' of acme-boxes 1\.2 fails to load"):
+        registry.load_decoding("acme")
+    install("other-boxes", "other", "Plugin = 7", DECODINGS)
+    with pytest.raises(PluginError, match="decoding 'other' of other-boxes is no Decoding"):
+        registry.load_decoding("other")
 
 
 @pytest.mark.parametrize(

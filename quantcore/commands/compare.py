@@ -18,6 +18,7 @@ from quantcore.commands.options import (
     EvaluationSplit,
     Images,
     Model,
+    ModelOption,
     Placement,
     PolicyFile,
     Precision,
@@ -62,6 +63,7 @@ def compare(
     eval_images: EvalImages = None,
     size: Size = None,
     preset: Preset = None,
+    model_option: ModelOption = None,
     calibration_split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
     evaluation_split: EvaluationSplit = pipeline.EVALUATION_SPLIT,
     device: Device = "auto",
@@ -99,7 +101,7 @@ def compare(
         for name, options in _options(engines, threads, provider or []).items()
     )
     what = comparison.Comparison(
-        model=load_model(model, weights, size, preset),
+        model=load_model(model, weights, size, preset, model_option),
         weights=weights,
         policy=read_policy(policy, images, placement),
         backends=tuple(unique(backend)),
@@ -152,7 +154,7 @@ def demo(
         about = json.loads((root / "demo.json").read_text(encoding="utf-8"))
         weights = root / about["weights"]
         ensure_folder(out)
-        model, policy = load_model(about["model"], weights, None, None), CalibrationPolicy()
+        model, policy = load_model(about["model"], weights), CalibrationPolicy()
         chosen = unique(backend) if backend else _able(model, policy)
         what = comparison.Comparison(
             model=model,

@@ -11,7 +11,8 @@ import onnx
 import typer
 
 from quantcore import pipeline
-from quantcore.contracts.model import ModelOptions
+from quantcore.contracts import registry
+from quantcore.contracts.options import filled, pairs
 from quantcore.errors import UsageError
 from quantcore.evaluation.decode_graph import append_decode
 from quantcore.ir.model import FloatModel
@@ -25,9 +26,15 @@ Weights = Annotated[Path, typer.Option(help="Checkpoint (.pt, .safetensors) or O
 DataRoot = Annotated[
     Path, typer.Option("--data", help="COCO-format folder with annotations/ and the images.")
 ]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option("--model-option", help="NAME=VALUE, an option of the model's own; repeatable."),
+]
 Preset = Annotated[
     str | None,
-    typer.Option(help="Pre- and post-processing of an `onnx` model: yolov5, yolov7 or yolox."),
+    typer.Option(
+        help="Short for --model-option preset=NAME: pre- and post-processing of an `onnx` model."
+    ),
 ]
 Size = Annotated[
     int | None, typer.Option(help="Side of the square network input in pixels.", min=1)
@@ -64,9 +71,25 @@ CalibrationSplit = Annotated[str, typer.Option(help="Split to calibrate on.")]
 EvaluationSplit = Annotated[str, typer.Option(help="Split to evaluate on.")]
 
 
-def load_model(model: str, weights: Path, size: int | None, preset: str | None) -> FloatModel:
-    """The float model that the shared options describe."""
-    return pipeline.load_model(model, weights, ModelOptions(size, preset))
+def load_model(
+    model: str,
+    weights: Path,
+    size: int | None = None,
+    preset: str | None = None,
+    model_option: list[str] | None = None,
+) -> FloatModel:
+    """The float model that the shared options describe.
+
+    Raises:
+        UsageError: The model takes other options; names them.
+    """
+    given = pairs(model_option or ())
+    if preset is not None:
+        given.append(("preset", preset))
+    kind = registry.load_model(model).options
+    return pipeline.load_model(
+        model, weights, filled(kind, given, f"model {model!r}", image_size=size)
+    )
 
 
 def decoded(proto: onnx.ModelProto, model: FloatModel, decode: str) -> onnx.ModelProto:

@@ -17,6 +17,7 @@ from quantcore.commands.options import (
     EvaluationSplit,
     Images,
     Model,
+    ModelOption,
     Placement,
     Preset,
     Providers,
@@ -63,6 +64,7 @@ def portability(
     eval_images: EvalImages = None,
     size: Size = None,
     preset: Preset = None,
+    model_option: ModelOption = None,
     calibration_split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
     evaluation_split: EvaluationSplit = pipeline.EVALUATION_SPLIT,
     device: Device = "auto",
@@ -87,7 +89,7 @@ def portability(
     ensure_folder(out)
     options = EngineOptions(threads, providers=tuple(provider or ()))
     study = PortabilityStudy(
-        model=load_model(model, weights, size, preset),
+        model=load_model(model, weights, size, preset, model_option),
         weights=weights,
         policies=chosen_policies,
         backends=tuple(unique(backend)),

@@ -13,6 +13,7 @@ from quantcore.commands.options import (
     CalibrationSplit,
     DataRoot,
     Model,
+    ModelOption,
     Preset,
     Size,
     Weights,
@@ -42,13 +43,14 @@ def equalize(
     split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
     size: Size = None,
     preset: Preset = None,
+    model_option: ModelOption = None,
 ) -> None:
     """Write the float model with channels of like ranges, so that INT8 loses less.
 
     In float it computes the same. See docs/rewrites.md for when it helps, and what it costs.
     """
     ensure_folder(out.parent)
-    loaded = load_model(model, weights, size, preset)
+    loaded = load_model(model, weights, size, preset, model_option)
     where = pipeline.Data(data, calibration=split)
     found = pipeline.equalize(loaded, where, images, _DEFAULT.seed, alpha, for_console())
     write_whole(out, describe(found.model).SerializeToString())

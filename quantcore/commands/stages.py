@@ -21,6 +21,7 @@ from quantcore.commands.options import (
     EvaluationSplit,
     Images,
     Model,
+    ModelOption,
     Placement,
     PolicyFile,
     Precision,
@@ -59,12 +60,13 @@ def export(
     decode: Decode = "post",
     size: Size = None,
     preset: Preset = None,
+    model_option: ModelOption = None,
 ) -> None:
     """Write the float ONNX graph of a checkpoint; node names are the layer names.
 
-    A file that ends in the raw heads can be read again as model `onnx`, without a preset.
+    A file that ends in the raw heads can be read again as model `onnx`, without options.
     """
-    loaded = load_model(model, weights, size, preset)
+    loaded = load_model(model, weights, size, preset, model_option)
     proto = decoded(loaded.proto, loaded, decode)
     if decode == "post":
         proto = describe(loaded)
@@ -82,10 +84,11 @@ def layers(
     placement: Placement = None,
     size: Size = None,
     preset: Preset = None,
+    model_option: ModelOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show every layer: its names, a framework's names for it, and whether it is quantized."""
-    loaded = load_model(model, weights, size, preset)
+    loaded = load_model(model, weights, size, preset, model_option)
     plugins = [registry.load_backend(name) for name in unique(backend or [])]
     found = layer_report.rows(
         loaded, placement_plan(loaded, read_policy(policy, placement=placement)), plugins
@@ -107,6 +110,7 @@ def calibrate(
     placement: Placement = None,
     size: Size = None,
     preset: Preset = None,
+    model_option: ModelOption = None,
     split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
     device: Device = "auto",
     keep_histograms: Annotated[
@@ -122,7 +126,7 @@ def calibrate(
     """
     chosen = read_policy(policy, images, placement)
     ensure_folder(out.parent)
-    loaded = load_model(model, weights, size, preset)
+    loaded = load_model(model, weights, size, preset, model_option)
     where = pipeline.Data(data, calibration=split)
     found = pipeline.calibrate_each(
         loaded, chosen.each(), backend, where, device, for_console(), keep_histograms
@@ -154,11 +158,12 @@ def quantize(
     policy: PolicyFile = None,
     size: Size = None,
     preset: Preset = None,
+    model_option: ModelOption = None,
     decode: Decode = "post",
     precision: Precision = "int8",
 ) -> None:
     """Write the Q/DQ graph of a model and a calibration table."""
-    loaded = load_model(model, weights, size, preset)
+    loaded = load_model(model, weights, size, preset, model_option)
     chosen = CalibrationPolicy.load(policy) if policy else None
     qdq = pipeline.quantize(loaded, CalibrationTable.load(table), chosen, precision)
     qdq = replace(qdq, proto=decoded(qdq.proto, loaded, decode))
@@ -185,6 +190,7 @@ def evaluate(
     images: EvalImages = None,
     size: Size = None,
     preset: Preset = None,
+    model_option: ModelOption = None,
     split: EvaluationSplit = pipeline.EVALUATION_SPLIT,
     threads: Threads = None,
     batch_size: Annotated[int, typer.Option(help="Images per inference.", min=1)] = 1,
@@ -199,7 +205,7 @@ def evaluate(
     if out is not None:
         ensure_folder(out.parent)
     reference = _drawn(against) if against else None
-    loaded = load_model(model, weights, size, preset)
+    loaded = load_model(model, weights, size, preset, model_option)
     options = EngineOptions(threads, providers=tuple(provider or ()), max_batch=batch_size)
     what = plan or (pipeline.load_onnx(graph) if graph else loaded.proto)
     found = pipeline.evaluate(

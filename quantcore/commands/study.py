@@ -12,6 +12,7 @@ from quantcore.commands.options import (
     DataRoot,
     EvalImages,
     Model,
+    ModelOption,
     PolicyFile,
     Preset,
     Size,
@@ -51,6 +52,7 @@ def sensitivity(
     policy: PolicyFile = None,
     size: Size = None,
     preset: Preset = None,
+    model_option: ModelOption = None,
     split: Annotated[str, typer.Option(help="Split to measure on.")] = pipeline.EVALUATION_SPLIT,
     workers: Workers = None,
 ) -> None:
@@ -59,7 +61,7 @@ def sensitivity(
     A run that is interrupted goes on where it stopped when it is started again.
     """
     ensure_folder(out)
-    loaded = load_model(model, weights, size, preset)
+    loaded = load_model(model, weights, size, preset, model_option)
     chosen = CalibrationPolicy.load(policy) if policy else None
     studied = StudiedModel.of(loaded, CalibrationTable.load(table), chosen)
     how = LayerStudy(data=data, split=split, method=method, images=images, workers=workers)
@@ -92,6 +94,7 @@ def mixed(
     policy: PolicyFile = None,
     size: Size = None,
     preset: Preset = None,
+    model_option: ModelOption = None,
     split: Annotated[
         str, typer.Option(help="Split to search on; keep the evaluation split unseen.")
     ] = pipeline.CALIBRATION_SPLIT,
@@ -120,7 +123,7 @@ def mixed(
         verify=verify,
     )
     work = ensure_folder(out.parent / f"{out.stem}.mixed")
-    loaded = load_model(model, weights, size, preset)
+    loaded = load_model(model, weights, size, preset, model_option)
     found_table = _table(loaded, data, table, backend, policy, work)
     chosen = CalibrationPolicy.load(policy) if policy else None
     studied = StudiedModel.of(loaded, found_table, chosen)

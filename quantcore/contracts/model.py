@@ -14,15 +14,22 @@ API_VERSION = 1
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What a person may choose about a model.
+    """What a person may choose about any model; a plugin with choices of its own derives from it.
+
+    Those are fields made with `quantcore.contracts.options.option`.
 
     Attributes:
-        image_size: Side of the square network input in pixels; None for the model's own.
-        preset: Pre- and post-processing of a model that does not carry them (`onnx` only).
+        image_size: Of the network input in pixels, (height, width) or the side of a square; None
+            for the model's own.
     """
 
-    image_size: int | None = None
-    preset: str | None = None
+    image_size: int | tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of the network input in pixels; None for the model's own."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
 
 
 class ModelPlugin(ABC):
@@ -30,9 +37,11 @@ class ModelPlugin(ABC):
 
     Attributes:
         api_version: The contract that the plugin was written for.
+        options: What it takes.
     """
 
     api_version: ClassVar[int] = API_VERSION
+    options: ClassVar[type[ModelOptions]] = ModelOptions
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -43,9 +52,10 @@ class ModelPlugin(ABC):
 
         Args:
             weights: A checkpoint, or an ONNX file.
-            options: The person's choices.
+            options: The person's choices, of class `self.options` where quantcore calls; any other
+                `ModelOptions` says nothing about the plugin's own.
 
         Raises:
             CheckpointError: Not readable, unsafe, or another architecture.
-            UsageError: An option that this model does not take.
+            UsageError: A choice that does not fit the model.
         """

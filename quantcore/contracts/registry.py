@@ -17,11 +17,13 @@ from quantcore.contracts.backend import BackendPlugin
 from quantcore.contracts.engine import EnginePlugin
 from quantcore.contracts.model import ModelPlugin
 from quantcore.errors import BackendUnavailable, PluginError, QuantcoreError
+from quantcore.ir.decoding import Decoding
 from quantcore.runtime.progress import Progress, Silent
 
 MODELS = "quantcore.models"
 BACKENDS = "quantcore.backends"
 ENGINES = "quantcore.engines"
+DECODINGS = "quantcore.decodings"
 
 _CONTRACTS: dict[str, tuple[type, int]] = {
     MODELS: (ModelPlugin, model.API_VERSION),
@@ -104,6 +106,25 @@ def load_backend(name: str) -> BackendPlugin:
 def load_engine(name: str) -> EnginePlugin:
     """The engine plugin of that name; see `_load` for the errors."""
     return cast(EnginePlugin, _load(ENGINES, name))
+
+
+def load_decoding(kind: str) -> type[Decoding]:
+    """The class of that kind; what it holds, an ONNX file's description says.
+
+    Raises:
+        PluginError: Unknown, registered twice, broken, or no decoding.
+    """
+    point = _point(DECODINGS, kind)
+    owner, version = _owner(point)
+    try:
+        found = point.load()
+    except Exception as error:  # a plugin's import may fail in any way
+        raise PluginError(
+            f"decoding {kind!r} of {owner} {version} fails to load: {type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Decoding)):
+        raise PluginError(f"decoding {kind!r} of {owner} is no {Decoding.__name__}")
+    return found
 
 
 def _load(group: str, name: str) -> object:

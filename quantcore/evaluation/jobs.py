@@ -7,7 +7,7 @@ an evaluation that was interrupted goes on, and studies share what they have fou
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -16,8 +16,9 @@ import quantcore
 from quantcore.contracts import registry
 from quantcore.contracts.engine import Engine, EngineLayer, EngineOptions
 from quantcore.data.coco import CocoImage
-from quantcore.evaluation.evaluator import Clocks, Limits, detect
+from quantcore.evaluation.evaluator import Clocks, detect
 from quantcore.evaluation.latency import measure
+from quantcore.ir.decoding import LIMITS, Limits
 from quantcore.ir.model import Array, FloatModel
 from quantcore.results.evaluation import LatencyResult
 from quantcore.runtime.host import host
@@ -78,7 +79,7 @@ class RunSettings:
     engine: str
     options: EngineOptions
     batch_size: int = 1
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = LIMITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +146,7 @@ def image_pieces(
     """
     images = tuple(images)
     digests = file_digests((image.path for image in images), progress)
-    looks = (model.preprocessing, model.decoding, len(model.class_names))
-    base = content_key("detections", REVISION, looks, about)
+    base = content_key("detections", REVISION, model.key, about)
     return [
         Piece(
             key=content_key(base, digests[image.path], image.width, image.height),

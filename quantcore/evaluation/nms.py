@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
+from quantcore.ir.decoding import LIMITS, Limits
 from quantcore.ir.model import Array
 
 #: Only so many best-scored boxes of an image compete.
@@ -16,12 +17,7 @@ MAX_CANDIDATES = 30_000
 _FAR = 1e6
 
 
-def nms(
-    decoded: Array | Iterable[Array],
-    conf_threshold: float = 0.001,
-    iou_threshold: float = 0.65,
-    max_detections: int = 300,
-) -> list[Array]:
+def nms(decoded: Array | Iterable[Array], limits: Limits = LIMITS) -> list[Array]:
     """Keeps the best boxes of each image.
 
     A box counts once for every class whose score (objectness times class score) is over the
@@ -31,27 +27,22 @@ def nms(
     Args:
         decoded: B x N x (5+C), or n x (5+C) for each image: center x, center y, width, height in
             network pixels, objectness, class scores.
-        conf_threshold: Scores must be greater.
-        iou_threshold: Boxes that overlap a better one by more are suppressed.
-        max_detections: At most so many for an image.
+        limits: Scores must be greater than `conf`; boxes that overlap a better one by more than
+            `iou` are suppressed; at most `detections` are left for an image.
 
     Returns:
         For each image n x 6, best first: x1, y1, x2, y2 in network pixels, score, class index.
     """
-    return [
-        _suppress(_candidates(r, conf_threshold), iou_threshold, max_detections) for r in decoded
-    ]
+    return [suppress(passing(rows, limits.conf), limits) for rows in decoded]
 
 
-def _candidates(rows: Array, conf_threshold: float) -> Array:
-    """Every (box, class) over the threshold, n x 6 as `nms` returns it, best first."""
+def passing(rows: Array, conf: float) -> Array:
+    """Every (box, class) of some rows over the threshold, n x 6 as `nms` returns it, best first."""
     extent = rows[:, 2:4]
-    sound = (
-        (rows[:, 4] > conf_threshold) & (np.abs(rows[:, :4]) < _FAR).all(1) & (extent > 0).all(1)
-    )
+    sound = (rows[:, 4] > conf) & (np.abs(rows[:, :4]) < _FAR).all(1) & (extent > 0).all(1)
     rows = rows[sound]
     scores = rows[:, 5:] * rows[:, 4:5]
-    box, label = np.nonzero(scores > conf_threshold)
+    box, label = np.nonzero(scores > conf)
     score = scores[box, label]
     best = np.argsort(-score, kind="stable")[:MAX_CANDIDATES]
     box, label = box[best], label[best]
@@ -60,16 +51,16 @@ def _candidates(rows: Array, conf_threshold: float) -> Array:
     return np.column_stack((*corners, score[best], label)).astype(np.float32, copy=False)
 
 
-def _suppress(candidates: Array, iou_threshold: float, max_detections: int) -> Array:
-    """Greedy suppression by class of candidates that come best first."""
+def suppress(candidates: Array, limits: Limits) -> Array:
+    """Greedy suppression by class of candidates (n x 6) that come best first."""
     # What survives among the first n does not depend on the rest. Trying growing prefixes ends
     # early in crowds, where OpenCV's cost is the square of a class's survivors. On COCO the first
     # prefix suffices for nearly every image; starting with a quarter of it costs 1.7 x as much.
-    prefix = 8 * max_detections
+    prefix = 8 * limits.detections
     while True:
         head = candidates[:prefix]
-        kept = head[_survivors(head, iou_threshold)][:max_detections]
-        if len(kept) == max_detections or prefix >= len(candidates):
+        kept = head[_survivors(head, limits.iou)][: limits.detections]
+        if len(kept) == limits.detections or prefix >= len(candidates):
             return kept
         prefix *= 4
 

@@ -1,4 +1,4 @@
-"""What an ONNX file says about the detector in it, so that it can be read again without a preset.
+"""What an ONNX file says about the model in it, so that it can be read again without being told.
 
 One entry of the file's `metadata_props` holds what a `FloatModel` has beside its graph, as JSON. It
 is no part of the graph: it goes when the file is read, so that the fingerprint stays.
@@ -7,19 +7,23 @@ is no part of the graph: it goes when the file is read, so that the fingerprint 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from quantcore.errors import CheckpointError, ModelError
-from quantcore.ir.model import Decoding, FloatModel, Preprocessing
+from quantcore.errors import CheckpointError, ModelError, PluginError
+from quantcore.ir.decoding import Decoding
+from quantcore.ir.model import FloatModel, Preprocessing
+from quantcore.ir.values import listed, mapping, positive, text, whole
 
-KEY = "quantcore.contracts.model"
-FORMAT = "quantcore.contracts.model/1"
+KEY = "quantcore.model"
+FORMAT = "quantcore.model/1"
+
+#: The class behind the kind that a description names; raises PluginError where there is none.
+Decodings = Callable[[str], type[Decoding]]
 
 
 def describe(model: FloatModel) -> onnx.ModelProto:
@@ -28,7 +32,7 @@ def describe(model: FloatModel) -> onnx.ModelProto:
         "format": FORMAT,
         "name": model.name,
         "preprocessing": asdict(model.preprocessing),
-        "decoding": asdict(model.decoding),
+        "decoding": model.decoding.to_dict(),
         "class_names": model.class_names,
     }
     proto = _bare(model.proto)
@@ -36,15 +40,17 @@ def describe(model: FloatModel) -> onnx.ModelProto:
     return proto
 
 
-def described(proto: onnx.ModelProto, path: Path) -> FloatModel | None:
+def described(proto: onnx.ModelProto, path: Path, decodings: Decodings) -> FloatModel | None:
     """The model that a file describes; None where it carries no description.
 
     Args:
         proto: The file's content.
         path: The file, for error messages.
+        decodings: Finds a decoding, as `quantcore.contracts.registry.load_decoding` does.
 
     Raises:
-        CheckpointError: The description is malformed, of another version, or not of this graph.
+        CheckpointError: The description is malformed, of another version, of a kind of decoding
+            that is not installed, or not of this graph.
     """
     found = [entry.value for entry in proto.metadata_props if entry.key == KEY]
     if not found:
@@ -52,8 +58,13 @@ def described(proto: onnx.ModelProto, path: Path) -> FloatModel | None:
     try:
         if len(found) > 1:
             raise ValueError("it is there more than once")
-        model = _read(json.loads(found[0]), _bare(proto))
+        model = _read(json.loads(found[0]), _bare(proto), decodings)
         _check_ends(model)
+    except PluginError as error:
+        raise CheckpointError(
+            f"{path}: its description ({KEY} in metadata_props) needs a decoding that is not to be "
+            f"had: {error}"
+        ) from None
     except (ModelError, ValueError, TypeError, KeyError, RecursionError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(
@@ -73,26 +84,22 @@ def _bare(proto: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _read(data: Any, proto: onnx.ModelProto) -> FloatModel:
+def _read(data: Any, proto: onnx.ModelProto, decodings: Decodings) -> FloatModel:
     """The model; raises KeyError, TypeError, ValueError or ModelError where it is malformed."""
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT}, the only one that this quantcore reads")
-    names = tuple(_text(name) for name in _list(data["class_names"]))
-    looks, boxes = _mapping(data["preprocessing"]), _mapping(data["decoding"])
-    height, width = (_whole(side) for side in _list(looks["size"]))
+    names = tuple(text(name) for name in listed(data["class_names"]))
+    looks, boxes = mapping(data["preprocessing"]), mapping(data["decoding"])
+    height, width = (whole(side) for side in listed(looks["size"]))
     preprocessing = Preprocessing(
         (height, width),
-        _text(looks["channels"]),
-        _positive(looks["scale"]),
-        _text(looks["placement"]),
-        _whole(looks["pad_value"]),
+        text(looks["channels"]),
+        positive(looks["scale"]),
+        text(looks["placement"]),
+        whole(looks["pad_value"]),
     )
-    decoding = Decoding(
-        _text(boxes["kind"]),
-        tuple(_whole(stride) for stride in _list(boxes["strides"])),
-        tuple(tuple(map(_anchor, _list(level))) for level in _list(boxes["anchors"])),
-    )
-    return FloatModel(_text(data["name"]), proto, preprocessing, decoding, names)
+    decoding = decodings(text(boxes["kind"])).from_dict(boxes)
+    return FloatModel(text(data["name"]), proto, preprocessing, decoding, names)
 
 
 def _check_ends(model: FloatModel) -> None:
@@ -102,44 +109,6 @@ def _check_ends(model: FloatModel) -> None:
     wanted = model.preprocessing.size
     if any(have not in (0, want) for have, want in zip(size, wanted, strict=True)):
         raise ValueError(f"it says {wanted} pixels, the graph takes {size}")
-    heads = len(model.decoding.strides) if model.decoding.kind == "anchors" else 1
+    heads = model.decoding.heads
     if len(model.output_names) != heads:
         raise ValueError(f"it says {heads} heads, the graph has {', '.join(model.output_names)}")
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{value!r} is no mapping")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r} is no list")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise TypeError(f"{value!r} is no whole number from 0")
-    return value
-
-
-def _positive(value: Any) -> float:
-    """The number as it is, so that a whole one is written as a whole one again."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{value!r} is no number")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{value!r} is not positive and finite")
-    return value
-
-
-def _anchor(value: Any) -> tuple[float, float]:
-    width, height = map(_positive, _list(value))
-    return width, height

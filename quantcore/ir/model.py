@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from quantcore.errors import ModelError
+from quantcore.ir.decoding import Decoding
 
 Array = npt.NDArray[np.float32]
 
@@ -85,51 +87,19 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How raw network outputs become boxes.
+class FloatGraph:
+    """A float network as one ONNX graph: all that deciding what is quantized looks at.
 
-    Attributes:
-        kind: `anchors` (YOLOv5 and YOLOv7 heads, each B x (A*(5+C)) x H x W, raw logits),
-            `grid` (YOLOX, B x N x (5+C), scores already sigmoid) or
-            `none` (B x N x (5+C), boxes already cx, cy, w, h in pixels of the network input).
-        strides: Pixels per cell, one for each head.
-        anchors: For each head its anchors (width, height) in pixels; only for `anchors`.
-    """
-
-    kind: str
-    strides: tuple[int, ...] = ()
-    anchors: tuple[tuple[tuple[float, float], ...], ...] = ()
-
-    def __post_init__(self) -> None:
-        """Raises ModelError for an unknown kind, or anchors that do not match the strides."""
-        if self.kind not in ("anchors", "grid", "none"):
-            raise ModelError(f"decoding: unknown kind {self.kind!r}; know anchors, grid, none")
-        if self.kind == "anchors" and len(self.anchors) != len(self.strides):
-            raise ModelError(
-                f"decoding: {len(self.anchors)} sets of anchors for {len(self.strides)} strides"
-            )
-
-
-@dataclass(frozen=True)
-class FloatModel:
-    """A float detector as one ONNX graph; the only thing that a backend is given.
-
-    The graph holds no batch-norm, every node has a unique name (the layer's module path), all
-    constants are initializers, and it ends in the raw heads: decoding is described, not drawn.
+    The graph holds no batch-norm, every node has a unique name (the layer's module path), and all
+    constants are initializers.
 
     Attributes:
         name: As the user called it (`yolov7-tiny`, `onnx`, ...).
         proto: The float ONNX graph.
-        preprocessing: From image to network input.
-        decoding: From network outputs to boxes.
-        class_names: In class-index order.
     """
 
     name: str
     proto: onnx.ModelProto
-    preprocessing: Preprocessing
-    decoding: Decoding
-    class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
         """Raises ModelError where the graph breaks one of the rules above."""
@@ -149,9 +119,9 @@ class FloatModel:
                     f"{self.name}: fold {node.op_type} node {node.name!r} before quantizing"
                 )
 
-    def __reduce__(self) -> tuple[type[FloatModel], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[type[FloatGraph], tuple[object, ...]]:
         """Pickles what the model is, not what was cached of it."""
-        return FloatModel, tuple(getattr(self, field.name) for field in fields(self))
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     @property
     def input_name(self) -> str:
@@ -185,6 +155,30 @@ class FloatModel:
     def fingerprint(self) -> str:
         """SHA-256 of the graph and its constants; tables and Q/DQ graphs carry it."""
         return hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
+
+
+@dataclass(frozen=True)
+class FloatModel(FloatGraph):
+    """A float network with its surroundings; the only thing that a backend is given.
+
+    The graph ends in the raw heads: decoding is described, not drawn.
+
+    Attributes:
+        preprocessing: From image to network input.
+        decoding: From network outputs to boxes.
+        class_names: In class-index order.
+    """
+
+    preprocessing: Preprocessing
+    decoding: Decoding
+    class_names: tuple[str, ...]
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of all that results depend on: the graph, and what is around it."""
+        looks = (asdict(self.preprocessing), self.decoding.to_dict(), self.class_names)
+        text = json.dumps((self.fingerprint, self.decoding.kind, *looks), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _layer_of(node: onnx.NodeProto, constants: frozenset[str]) -> LayerInfo | None:

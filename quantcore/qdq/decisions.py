@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from quantcore.ir.model import FloatModel, LayerInfo
+from quantcore.ir.model import FloatGraph, LayerInfo
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import PlacementRule
 from quantcore.qdq.topology import Topology, attributes, moves_values
@@ -33,7 +33,7 @@ class Verdict:
     weighted: bool = True
 
 
-def decide(model: FloatModel, policy: CalibrationPolicy) -> dict[str, Verdict]:
+def decide(model: FloatGraph, policy: CalibrationPolicy) -> dict[str, Verdict]:
     """The verdict on every layer, by name in graph order."""
     court = _Court(model, policy)
     verdicts = {layer.name: court.open(layer) for layer in model.layers}
@@ -52,7 +52,7 @@ def decide(model: FloatModel, policy: CalibrationPolicy) -> dict[str, Verdict]:
 class _Court:
     """A model's layers under a policy."""
 
-    def __init__(self, model: FloatModel, policy: CalibrationPolicy) -> None:
+    def __init__(self, model: FloatGraph, policy: CalibrationPolicy) -> None:
         self._model = model
         self._policy = policy
         self._topology = Topology(model.proto.graph)

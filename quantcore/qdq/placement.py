@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from quantcore.errors import PolicyError
-from quantcore.ir.model import FloatModel, LayerInfo
+from quantcore.ir.model import FloatGraph, LayerInfo
 from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
 from quantcore.policy.profiles import Profile
 from quantcore.qdq.decisions import Verdict, decide
@@ -61,7 +61,7 @@ class Plan:
     arithmetic: str = "float32"
 
 
-def plan(model: FloatModel, policy: CalibrationPolicy) -> Plan:
+def plan(model: FloatGraph, policy: CalibrationPolicy) -> Plan:
     """The sites that a policy asks for on a model; reads no image.
 
     The policy's rules decide first, its placement profile about everything else. A tensor is one
@@ -98,7 +98,7 @@ def plan(model: FloatModel, policy: CalibrationPolicy) -> Plan:
 
 
 def _sites_of(
-    layer: LayerInfo, verdict: Verdict, model: FloatModel, policy: CalibrationPolicy
+    layer: LayerInfo, verdict: Verdict, model: FloatGraph, policy: CalibrationPolicy
 ) -> list[Site]:
     if not verdict.inputs and not verdict.weights:
         return []
@@ -155,7 +155,7 @@ def _joined(old: Site | None, new: Site, bound: set[str], weighted: bool) -> Sit
     return replace(new, consumers=consumers)
 
 
-def _check_tensor_rules(model: FloatModel, policy: CalibrationPolicy) -> None:
+def _check_tensor_rules(model: FloatGraph, policy: CalibrationPolicy) -> None:
     names = {name for node in model.proto.graph.node for name in (*node.input, *node.output)}
     for rule in policy.layers:
         if rule.match.startswith("tensor:") and not any(map(rule.matches_tensor, names)):
@@ -165,7 +165,7 @@ def _check_tensor_rules(model: FloatModel, policy: CalibrationPolicy) -> None:
             )
 
 
-def _forced(model: FloatModel, policy: CalibrationPolicy) -> Iterator[Site]:
+def _forced(model: FloatGraph, policy: CalibrationPolicy) -> Iterator[Site]:
     """Activations that a `tensor:` rule quantizes, for everything that reads them."""
     readers: dict[str, list[str]] = {}
     for node in model.proto.graph.node:
@@ -195,7 +195,7 @@ def _by_tensor_rules(sites: dict[str, Site], policy: CalibrationPolicy) -> list[
 
 
 def _grouped(
-    model: FloatModel, verdicts: dict[str, Verdict], sites: list[Site]
+    model: FloatGraph, verdicts: dict[str, Verdict], sites: list[Site]
 ) -> tuple[Site, ...]:
     """The sites with the groups that layers of equal scales make of them."""
     there = {site.tensor for site in sites}
@@ -222,7 +222,7 @@ def _code(site: Site) -> tuple[int, bool]:
     return site.policy.bits, site.policy.symmetric
 
 
-def channel_axis(layer: LayerInfo, model: FloatModel) -> int:
+def channel_axis(layer: LayerInfo, model: FloatGraph) -> int:
     """Axis of the output channels in a layer's weight.
 
     ONNX stores Conv as O x I x kH x kW, ConvTranspose as I x O x kH x kW, Gemm as I x O (O x I with

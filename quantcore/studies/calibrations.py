@@ -62,7 +62,7 @@ def calibrated(
         "calibration",
         REVISION,
         quantcore.__version__,
-        model_key(model),
+        model.key,
         policy.to_dict(),
         (backend, dict(registry.load_backend(backend).versions()), device),
         [(image.id, digests[image.path]) for image in images],
@@ -95,8 +95,3 @@ def _calibrate(
         parity=done.parity,
         audit=done.audit,
     )
-
-
-def model_key(model: FloatModel) -> str:
-    """The key of a model: its graph, its pre- and post-processing, its classes."""
-    return content_key(model.fingerprint, model.preprocessing, model.decoding, model.class_names)

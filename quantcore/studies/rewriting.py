@@ -16,7 +16,6 @@ from quantcore.rewrites.equalization import ALPHA
 from quantcore.runtime.jobs import Runtime, whole
 from quantcore.runtime.keys import content_key, file_digests
 from quantcore.runtime.progress import Progress
-from quantcore.studies.calibrations import model_key
 
 #: Of what a kept rewrite means; a change of it makes all that is on disk obsolete.
 REVISION = 1
@@ -52,7 +51,7 @@ def equalized_once(
         "equalize",
         REVISION,
         quantcore.__version__,
-        model_key(model),
+        model.key,
         ALPHA,
         [digests[image.path] for image in images],
     )

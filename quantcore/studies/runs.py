@@ -21,10 +21,9 @@ from quantcore.data.images import read_image
 from quantcore.data.letterbox import Placement, letterbox
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import UsageError
-from quantcore.evaluation.decode import decode_candidates
 from quantcore.evaluation.detections import Detections
-from quantcore.evaluation.evaluator import Limits
-from quantcore.evaluation.nms import nms
+from quantcore.evaluation.finding import find_boxes
+from quantcore.ir.decoding import LIMITS
 from quantcore.ir.edits import exposed
 from quantcore.ir.model import Array, FloatModel, LayerInfo, Preprocessing
 from quantcore.runtime.jobs import Job, Piece, Runtime
@@ -145,9 +144,8 @@ class GraphRuns:
             (digests[image.path], image.width, image.height, number < PROBED_IMAGES)
             for number, image in enumerate(self.images)
         ]
-        looks = (model.fingerprint, model.decoding, model.preprocessing)
         versions = load_engine(REFERENCE_ENGINE).versions()
-        self._about = (REVISION, quantcore.__version__, looks, Limits(), dict(versions))
+        self._about = (REVISION, quantcore.__version__, model.key, LIMITS, dict(versions))
 
     def run(
         self, candidates: Sequence[Candidate], what: str = "images", shared: bool = True
@@ -335,11 +333,7 @@ class _Run:
         return {n: found[n] if n in found else tensors[n] for n in self._model.output_names}
 
     def _detect(self, heads: Mapping[str, Array], placement: Placement) -> Array:
-        size, limits = self._model.preprocessing.size, Limits()
-        rows = decode_candidates(heads, self._model.decoding, size, limits.conf)
-        boxes = nms(rows, limits.conf, limits.iou, limits.detections)[0]
-        boxes[:, :4] = placement.to_original(boxes[:, :4])
-        return boxes
+        return find_boxes(heads, self._model, [placement], LIMITS)[0]
 
 
 def _noise(graph: _Graph, heads: Mapping[str, Array], tensors: Mapping[str, Array]) -> float:

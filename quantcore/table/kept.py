@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 
 from quantcore.errors import TableError
-from quantcore.ir.model import Decoding, FloatModel, Preprocessing
+from quantcore.ir.model import FloatGraph
 from quantcore.table.packing import pack, unpack
 from quantcore.table.statistics import Statistics
 
@@ -21,8 +21,8 @@ FORMAT = "quantcore.histograms/1"
 _MOST_BYTES = 1 << 26
 
 
-class Outline(FloatModel):
-    """A float model without the values of its constants: enough to plan on, not to compute with."""
+class Outline(FloatGraph):
+    """A float graph without the values of its constants: enough to plan on, not to compute with."""
 
     @cached_property
     def initializers(self) -> Mapping[str, npt.NDArray[np.generic]]:
@@ -45,7 +45,7 @@ class Kept:
     tensors: Mapping[str, tuple[Statistics, ...]]
 
     @classmethod
-    def of(cls, model: FloatModel, tensors: Mapping[str, tuple[Statistics, ...]]) -> Kept:
+    def of(cls, model: FloatGraph, tensors: Mapping[str, tuple[Statistics, ...]]) -> Kept:
         """Keeps statistics of a model's activations; what needs no data is left out."""
         proto = onnx.ModelProto()
         proto.CopyFrom(model.proto)
@@ -67,7 +67,7 @@ class Kept:
         """
         try:
             proto = onnx.ModelProto.FromString(self.graph)
-            return Outline(name, proto, Preprocessing((1, 1)), Decoding("none"), ())
+            return Outline(name, proto)
         except Exception as error:  # protobuf's own, or the model's: it is no graph of ours
             raise TableError(f"histograms: unreadable graph: {error}") from None
 

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from quantcore.ir.model import Array, Decoding, FloatModel, Preprocessing
+from quantcore.evaluation.decoding.anchors import AnchorDecoding
+from quantcore.ir.model import Array, FloatModel, Preprocessing
 
 SIZE = 32
 
@@ -91,7 +92,7 @@ def small_detector(seed: int = 0) -> FloatModel:
         pen.constants,
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    decoding = Decoding("anchors", (2,), (((4.0, 4.0),),))
+    decoding = AnchorDecoding((2,), (((4.0, 4.0),),))
     return FloatModel("small", proto, Preprocessing((SIZE, SIZE)), decoding, ("a", "b"))
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+from quantcore_onnx import OnnxOptions
 
-from quantcore.contracts.model import ModelOptions
 from quantcore.pipeline import load_model
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.studies.keep import quantized_layers
@@ -43,7 +43,7 @@ def test_a_comparison_has_the_mixed_variant_too(
         assert similar["differences"][0] == variant["map_difference"]["value"]
         assert len(similar["differences"]) == 3
         assert similar["mean"] == pytest.approx(sum(similar["differences"]) / 3)
-    model = load_model("onnx", squares.weights, ModelOptions(preset="yolox"))
+    model = load_model("onnx", squares.weights, OnnxOptions(preset="yolox"))
     policy = CalibrationPolicy.load(out / mixed["artifacts"]["policy"])
     assert policy.to_dict() == mixed["policy"]
     everything = quantized_layers(model, CalibrationPolicy.from_dict(plain["policy"]))

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from quantcore_onnx import OnnxOptions
 
-from quantcore.contracts.model import ModelOptions
 from quantcore.pipeline import load_model
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import MINIMAL
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SI
 @pytest.fixture
 def start(shared_squares: SimpleNamespace, table: Callable, tmp_path: Path) -> Callable:
     """Starts a study in a process of its own."""
-    model = load_model("onnx", shared_squares.weights, ModelOptions(preset="yolox"))
+    model = load_model("onnx", shared_squares.weights, OnnxOptions(preset="yolox"))
     amax = {layer.inputs[0]: 9.0 for layer in model.layers if layer.weights}
     found = table(
         model,

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from quantcore_onnx import OnnxOptions
 
-from quantcore.contracts.model import ModelOptions
 from quantcore.pipeline import load_model
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import MINIMAL
@@ -22,7 +22,7 @@ def mixed(
     tmp_path: Path,
 ) -> Callable[..., SimpleNamespace]:
     """Runs the command; the policy goes to `policy.yaml`."""
-    model = load_model("onnx", shared_squares.weights, ModelOptions(preset="yolox"))
+    model = load_model("onnx", shared_squares.weights, OnnxOptions(preset="yolox"))
     amax = {layer.inputs[0]: 60.0 for layer in model.layers if layer.weights}
     sites = plan(model, CalibrationPolicy(placement=MINIMAL))
     table(model, sites, amax={**amax, model.input_name: 255.0}).save(tmp_path / "table.json")

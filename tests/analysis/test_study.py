@@ -10,10 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from quantcore_onnx import OnnxOptions
 
 from quantcore.contracts.capabilities import check_capabilities
 from quantcore.contracts.engine import EngineOptions
-from quantcore.contracts.model import ModelOptions
 from quantcore.contracts.registry import BACKENDS, installed, load_backend, load_engine
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import CapabilityError, PluginError, UsageError
@@ -41,7 +41,7 @@ POLICIES: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def subject(shared_squares: SimpleNamespace, table: object) -> StudiedModel:
-    model = load_model("onnx", shared_squares.weights, ModelOptions(preset="yolox"))
+    model = load_model("onnx", shared_squares.weights, OnnxOptions(preset="yolox"))
     policy = CalibrationPolicy(placement=MINIMAL)
     amax = {layer.inputs[0]: 60.0 for layer in model.layers if layer.weights}
     found = table(model, plan(model, policy), amax={**amax, model.input_name: 255.0})

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import typer
+from quantcore_onnx import OnnxOptions
 from typer.testing import CliRunner
 
 from quantcore.commands import study
-from quantcore.contracts.model import ModelOptions
 from quantcore.errors import UsageError
 from quantcore.pipeline import load_model
 from quantcore.policy.policy import CalibrationPolicy
@@ -20,7 +20,7 @@ from quantcore.qdq.placement import plan
 
 @pytest.fixture
 def call(shared_squares: SimpleNamespace, table: Callable, tmp_path: Path) -> Callable:
-    model = load_model("onnx", shared_squares.weights, ModelOptions(preset="yolox"))
+    model = load_model("onnx", shared_squares.weights, OnnxOptions(preset="yolox"))
     amax = {layer.inputs[0]: 60.0 for layer in model.layers if layer.weights}
     found = table(
         model,

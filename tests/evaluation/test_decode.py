@@ -1,6 +1,8 @@
 """Decoding: against a plain loop, against the official implementation, and inside ONNX."""
 
+import json
 import math
+import pickle
 
 import numpy as np
 import onnx
@@ -10,19 +12,22 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.registry import load_decoding
 from quantcore.engines.onnxruntime import OnnxRuntimeEngine
 from quantcore.errors import ModelError
-from quantcore.evaluation.decode import cells, decode, decode_candidates, sigmoid_
 from quantcore.evaluation.decode_graph import append_decode
-from quantcore.ir.model import Decoding
+from quantcore.evaluation.decoding.anchors import AnchorDecoding, sigmoid_
+from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.evaluation.decoding.grid import GridDecoding
+from quantcore.evaluation.nms import nms
+from quantcore.ir.decoding import Limits
 
-ANCHORS = Decoding("anchors", (4, 8), (((5.0, 9.0), (16.0, 7.0)), ((20.0, 30.0), (40.0, 11.0))))
-GRID = Decoding("grid", (4, 8))
-NONE = Decoding("none")
+ANCHORS = AnchorDecoding((4, 8), (((5.0, 9.0), (16.0, 7.0)), ((20.0, 30.0), (40.0, 11.0))))
+GRID = GridDecoding((4, 8))
+NONE = DecodedBoxes()
 SIZE = (16, 24)
 CLASSES = 3
-YOLOV7_TINY = Decoding(
-    "anchors",
+YOLOV7_TINY = AnchorDecoding(
     (8, 16, 32),
     (
         ((10, 13), (16, 30), (33, 23)),
@@ -34,7 +39,7 @@ YOLOV7_TINY = Decoding(
 
 def _outputs(decoding, batch=2, seed=0, spread=3.0):
     rng = np.random.default_rng(seed)
-    if decoding.kind == "anchors":
+    if decoding is ANCHORS:
         shapes = [
             (batch, len(a) * (5 + CLASSES), SIZE[0] // s, SIZE[1] // s)
             for s, a in zip(decoding.strides, decoding.anchors, strict=True)
@@ -43,7 +48,7 @@ def _outputs(decoding, batch=2, seed=0, spread=3.0):
         count = sum(SIZE[0] // s * (SIZE[1] // s) for s in (4, 8))
         shapes = [(batch, count, 5 + CLASSES)]
     heads = [rng.normal(0, spread, shape).astype(np.float32) for shape in shapes]
-    if decoding.kind != "anchors":
+    if decoding is not ANCHORS:
         sigmoid_(heads[0][..., 4:])
     return heads
 
@@ -55,10 +60,10 @@ def _plain(heads, decoding):
         rows = []
         for level, stride in enumerate(decoding.strides):
             height, width = SIZE[0] // stride, SIZE[1] // stride
-            for a in range(len(decoding.anchors[level]) if decoding.anchors else 1):
+            for a in range(len(decoding.anchors[level]) if decoding is ANCHORS else 1):
                 for y in range(height):
                     for x in range(width):
-                        if decoding.kind == "grid":
+                        if decoding is GRID:
                             raw = heads[0][image, len(rows)].astype(float)
                             centre = [(raw[0] + x) * stride, (raw[1] + y) * stride]
                             extent = [math.exp(raw[2]) * stride, math.exp(raw[3]) * stride]
@@ -81,7 +86,7 @@ def _plain(heads, decoding):
 def test_agrees_with_the_formulas(decoding, seed, spread):
     heads = _outputs(decoding, seed=seed, spread=spread)
     before = [h.copy() for h in heads]
-    decoded = decode(heads, decoding, SIZE)
+    decoded = decoding.decode(heads, SIZE)
     assert decoded.dtype == np.float32
     np.testing.assert_allclose(decoded, _plain(heads, decoding), rtol=1e-5, atol=1e-5)
     for head, copy in zip(heads, before, strict=True):
@@ -93,17 +98,46 @@ def test_agrees_with_the_formulas(decoding, seed, spread):
 @pytest.mark.parametrize("decoding", [ANCHORS, GRID, NONE], ids=lambda d: d.kind)
 def test_candidates_are_rows_of_the_whole(decoding, seed, threshold):
     heads = _outputs(decoding, seed=seed)
-    decoded = decode(heads, decoding, SIZE)
-    for rows, candidates in zip(
-        decoded, decode_candidates(heads, decoding, SIZE, threshold), strict=True
-    ):
+    decoded = decoding.decode(heads, SIZE)
+    found = decoding.candidates(heads, SIZE, threshold)
+    for rows, candidates in zip(decoded, found, strict=True):
         np.testing.assert_array_equal(candidates, rows[rows[:, 4] >= threshold])
 
 
-def test_takes_a_mapping():
-    heads = _outputs(ANCHORS)
-    named = dict(zip(("p3", "p4"), heads, strict=True))
-    np.testing.assert_array_equal(decode(named, ANCHORS, SIZE), decode(heads, ANCHORS, SIZE))
+@pytest.mark.parametrize("decoding", [ANCHORS, GRID, NONE], ids=lambda d: d.kind)
+def test_detections_are_the_best_of_all_predictions(decoding):
+    heads, limits = _outputs(decoding), Limits(0.05, 0.5, 7)
+    before = [h.copy() for h in heads]
+    found = decoding.detect(heads, SIZE, limits)
+    assert [len(each) for each in found] == [7, 7]
+    for one, other in zip(found, nms(decoding.decode(heads, SIZE), limits), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for head, copy in zip(heads, before, strict=True):
+        np.testing.assert_array_equal(head, copy)
+
+
+@pytest.mark.parametrize("decoding", [ANCHORS, GRID, NONE], ids=lambda d: d.kind)
+def test_a_decoding_is_found_by_its_kind_and_survives_the_way_to_a_process(decoding):
+    kind = load_decoding(decoding.kind)
+    assert type(decoding) is kind
+    assert kind.from_dict(json.loads(json.dumps(decoding.to_dict()))) == decoding
+    assert pickle.loads(pickle.dumps(decoding)) == decoding
+    shapes = [head.shape for head in _outputs(decoding)]
+    assert len(shapes) == decoding.heads
+    assert decoding.classes(shapes, SIZE) == CLASSES
+
+
+def test_anchors_and_strides_must_fit():
+    for strides, anchors, why in (
+        ((8,), (), "0 sets of anchors for 1 strides"),
+        ((8, 0), (((1, 1),),) * 2, "strides must be 1 or more"),
+        ((), (), "strides must be 1 or more"),
+        ((8,), ((),), "every head needs anchors"),
+    ):
+        with pytest.raises(ModelError, match=why):
+            AnchorDecoding(strides, anchors)
+    with pytest.raises(ModelError, match="strides must be 1 or more"):
+        GridDecoding((8, -8))
 
 
 def test_sigmoid_is_stable():
@@ -122,7 +156,8 @@ def test_sigmoid_is_stable():
         (ANCHORS, [], "gave nothing"),
         (ANCHORS, [(1, 16, 4, 6), (1, 16, 4, 6)], r"a head B x 2\*\(5\+classes\) x 2 x 3"),
         (ANCHORS, [(1, 17, 4, 6), (1, 17, 2, 3)], "the network gave 1 x 17 x 4 x 6"),
-        (ANCHORS, [(1, 10, 4, 6), (1, 10, 2, 3)], "check the preset"),
+        (ANCHORS, [(1, 10, 4, 6), (1, 10, 2, 3)], "check the model's options"),
+        (ANCHORS, [(1, 16, 4, 6), (1, 18, 2, 3)], "heads with the same number of classes"),
         (GRID, [(1, 29, 8)], r"needs one output B x 30 x \(5\+classes\)"),
         (GRID, [(1, 30, 5)], "needs one output"),
         (NONE, [(1, 8, 30, 1)], r"needs one output B x N x"),
@@ -132,16 +167,18 @@ def test_sigmoid_is_stable():
 def test_refuses_other_shapes(decoding, shapes, message):
     outputs = [np.zeros(shape, np.float32) for shape in shapes]
     with pytest.raises(ModelError, match=message):
-        decode(outputs, decoding, SIZE)
+        decoding.decode(outputs, SIZE)
     with pytest.raises(ModelError, match=message):
-        list(decode_candidates(outputs, decoding, SIZE, 0.1))
+        decoding.detect(outputs, SIZE, Limits())
+    with pytest.raises(ModelError, match=message):
+        decoding.classes(shapes, SIZE)
 
 
 def test_nan_is_no_candidate():
     heads = _outputs(ANCHORS)
     heads[0][:] = np.nan
     heads[1][:] = np.nan
-    assert [len(c) for c in decode_candidates(heads, ANCHORS, SIZE, 0.0)] == [0, 0]
+    assert [len(c) for c in ANCHORS.candidates(heads, SIZE, 0.0)] == [0, 0]
 
 
 @pytest.mark.shared
@@ -152,10 +189,8 @@ def test_order_and_anchors_of_the_official_implementation(shared, name):
     decoding = YOLOV7_TINY
     if name == "yolov7-w025":
         anchors = (((12, 16), (19, 36), (40, 28)), ((36, 75), (76, 55), (72, 146)))
-        decoding = Decoding(
-            "anchors", (8, 16, 32), (*anchors, ((142, 110), (192, 243), (459, 401)))
-        )
-    table = cells(decoding, (320, 320))
+        decoding = AnchorDecoding((8, 16, 32), (*anchors, ((142, 110), (192, 243), (459, 401))))
+    table = decoding.predictions((320, 320))
     s = decoded.astype(np.float64)
     s[..., :2] = (s[..., :2] - table.origin) / table.gain
     s[..., 2:4] = np.sqrt(s[..., 2:4] / table.base) / 2
@@ -166,7 +201,7 @@ def test_order_and_anchors_of_the_official_implementation(shared, name):
         side = 320 // stride
         head = logits[:, first:last].reshape(1, 3, side, side, 85)
         heads.append(head.transpose(0, 1, 4, 2, 3).reshape(1, 255, side, side))
-    np.testing.assert_allclose(decode(heads, decoding, (320, 320)), decoded, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(decoding.decode(heads, (320, 320)), decoded, rtol=1e-4, atol=1e-4)
 
 
 def _graph(decoding, batch="batch", opset=13):
@@ -204,7 +239,7 @@ def test_graph_equals_numpy(decoding, opset):
     for batch in (1, 4):
         heads = _outputs(decoding, batch=batch, seed=batch)
         feeds = {f"head{i}_in": -h for i, h in enumerate(heads)}
-        wanted = decode(heads, decoding, SIZE)
+        wanted = decoding.decode(heads, SIZE)
         np.testing.assert_allclose(_run(drawn, feeds), wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -1,6 +1,7 @@
 """The evaluator and the latency meter, with a stand-in engine and with a real detector."""
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,19 @@ from onnx import TensorProto, helper, numpy_helper
 from quantcore.contracts.engine import Engine, EngineOptions
 from quantcore.contracts.model import ModelOptions
 from quantcore.data.coco import Annotation, Category, CocoDataset, CocoImage
+from quantcore.data.letterbox import Placement
 from quantcore.engines.onnxruntime import OnnxRuntimeEngine
 from quantcore.errors import DataError, EngineError, ModelError, UsageError
 from quantcore.evaluation.coco import score
 from quantcore.evaluation.decode_graph import append_decode
+from quantcore.evaluation.decoding.anchors import AnchorDecoding
+from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.evaluation.decoding.grid import GridDecoding
 from quantcore.evaluation.evaluator import evaluate
+from quantcore.evaluation.finding import find_boxes
 from quantcore.evaluation.latency import measure
-from quantcore.ir.model import Decoding, FloatModel, Preprocessing
+from quantcore.ir.decoding import Limits
+from quantcore.ir.model import FloatModel, Preprocessing
 from quantcore.runtime.progress import Progress
 
 SIZE = (64, 64)
@@ -78,7 +85,7 @@ def _model(decoding=None, classes=("cat", "dog"), outputs=("detections",)):
         "oracle",
         helper.make_model(graph),
         Preprocessing(SIZE),
-        decoding or Decoding("none"),
+        decoding or DecodedBoxes(),
         classes,
     )
 
@@ -138,10 +145,31 @@ def test_some_images(dataset):
 
 
 def test_decoding_in_the_graph_overrules_the_model(dataset):
-    model = _model(Decoding("grid", (8,)), outputs=("head",))
+    model = _model(GridDecoding((8,)), outputs=("head",))
     assert evaluate(Oracle(), model, dataset)[0].map == pytest.approx(1)
     with pytest.raises(ModelError, match="needs one output B x 64"):
         evaluate(Oracle(outputs=("head",)), model, dataset)
+
+
+def test_heads_are_read_by_name_whatever_their_order():
+    anchors = AnchorDecoding((8, 16), (((20.0, 20.0),), ((40.0, 40.0),)))
+    model = _model(anchors, outputs=("fine", "coarse"))
+    rng = np.random.default_rng(0)
+    fine, coarse = (rng.normal(0, 1, (1, 7, n, n)).astype(np.float32) for n in (8, 4))
+    placement = Placement(1.0, 0, 0, (64, 64))
+    (wanted,) = find_boxes({"fine": fine, "coarse": coarse}, model, [placement])
+    (found,) = find_boxes({"coarse": coarse, "more": fine, "fine": fine}, model, [placement])
+    np.testing.assert_array_equal(found, wanted)
+    assert len(wanted) > 10
+    with pytest.raises(ModelError, match="a head B x"):
+        find_boxes({"a": coarse, "b": fine}, model, [placement])
+
+
+def test_a_model_survives_the_way_to_a_process():
+    model = _model(GridDecoding((8,)))
+    again = pickle.loads(pickle.dumps(model))
+    assert again == model
+    assert type(again) is FloatModel
 
 
 def test_refusals(dataset):
@@ -149,9 +177,9 @@ def test_refusals(dataset):
         evaluate(Oracle(), _model(classes=("a", "b", "c")), dataset)
     with pytest.raises(ModelError, match="scores 4 classes, the model names 2"):
         evaluate(Oracle(classes=4), _model(), dataset)
-    for bad in ({"conf": -0.1}, {"iou": 1.5}, {"max_detections": 0}):
+    for bad in ({"conf": -0.1}, {"iou": 1.5}, {"detections": 0}):
         with pytest.raises(UsageError, match="thresholds"):
-            evaluate(Oracle(), _model(), dataset, **bad)
+            Limits(**bad)
     dataset.images[3].path.write_bytes(b"")
     with pytest.raises(DataError, match=r"3\.png: corrupt"):
         evaluate(Oracle(), _model(), dataset)
@@ -202,7 +230,7 @@ def test_yolox_nano_on_real_images(shared, coco_mini):
         "yolox-nano",
         proto,
         Preprocessing((416, 416), "bgr", 1.0, "top_left"),
-        Decoding("grid", (8, 16, 32)),
+        GridDecoding((8, 16, 32)),
         tuple(names),
     )
     with OnnxRuntimeEngine("onnxruntime").build(proto, EngineOptions()) as engine:

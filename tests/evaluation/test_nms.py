@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from quantcore.evaluation import nms as module
 from quantcore.evaluation.nms import nms
+from quantcore.ir.decoding import Limits
 
 
 def _plain(rows, conf, iou, limit):
@@ -60,16 +61,16 @@ def _rows(seed, count, classes, whole=False):
 )
 def test_agrees_with_the_plain_algorithm(seed, count, classes, whole, iou, limit):
     rows = _rows(seed, count, classes, whole)
-    (kept,) = nms([rows], 0.01, iou, limit)
+    (kept,) = nms([rows], Limits(0.01, iou, limit))
     assert kept.dtype == np.float32
     np.testing.assert_allclose(kept, _plain(rows, 0.01, iou, limit), rtol=1e-6, atol=1e-5)
 
 
 def test_prefixes_change_nothing():
     rows = _rows(0, 400, 3)
-    (many,) = nms([rows], 0.01, 0.65, 10_000)
+    (many,) = nms([rows], Limits(0.01, 0.65, 10_000))
     for limit in (1, 3, 40):
-        (few,) = nms([rows], 0.01, 0.65, limit)
+        (few,) = nms([rows], Limits(0.01, 0.65, limit))
         np.testing.assert_array_equal(few, many[:limit])
 
 
@@ -78,13 +79,13 @@ def test_other_classes_do_not_suppress_even_left_of_zero():
     row = np.zeros((2, 7), np.float32)
     row[0] = [570, 570, 140, 140, 1, 0.9, 0]
     row[1] = [-71, -71, 140, 140, 1, 0, 0.8]
-    assert nms([row], 0.1, 0.3)[0][:, 5].tolist() == [0, 1]
+    assert nms([row], Limits(0.1, 0.3))[0][:, 5].tolist() == [0, 1]
 
 
 def test_a_box_counts_for_every_class():
     row = np.array([[10, 10, 4, 6, 0.5, 0.8, 0.1, 0.6]], np.float32)
     np.testing.assert_allclose(
-        nms([row], 0.1, 0.65)[0],
+        nms([row], Limits(0.1, 0.65))[0],
         [[8, 7, 12, 13, 0.4, 0], [8, 7, 12, 13, 0.3, 2]],
         rtol=1e-6,
     )
@@ -114,6 +115,6 @@ def test_nothing_found(shape):
 def test_only_the_best_candidates_compete(monkeypatch):
     monkeypatch.setattr(module, "MAX_CANDIDATES", 5)
     rows = _rows(1, 50, 2)
-    (kept,) = nms([rows], 0.01, 1.0)
+    (kept,) = nms([rows], Limits(0.01, 1.0))
     scores = np.sort((rows[:, 4:5] * rows[:, 5:]).ravel())[::-1][:5]
     np.testing.assert_array_equal(kept[:, 4], scores)

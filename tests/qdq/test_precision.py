@@ -13,7 +13,8 @@ from onnx.reference import ReferenceEvaluator
 
 from quantcore.errors import ModelError, PolicyError, UsageError
 from quantcore.evaluation.decode_graph import append_decode
-from quantcore.ir.model import Decoding, FloatModel
+from quantcore.evaluation.decoding.anchors import AnchorDecoding
+from quantcore.ir.model import FloatModel
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.precision import int8_fp16, mixed, with_precision
@@ -182,7 +183,7 @@ def test_a_constant_beyond_fp16_keeps_its_node_in_fp32(coded, wide) -> None:
 
 
 def test_the_decoding_stays_fp32(coded, net) -> None:
-    decoding = Decoding("anchors", (1, 2), (((8.0, 8.0),), ((9.0, 9.0),)))
+    decoding = AnchorDecoding((1, 2), (((8.0, 8.0),), ((9.0, 9.0),)))
     nodes = [
         node("Conv", ["images", "w"], ["y"], "one"),
         node("MaxPool", ["y"], ["z"], "two", kernel_shape=[2, 2], strides=[2, 2]),

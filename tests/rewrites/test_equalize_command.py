@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from quantcore_onnx import OnnxOptions
 
 from quantcore import pipeline
-from quantcore.contracts.model import ModelOptions
 from quantcore.ir.description import KEY
 from quantcore.ir.model import FloatModel
 from quantcore.table.table import CalibrationTable
@@ -95,7 +95,7 @@ def test_a_comparison_equalizes_first(cli: Cli, squares: SimpleNamespace, tmp_pa
     assert line in done.out
     assert line in (out / "report.html").read_text()
     # The table is of the equalized model; what is compared with is the model as it was given.
-    given_model = pipeline.load_model("onnx", squares.weights, ModelOptions(preset="yolox"))
+    given_model = pipeline.load_model("onnx", squares.weights, OnnxOptions(preset="yolox"))
     table = CalibrationTable.load(out / f"{BACKEND}.table.json")
     new = loaded(out / "equalized.onnx")
     assert table.provenance.fingerprint == new.fingerprint != given_model.fingerprint

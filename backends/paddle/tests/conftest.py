@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from quantcore.contracts import registry
 from quantcore.contracts.backend import BackendPlugin, BackendSession
 from quantcore.contracts.engine import EnginePlugin
-from quantcore.ir.model import Decoding, FloatModel, Preprocessing
+from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.ir.model import FloatModel, Preprocessing
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, plan
 
@@ -36,7 +37,7 @@ def float_model(
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     proto = onnx.shape_inference.infer_shapes(proto)
-    return FloatModel("small", proto, Preprocessing((side, side)), Decoding("none"), ("a",))
+    return FloatModel("small", proto, Preprocessing((side, side)), DecodedBoxes(), ("a",))
 
 
 def small_model() -> FloatModel:

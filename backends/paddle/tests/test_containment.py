@@ -16,7 +16,8 @@ BLOCK = {block!r}
 if BLOCK:
     sys.modules[BLOCK] = None
 from quantcore.contracts import registry
-from quantcore.ir.model import Decoding, FloatModel, Preprocessing
+from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.ir.model import FloatModel, Preprocessing
 plugin = registry.load_backend("paddle")
 assert "paddle" not in sys.modules and "quantcore_paddle.plugin" in sys.modules
 plugin.versions(), plugin.capabilities
@@ -29,7 +30,7 @@ graph = helper.make_graph(
     [node], "g", [info("images", TensorProto.FLOAT, ["b", 3, 4, 4])],
     [info("y", TensorProto.FLOAT, ["b", 2, 4, 4])], [weight])
 proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-model = FloatModel("x", proto, Preprocessing((4, 4)), Decoding("none"), ("a",))
+model = FloatModel("x", proto, Preprocessing((4, 4)), DecodedBoxes(), ("a",))
 with plugin.open(model) as session:
     head = session.forward(np.ones((1, 3, 4, 4), np.float32))["y"]
 assert (head == 3).all()

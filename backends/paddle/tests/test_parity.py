@@ -6,9 +6,8 @@ import pytest
 from onnx import helper
 
 from quantcore.analysis.agreement import check_parity
-from quantcore.contracts import registry
+from quantcore.commands.options import load_model
 from quantcore.contracts.engine import EngineOptions
-from quantcore.contracts.model import ModelOptions
 from quantcore.errors import BackendError, CapabilityError
 
 SIDE = 16
@@ -212,6 +211,6 @@ def test_an_unknown_device_is_refused(backend, model):
 def test_real_networks_agree_with_their_float_graphs(
     shared, backend, engine, name, weights, preset
 ):
-    loaded = registry.load_model(name).load(shared / weights, ModelOptions(preset=preset))
+    loaded = load_model(name, shared / weights, preset=preset)
     with backend.open(loaded, "cpu") as session:
         assert check_parity(session, engine) <= 1e-4

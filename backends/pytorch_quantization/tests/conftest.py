@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_backend, load_engine
-from quantcore.ir.model import Array, Decoding, FloatModel, Preprocessing
+from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.ir.model import Array, FloatModel, Preprocessing
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, plan
 
@@ -40,7 +41,7 @@ def _build(
     proto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     proto = onnx.shape_inference.infer_shapes(proto, check_type=True)
     size = (shape[1], shape[2]) if len(shape) == 3 else (1, 1)
-    return FloatModel("tiny", proto, Preprocessing(size), Decoding("none"), ("a",))
+    return FloatModel("tiny", proto, Preprocessing(size), DecodedBoxes(), ("a",))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,13 +9,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from quantcore_onnx import OnnxPlugin
+from quantcore_onnx import OnnxOptions, OnnxPlugin
 from quantcore_onnx.heads import ANCHORS
 
 from quantcore.contracts.model import ModelOptions
 from quantcore.errors import CheckpointError, UsageError
+from quantcore.evaluation.decoding.anchors import AnchorDecoding
 from quantcore.ir.description import describe
-from quantcore.ir.model import Decoding, FloatModel, Preprocessing
+from quantcore.ir.model import FloatModel, Preprocessing
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 CLASSES = 3
@@ -110,7 +111,7 @@ def flat(detector: Detector, traced: bool = False, keys: int = KEYS, exp: bool =
 
 def load(tmp_path, model, preset="yolov5", size=None):
     onnx.save(model, tmp_path / "m.onnx")
-    return OnnxPlugin("onnx").load(tmp_path / "m.onnx", ModelOptions(size, preset))
+    return OnnxPlugin("onnx").load(tmp_path / "m.onnx", OnnxOptions(size, preset))
 
 
 def infer(model: onnx.ModelProto, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -142,7 +143,7 @@ def refused(tmp_path, model, preset="yolov5", size=None) -> str:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the model of ../shared")
 def test_yolox_nano():
     path = SHARED / "weights" / "yolox_nano.onnx"
-    model = OnnxPlugin("onnx").load(path, ModelOptions(preset="yolox"))
+    model = OnnxPlugin("onnx").load(path, OnnxOptions(preset="yolox"))
     pixels = 255 * images(2, 416)
     ours = infer(model.proto, pixels)["output"]
     original = [infer(onnx.load(path), p[None])["output"] for p in pixels]
@@ -281,6 +282,19 @@ def test_preset_is_required(tmp_path):
             load(tmp_path, raw(Detector()).model(), preset)
 
 
+def test_options_of_any_model_leave_the_preset_open(tmp_path):
+    onnx.save(raw(Detector()).model(), tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match="needs a preset"):
+        OnnxPlugin("onnx").load(tmp_path / "m.onnx", ModelOptions(64))
+
+
+def test_an_image_need_not_be_square(tmp_path):
+    found = load(tmp_path, raw(Detector(size="side")).model(), size=(64, 96))
+    assert found.preprocessing.size == (64, 96)
+    with pytest.raises(UsageError, match="leave image size 64 x 96 away"):
+        load(tmp_path, raw(Detector()).model(), size=(64, 96))
+
+
 def written(tmp_path, boxes, preprocessing=None) -> FloatModel:
     """A described file of three raw heads, with what the plugin would otherwise rewrite."""
     detector = raw(Detector(batch="batch"))
@@ -296,11 +310,11 @@ def written(tmp_path, boxes, preprocessing=None) -> FloatModel:
     return model
 
 
-OWN = Decoding("anchors", (32, 16, 8), (((1.5, 2.5), (3, 4), (5, 6)),) * 3)
+OWN = AnchorDecoding((32, 16, 8), (((1.5, 2.5), (3, 4), (5, 6)),) * 3)
 
 
 def own(tmp_path, preset=None, size=None) -> FloatModel:
-    return OnnxPlugin("onnx").load(tmp_path / "own.onnx", ModelOptions(size, preset))
+    return OnnxPlugin("onnx").load(tmp_path / "own.onnx", OnnxOptions(size, preset))
 
 
 def test_a_described_file_is_taken_as_it_is(tmp_path):
@@ -315,7 +329,7 @@ def test_a_described_file_is_taken_as_it_is(tmp_path):
 
 
 def test_a_preset_may_only_say_what_the_file_says(tmp_path):
-    written(tmp_path, Decoding("anchors", (8, 16, 32), ANCHORS["yolov7"]))
+    written(tmp_path, AnchorDecoding((8, 16, 32), ANCHORS["yolov7"]))
     assert own(tmp_path, "yolov7").decoding.anchors == ANCHORS["yolov7"]
     for preset in ("yolov5", "yolox"):
         with pytest.raises(UsageError, match=f"own.onnx: .* than preset {preset}"):
@@ -402,7 +416,7 @@ def test_outputs_of_another_kind(tmp_path):
 
 
 def test_unreadable_files(tmp_path):
-    plugin, options = OnnxPlugin("onnx"), ModelOptions(preset="yolov5")
+    plugin, options = OnnxPlugin("onnx"), OnnxOptions(preset="yolov5")
     text, whole = tmp_path / "text.onnx", tmp_path / "whole.onnx"
     text.write_text("this is no model")
     onnx.save(raw(Detector()).model(), whole)

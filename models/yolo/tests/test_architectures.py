@@ -13,6 +13,7 @@ from quantcore_yolo import YoloPlugin
 from yolo_torch import Model, checkpoint, save_pt, save_safetensors
 
 from quantcore.contracts.model import ModelOptions
+from quantcore.contracts.options import filled
 from quantcore.errors import UsageError
 
 CASES = {
@@ -160,5 +161,15 @@ def test_image_size(tmp_path):
         plugin.load(tmp_path / "m.safetensors", ModelOptions(image_size=100))
     with pytest.raises(UsageError):
         plugin.load(tmp_path / "m.safetensors", ModelOptions(image_size=0))
-    with pytest.raises(UsageError, match="preset"):
-        plugin.load(tmp_path / "m.safetensors", ModelOptions(preset="yolov5"))
+    with pytest.raises(UsageError, match="no option 'preset'; it takes: none"):
+        filled(plugin.options, [("preset", "yolov5")], "model 'yolov5n'")
+
+
+def test_an_image_need_not_be_square(tmp_path):
+    save_safetensors(Model(layer_lists.yolov5()), tmp_path / "m.safetensors", image_size="")
+    found = YoloPlugin("yolov5n").load(tmp_path / "m.safetensors", ModelOptions((64, 96)))
+    assert found.preprocessing.size == (64, 96)
+    dims = found.proto.graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_value for d in dims[2:]] == [64, 96]
+    with pytest.raises(UsageError, match="image size 80 is no multiple"):
+        YoloPlugin("yolov5n").load(tmp_path / "m.safetensors", ModelOptions((64, 80)))

@@ -11,7 +11,6 @@ import yolo_layer_lists as layer_lists
 from quantcore_yolo import YoloPlugin, read_checkpoint
 
 from quantcore.contracts.model import ModelOptions
-from quantcore.evaluation.decode import decode
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared"
 pytestmark = [
@@ -28,7 +27,7 @@ def test_parity_with_the_official_yolov7(name, file):
     reference = np.load(SHARED / "reference" / f"{file}.npz")
     session = ort.InferenceSession(model.proto.SerializeToString())
     outputs = session.run(None, {"images": reference["images"].astype(np.float32) / 255})
-    ours, theirs = decode(outputs, model.decoding, (320, 320)), reference["decoded"]
+    ours, theirs = model.decoding.decode(outputs, (320, 320)), reference["decoded"]
     assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 1e-5
     assert np.abs(ours - theirs)[..., 4:].max() < 1e-6
 

@@ -18,7 +18,8 @@ from quantcore_backend_modelopt.calibrators import changed
 
 from quantcore.contracts.registry import load_backend
 from quantcore.errors import BackendError
-from quantcore.ir.model import Decoding, FloatModel, Preprocessing
+from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.ir.model import FloatModel, Preprocessing
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
 from quantcore.testing.models import Stream, images, small_detector
@@ -47,7 +48,7 @@ def wide() -> FloatModel:
         constants,
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return FloatModel("wide", proto, Preprocessing((32, 32)), Decoding("none"), ("a",))
+    return FloatModel("wide", proto, Preprocessing((32, 32)), DecodedBoxes(), ("a",))
 
 
 def theirs(model: FloatModel, method: str, batches, folder: Path) -> dict[str, float]:

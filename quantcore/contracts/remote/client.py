@@ -108,8 +108,8 @@ class RemoteSession(BackendSession):
             (self._peer.folder / "float.onnx").write_bytes(model.proto.SerializeToString())
             described = {f.name: getattr(model, f.name) for f in fields(model)}
             del described["proto"]
-            for key in ("preprocessing", "decoding"):
-                described[key] = asdict(described[key])
+            described["preprocessing"] = asdict(model.preprocessing)
+            described["decoding"] = model.decoding.to_dict()
             self._peer.ask("open", model=described, device=device)
         except BaseException:
             self._peer.close()

@@ -25,7 +25,7 @@ from quantcore.contracts.capabilities import Capabilities
 from quantcore.contracts.remote import wire
 from quantcore.contracts.remote.wire import Message
 from quantcore.errors import QuantcoreError
-from quantcore.ir.model import Array, Decoding, FloatModel, LayerInfo, Preprocessing
+from quantcore.ir.model import Array, FloatModel, LayerInfo, Preprocessing
 from quantcore.runtime.worker import SentProgress, peak_rss_mb
 from quantcore.table.table import TensorRange
 
@@ -113,10 +113,11 @@ class _Server:
 
     def _open(self, model: Message, device: str) -> None:
         model["preprocessing"] = wire.tupled(Preprocessing, model["preprocessing"])
-        model["decoding"] = wire.tupled(Decoding, model["decoding"])
+        boxes = model.pop("decoding")
+        decoding = registry.load_decoding(boxes["kind"]).from_dict(boxes)
         proto = onnx.load(self._folder / "float.onnx")
         self._session = self._plugin.open(
-            wire.tupled(FloatModel, {**model, "proto": proto}), device
+            wire.tupled(FloatModel, {**model, "decoding": decoding, "proto": proto}), device
         )
         self._session.progress = SentProgress(self.send)
 

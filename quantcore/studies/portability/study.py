@@ -38,7 +38,7 @@ from quantcore.runtime.host import host
 from quantcore.runtime.jobs import Runtime, whole
 from quantcore.runtime.keys import content_key, file_digests, graph_digest
 from quantcore.runtime.progress import Progress
-from quantcore.studies.calibrations import calibrated, model_key
+from quantcore.studies.calibrations import calibrated
 from quantcore.studies.portability.cells import DeploymentCells
 from quantcore.studies.portability.pairs import pair
 from quantcore.studies.portability.work import Simulated, layer_errors
@@ -262,7 +262,7 @@ class _Deploying:
         key = content_key(
             "layers' errors",
             REVISION,
-            model_key(self._study.model),
+            self._study.model.key,
             graph_digest(qdq.proto),
             layers,
             [digests[image.path] for image in probed],

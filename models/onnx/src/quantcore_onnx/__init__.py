@@ -1,5 +1,5 @@
 """Model plugin for float ONNX detectors that already exist."""
 
-from quantcore_onnx.plugin import OnnxPlugin
+from quantcore_onnx.plugin import OnnxOptions, OnnxPlugin
 
-__all__ = ["OnnxPlugin"]
+__all__ = ["OnnxOptions", "OnnxPlugin"]

@@ -9,7 +9,10 @@ import onnx
 from onnx import helper
 
 from quantcore.errors import CheckpointError
-from quantcore.ir.model import Decoding
+from quantcore.evaluation.decoding.anchors import AnchorDecoding
+from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.evaluation.decoding.grid import GridDecoding
+from quantcore.ir.decoding import Decoding
 from quantcore_onnx.shapes import shapes_of
 
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
@@ -27,8 +30,14 @@ ANCHORS: dict[str, Anchors] = {
         ((142, 110), (192, 243), (459, 401)),
     ),
 }
-PRESETS = (*ANCHORS, "yolox")
 STRIDES = (8, 16, 32)
+
+#: How a preset's graphs may leave their boxes; the last one is a graph that decodes by itself.
+DECODINGS: dict[str, tuple[Decoding, Decoding]] = {
+    **{name: (AnchorDecoding(STRIDES, a), DecodedBoxes()) for name, a in ANCHORS.items()},
+    "yolox": (GridDecoding(STRIDES), DecodedBoxes()),
+}
+PRESETS = tuple(DECODINGS)
 
 Shape = tuple[int, ...]
 
@@ -38,7 +47,7 @@ class Heads:
     """The outputs that matter.
 
     Attributes:
-        names: Of the tensors, in the order of `decoding.strides`.
+        names: Of the tensors, in the order that `decoding` reads them.
         decoding: How they become boxes.
         classes: Number of classes.
     """
@@ -86,13 +95,13 @@ def _flat(
     if shape[2] < 6 or shape[2] > shape[1]:
         raise _unfit(preset, {name: shape}, path)
     cells = sum((size[0] // s) * (size[1] // s) for s in STRIDES)
-    decoding = Decoding("none")
+    raw, decoding = DECODINGS[preset]
     if preset == "yolox":
         if shape[1] != cells:
             raise _unfit(preset, {name: shape}, path)
         # Width and height are exponentials: a graph without Exp leaves decoding to its reader.
         if not any(node.op_type == "Exp" for node in model.graph.node):
-            decoding = Decoding("grid", STRIDES)
+            decoding = raw
     return Heads((name,), decoding, shape[2] - 5)
 
 
@@ -105,7 +114,6 @@ def _anchored(
 ) -> Heads:
     """Three raw heads, finest first, each B x A*(5+C) x H x W."""
     shapes = shapes_of(model)
-    anchors = ANCHORS[preset]
     names = [
         _before_split(model.graph, n, shapes) if len(s) == 5 else n for n, s in outputs.items()
     ]
@@ -115,10 +123,10 @@ def _anchored(
     names.sort(key=lambda n: -heads[n][2])
     channels = {shape[1] for shape in heads.values()}
     wanted = [(size[0] // s, size[1] // s) for s in STRIDES]
-    each = channels.pop() / len(anchors[0])
+    each = channels.pop() / len(ANCHORS[preset][0])
     if channels or each != int(each) or each < 6 or [heads[n][2:] for n in names] != wanted:
         raise _unfit(preset, outputs, path)
-    return Heads(tuple(names), Decoding("anchors", STRIDES, anchors), int(each) - 5)
+    return Heads(tuple(names), DECODINGS[preset][0], int(each) - 5)
 
 
 def _before_split(graph: onnx.GraphProto, name: str, shapes: dict[str, Shape]) -> str:

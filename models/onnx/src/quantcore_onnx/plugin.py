@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import onnx
 
 from quantcore.contracts.model import ModelOptions, ModelPlugin
+from quantcore.contracts.options import option
+from quantcore.contracts.registry import load_decoding
 from quantcore.errors import UsageError
 from quantcore.ir.description import described
 from quantcore.ir.model import FloatModel, Preprocessing
 from quantcore_onnx.cleanup import drop_identities, fold_batch_norms, name_nodes, resize_by_scales
 from quantcore_onnx.coco import class_names
 from quantcore_onnx.constants import drop_unused, fold_constants
-from quantcore_onnx.heads import ANCHORS, PRESETS, find_heads, use_heads
+from quantcore_onnx.heads import DECODINGS, PRESETS, find_heads, use_heads
 from quantcore_onnx.reading import check_input, prepare, read
-from quantcore_onnx.shapes import check, fix_input, free_batch, infer_shapes, shapes_of
+from quantcore_onnx.shapes import (
+    check,
+    fix_input,
+    free_batch,
+    in_words,
+    infer_shapes,
+    shapes_of,
+)
+
+
+@dataclass(frozen=True)
+class OnnxOptions(ModelOptions):
+    """What a person may choose about an ONNX file.
+
+    Attributes:
+        preset: Pre- and post-processing of a file that does not describe its own.
+    """
+
+    preset: str | None = option(None, f"Pre- and post-processing: {', '.join(PRESETS)}.")
 
 
 class OnnxPlugin(ModelPlugin):
     """Any float ONNX file that quantcore wrote, or whose pre- and post-processing is a preset's."""
+
+    options: ClassVar[type[ModelOptions]] = OnnxOptions
 
     def load(self, weights: Path, options: ModelOptions) -> FloatModel:
         """Reads an ONNX file; one that carries quantcore's description is taken as it is.
@@ -27,7 +51,7 @@ class OnnxPlugin(ModelPlugin):
         Args:
             weights: The file; external data may lie beside it.
             options: `preset`, one of yolov5, yolov7, yolox, for a file without description;
-                `image_size` in pixels where the file leaves it open.
+                `size` where the file leaves it open.
 
         Raises:
             CheckpointError: Not readable, quantized already, or not what the preset or the
@@ -36,10 +60,12 @@ class OnnxPlugin(ModelPlugin):
                 other than the file's own.
         """
         path = Path(weights)
+        if not isinstance(options, OnnxOptions):
+            options = OnnxOptions(options.image_size)
         if options.preset is not None and options.preset not in PRESETS:
             raise UsageError(_needs_preset(self.name, f"not {options.preset!r}"))
         model = read(path)
-        found = described(model, path)
+        found = described(model, path, load_decoding)
         if found is not None:
             check_input(model, path)
             _check_options(found, options, path)
@@ -47,7 +73,7 @@ class OnnxPlugin(ModelPlugin):
         if options.preset is None:
             raise UsageError(_needs_preset(self.name, f"{path} carries no description"))
         model = prepare(model, path)
-        size = fix_input(model, options.image_size, path)
+        size = fix_input(model, options.size, path)
         model = _normalise(model, path)
         heads = find_heads(model, options.preset, size, path)
         use_heads(model.graph, heads)
@@ -71,21 +97,18 @@ def _needs_preset(name: str, why: str) -> str:
     )
 
 
-def _check_options(found: FloatModel, options: ModelOptions, path: Path) -> None:
+def _check_options(found: FloatModel, options: OnnxOptions, path: Path) -> None:
     """Raises UsageError where a person wants something else than a file describes."""
-    size, boxes = found.preprocessing.size, found.decoding
-    if options.image_size is not None and size != (options.image_size, options.image_size):
+    size, wanted = found.preprocessing.size, options.size
+    if wanted is not None and size != wanted:
         raise UsageError(
             f"{path}: is described for {size[0]} x {size[1]} pixels; leave image size "
-            f"{options.image_size} away, or export the model at that size"
+            f"{in_words(wanted)} away, or export the model at that size"
         )
     if options.preset is None:
         return
     same = found.preprocessing == _preprocessing(options.preset, size)
-    if boxes.kind == "anchors":
-        same = same and boxes.anchors == ANCHORS.get(options.preset)
-    elif boxes.kind == "grid":
-        same = same and options.preset not in ANCHORS
+    same = same and found.decoding in DECODINGS[options.preset]
     if not same:
         raise UsageError(
             f"{path}: describes other pre- or post-processing than preset {options.preset}; leave "

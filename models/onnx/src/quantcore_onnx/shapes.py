@@ -21,12 +21,14 @@ DEFAULT_IMAGE_SIZE = 640
 _TOLERANCE = 1e-4
 
 
-def fix_input(model: onnx.ModelProto, image_size: int | None, path: Path) -> tuple[int, int]:
+def fix_input(
+    model: onnx.ModelProto, wanted: tuple[int, int] | None, path: Path
+) -> tuple[int, int]:
     """Gives the image input a batch of 1 and a fixed size, in place.
 
     Args:
         model: The model.
-        image_size: Side in pixels that the person asked for, or None.
+        wanted: (height, width) in pixels that the person asked for, or None.
         path: The file, for error messages.
 
     Returns:
@@ -36,20 +38,25 @@ def fix_input(model: onnx.ModelProto, image_size: int | None, path: Path) -> tup
         UsageError: The file is fixed at another size, or the size is not positive.
     """
     dims = model.graph.input[0].type.tensor_type.shape.dim
-    wanted = DEFAULT_IMAGE_SIZE if image_size is None else image_size
-    if wanted < 1:
-        raise UsageError(f"image size must be positive, not {wanted}")
+    if wanted is not None and min(wanted) < 1:
+        raise UsageError(f"image size must be positive, not {in_words(wanted)}")
     size = []
-    for dim in dims[2:]:
-        if image_size is not None and dim.dim_value not in (0, image_size):
+    for index, dim in enumerate(dims[2:]):
+        if wanted is not None and dim.dim_value not in (0, wanted[index]):
             raise UsageError(
                 f"{path}: its input is fixed at {dims[2].dim_value} x {dims[3].dim_value}; leave "
-                f"image size {image_size} away, or export the model at that size"
+                f"image size {in_words(wanted)} away, or export the model at that size"
             )
-        dim.dim_value = dim.dim_value or wanted
+        dim.dim_value = dim.dim_value or (wanted[index] if wanted else DEFAULT_IMAGE_SIZE)
         size.append(int(dim.dim_value))
     dims[0].dim_value, dims[1].dim_value = 1, 3
     return size[0], size[1]
+
+
+def in_words(size: tuple[int, int]) -> str:
+    """A size as a person gives it: one number for a square."""
+    height, width = size
+    return str(height) if height == width else f"{height} x {width}"
 
 
 def infer_shapes(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from quantcore.errors import CheckpointError, UsageError
-from quantcore.ir.model import Decoding, FloatModel, Preprocessing
+from quantcore.evaluation.decoding.anchors import AnchorDecoding
+from quantcore.ir.model import FloatModel, Preprocessing
 from quantcore_yolo.blocks import BLOCKS, HEADS, REPEATING, Context
 from quantcore_yolo.checkpoint import Checkpoint
 from quantcore_yolo.families import check_family
@@ -21,17 +22,20 @@ DEFAULT_IMAGE_SIZE = 640
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
 
-def build_model(checkpoint: Checkpoint, name: str, image_size: int | None = None) -> FloatModel:
+def build_model(
+    checkpoint: Checkpoint, name: str, wanted: tuple[int, int] | None = None
+) -> FloatModel:
     """Writes the float model of a checkpoint.
 
     Args:
         checkpoint: Weights and layer list.
         name: The model that it is expected to be: `yolov5n`, `yolov7-tiny`, ...
-        image_size: Side of the square network input in pixels; None for the checkpoint's own, or
-            640.
+        wanted: (height, width) of the network input in pixels; None for the checkpoint's own, or
+            640 x 640.
 
     Returns:
-        A graph from `images` (batch x 3 x size x size, RGB, 0..1) to the raw heads, finest first.
+        A graph from `images` (batch x 3 x height x width, RGB, 0..1) to the raw heads, finest
+        first.
 
     Raises:
         CheckpointError: Another architecture, an unsupported module, or weights that do not fit.
@@ -44,15 +48,15 @@ def build_model(checkpoint: Checkpoint, name: str, image_size: int | None = None
     context = _context(checkpoint, builder, weights)
     heads = _write_heads(rows[-1], _write_rows(rows[:-1], rows[-1], context), context)
     weights.check_all_read()
-    size = _image_size(checkpoint, image_size, int(builder.max_stride))
+    size = _image_size(checkpoint, wanted, int(builder.max_stride))
     strides = tuple(int(head.stride) for head in heads)
     anchors = _anchors(checkpoint, rows[-1], strides)
     classes = _class_count(checkpoint, heads, anchors)
     return FloatModel(
         name=name,
-        proto=builder.finish(heads, (size, size)),
-        preprocessing=Preprocessing(size=(size, size)),
-        decoding=Decoding(kind="anchors", strides=strides, anchors=anchors),
+        proto=builder.finish(heads, size),
+        preprocessing=Preprocessing(size=size),
+        decoding=AnchorDecoding(strides, anchors),
         class_names=checkpoint.class_names or tuple(f"class{i}" for i in range(classes)),
     )
 
@@ -100,7 +104,7 @@ def _write_rows(rows: tuple[Row, ...], head: Row, context: Context) -> list[Valu
 
 
 def _write_heads(row: Row, inputs: list[Value], context: Context) -> list[Value]:
-    """Writes the detection convolutions; all that follows them is described by `Decoding`."""
+    """Writes the detection convolutions; all that follows them is described by the decoding."""
     builder, weights, heads = context.graph, context.weights, []
     for level, x in enumerate(inputs):
         weight, bias = weights.head(row.path, level)
@@ -110,13 +114,17 @@ def _write_heads(row: Row, inputs: list[Value], context: Context) -> list[Value]
     return heads
 
 
-def _image_size(checkpoint: Checkpoint, wanted: int | None, stride: int) -> int:
-    size = wanted if wanted is not None else checkpoint.image_size or DEFAULT_IMAGE_SIZE
-    if size < 1 or size % stride:
-        nearest = max(stride, round(size / stride) * stride)
-        raise UsageError(
-            f"image size {size} is no multiple of this model's stride {stride}; try {nearest}"
-        )
+def _image_size(
+    checkpoint: Checkpoint, wanted: tuple[int, int] | None, stride: int
+) -> tuple[int, int]:
+    own = checkpoint.image_size or DEFAULT_IMAGE_SIZE
+    size = wanted or (own, own)
+    for side in size:
+        if side < 1 or side % stride:
+            nearest = max(stride, round(side / stride) * stride)
+            raise UsageError(
+                f"image size {side} is no multiple of this model's stride {stride}; try {nearest}"
+            )
     return size
 
 

@@ -26,14 +26,10 @@ class YoloPlugin(ModelPlugin):
 
         Args:
             weights: The checkpoint.
-            options: `image_size` in pixels, a multiple of the coarsest stride; no `preset`.
+            options: `size`, multiples of the coarsest stride.
 
         Raises:
             CheckpointError: Not readable, unsafe, or another architecture.
-            UsageError: A preset, or an image size that does not fit.
+            UsageError: An image size that does not fit.
         """
-        if options.preset is not None:
-            raise UsageError(
-                f"{self.name} carries its own pre-processing; a preset is for model onnx only"
-            )
-        return build_model(read_checkpoint(Path(weights)), self.name, options.image_size)
+        return build_model(read_checkpoint(Path(weights)), self.name, options.size)

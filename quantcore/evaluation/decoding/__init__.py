@@ -1,0 +1,1 @@
+"""Ways from raw network outputs to boxes, one kind a file; found by `quantcore.decodings`."""
