@@ -19,7 +19,7 @@ from quantcore.errors import CheckpointError, ModelError
 from quantcore.ir.model import Decoding, FloatModel, Preprocessing
 
 KEY = "quantcore.contracts.model"
-FORMAT = "quantcore.contracts.model/1"
+FORMAT = "quantcore.model/1"
 
 
 def describe(model: FloatModel) -> onnx.ModelProto:

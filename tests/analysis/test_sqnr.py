@@ -18,6 +18,7 @@ from quantcore.analysis.sqnr import sqnr
 from quantcore.calibration.collector import Collector
 from quantcore.calibration.portable import watch, weight_ranges
 from quantcore.calibration.recalibration import recalibrate
+from quantcore.policy.code import Code
 from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
 from quantcore.qdq.placement import Site, plan
 from quantcore.report import plots
@@ -56,7 +57,7 @@ def test_it_is_what_the_values_themselves_give(symmetric, bits, clip):
         low = -high
     error = coded(values.astype(np.float64), low, high, bits, symmetric) - values
     wanted = 10 * math.log10(np.square(values, dtype=np.float64).sum() / np.square(error).sum())
-    policy = TensorPolicy("max", bits=bits, symmetric=symmetric)
+    policy = TensorPolicy("max", code=Code(bits=bits), symmetric=symmetric)
     found = sqnr(statistics(values), TensorRange("activation", low, high), policy)
     assert found == pytest.approx(wanted, abs=0.02)
 
@@ -71,7 +72,7 @@ def test_the_integral_is_the_sum_of_many_points(values, high, bits, symmetric):
     seen = statistics(values)
     histogram = seen[0].histogram
     low = -high if symmetric else -high / 3
-    policy = TensorPolicy("max", bits=bits, symmetric=symmetric)
+    policy = TensorPolicy("max", code=Code(bits=bits), symmetric=symmetric)
     signal = noise = 0.0
     counts, centres = histogram.signed()
     for count, centre in zip(counts[counts > 0], centres[counts > 0], strict=True):

@@ -101,8 +101,8 @@ def test_one_layer_is_quantized_alone(subject: Subject) -> None:
 
 def test_names_with_wildcards_are_taken_literally(subject: Subject) -> None:
     rule = keeping(subject.policy, ["a[0].*"]).layers[0]
-    assert rule.matches(SimpleNamespace(name="a[0].*", op="conv2d"))
-    assert not rule.matches(SimpleNamespace(name="a0.b", op="conv2d"))
+    assert rule.matcher.matches_layer(SimpleNamespace(name="a[0].*", op="conv2d"))
+    assert not rule.matcher.matches_layer(SimpleNamespace(name="a0.b", op="conv2d"))
 
 
 class KilledError(RuntimeError):
