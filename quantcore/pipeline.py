@@ -31,7 +31,7 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
 from quantcore.qdq.precision import with_precision
-from quantcore.results.audit import Audit
+from quantcore.results.audit import SimulationAudit
 from quantcore.results.comparison import Evaluated
 from quantcore.results.rewrites import Equalized
 from quantcore.rewrites.equalization import ALPHA
@@ -65,7 +65,7 @@ class Calibrated:
     seconds: float
     peak_rss_mb: float
     parity: float
-    audit: Audit | None
+    audit: SimulationAudit | None
 
 
 @dataclass(frozen=True)
@@ -293,14 +293,14 @@ def evaluate(
         runs_on = engine.runs_on()
         found = None if isinstance(graph, Path) else int8_audit(plugin, graph, engine.layers())
     return Evaluated(
-        detection,
-        latency,
-        how.engine,
-        plugin.versions(),
-        peak,
-        found if found and found.layers else None,
-        map_draws(dataset, detections, progress=progress),
-        runs_on,
+        detection=detection,
+        latency=latency,
+        engine=how.engine,
+        versions=plugin.versions(),
+        peak_rss_mb=peak,
+        int8=found if found and found.layers else None,
+        map_draws=map_draws(dataset, detections, progress=progress),
+        runs_on=runs_on,
     )
 
 

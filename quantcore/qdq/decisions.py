@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -97,9 +97,8 @@ class _Decider:
         if writer.name not in decisions or not decisions[writer.name].inputs:
             return Decision(layer.name, f"{self._reason(rule)}; float: {writer.name} is float")
         inputs = tuple(i for i in dict.fromkeys(layer.inputs) if i != branch)
-        return Decision(
-            layer.name, f"{self._reason(rule)}; fuses with {writer.name}", inputs, weighted=False
-        )
+        reason = f"{self._reason(rule)}; fuses with {writer.name}"
+        return Decision(layer.name, reason, inputs, weighted=False)
 
     def equal_scales(
         self, layer: LayerInfo, rule: PlacementRule, manual: Decision, wanted: AbstractSet[str]
@@ -107,9 +106,7 @@ class _Decider:
         """All inputs, tied to the output, where somebody reads the output quantized."""
         moves = moves_values(self._nodes[layer.name])
         if self._decided(layer):
-            return Decision(
-                layer.name, manual.reason, manual.inputs, tied=moves and bool(manual.inputs)
-            )
+            return replace(manual, tied=moves and bool(manual.inputs))
         if not moves:
             return Decision(layer.name, f"{self._reason(rule)}; float: it computes new values")
         if set(layer.outputs).isdisjoint(wanted):

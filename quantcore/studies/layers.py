@@ -13,6 +13,7 @@ from quantcore.report import plots
 from quantcore.results.mixed import Mixed
 from quantcore.results.sensitivity import DEFAULT_METHOD, Sensitivity
 from quantcore.runtime.files import write_whole
+from quantcore.runtime.plain import json_text
 from quantcore.runtime.progress import Progress
 from quantcore.studies import mixed, sensitivity
 from quantcore.studies.mixed import Wish
@@ -76,7 +77,7 @@ def rank(
         workers=study.workers,
         progress=progress,
     )
-    write_whole(out / "sensitivity.json", found.to_json())
+    write_whole(out / "sensitivity.json", json_text(found))
     write_whole(out / "sensitivity.svg", plots.sensitivity(found))
     return found
 
@@ -124,6 +125,6 @@ def mix(
         found = mixed.verify(
             subject, found, unseen, again, out, images=images, workers=workers, progress=progress
         )
-    write_whole(out / "mixed.json", found.to_json())
+    write_whole(out / "mixed.json", json_text(found))
     write_whole(out / "frontier.svg", plots.frontier(found))
     return found

@@ -71,7 +71,8 @@ class Whole:
             deviation = (loss.map_drop.high - loss.map_drop.low) / 2 / NormalDist().inv_cdf(0.95)
             measured = max(loss.map_drop.value, self._expected(loss))
             drop = measured + self._margin * deviation
-            self.points[kept] = found = Point(order, share, loss, drop)
+            found = Point(kept=order, share=share, loss=loss, drop=drop)
+            self.points[kept] = found
             self._say(_line(found))
         return self.points[kept]
 
@@ -177,17 +178,17 @@ def find(
     points = sorted(whole.points.values(), key=lambda p: (-p.share, p.drop))
     policy = keeping(subject.policy, best.kept)
     return Mixed(
-        subject.model.name,
-        ranking.split,
-        len(chosen),
-        wish.max_drop,
-        wish.confidence,
-        wish.min_int8,
-        judge.float_map,
-        best,
-        met,
-        tuple(points),
-        policy,
+        model=subject.model.name,
+        split=ranking.split,
+        images=len(chosen),
+        max_drop=wish.max_drop,
+        confidence=wish.confidence,
+        min_int8=wish.min_int8,
+        float_map=judge.float_map,
+        chosen=best,
+        met=met,
+        points=tuple(points),
+        policy=policy,
         landmarks=tuple(whole.point(kept).kept for kept in _landmarks(ranking)),
         top=wish.top,
     )

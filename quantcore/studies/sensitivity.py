@@ -109,15 +109,15 @@ def measure(
     costs = _costs(subject, names, [judge.loss(outcome) for outcome in scored])
     ordered = sorted(costs, key=lambda cost: cost.by(method), reverse=True)
     return Sensitivity(
-        subject.model.name,
-        subject.model.fingerprint,
-        subject.table.sha256,
-        subject.table.provenance.backend,
-        split,
-        len(chosen),
-        method,
-        judge.float_map,
-        tuple(ordered),
+        model=subject.model.name,
+        fingerprint=subject.model.fingerprint,
+        table=subject.table.sha256,
+        backend=subject.table.provenance.backend,
+        split=split,
+        images=len(chosen),
+        method=method,
+        float_map=judge.float_map,
+        layers=tuple(ordered),
     )
 
 

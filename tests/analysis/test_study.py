@@ -23,6 +23,7 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import MINIMAL
 from quantcore.qdq.placement import plan
 from quantcore.report import plots, studies
+from quantcore.runtime.plain import json_text, plain
 from quantcore.runtime.store import Store
 from quantcore.studies import mixed, sensitivity
 from quantcore.studies.keep import alone, keeping, quantized_layers
@@ -149,7 +150,7 @@ def test_layers_are_ranked(
     costs = [cost.by(method) for cost in found.layers]
     assert costs == sorted(costs, reverse=True)
     assert {cost.layer for cost in found.layers} == set(subject.layers)
-    assert json.loads(found.to_json())["layers"][0]["rank"] == 1
+    assert json.loads(json_text(found))["layers"][0]["rank"] == 1
     assert plots.sensitivity(found).startswith("<svg")
     assert studies.sensitivity(found).row_count == len(found.layers)
 
@@ -220,7 +221,7 @@ def test_images_without_labels_still_rank_by_detections(
 ) -> None:
     bare = CocoDataset(dataset.source, dataset.images, dataset.categories, ())
     found = sensitivity.measure(subject, bare, "val2017", tmp_path)
-    assert found.to_dict()["float_map"]["value"] is None
+    assert plain(found)["float_map"]["value"] is None
     with pytest.raises(UsageError, match="labels"):
         sensitivity.measure(subject, bare, "val2017", tmp_path, method="map")
     with pytest.raises(UsageError, match="labels"):
