@@ -10,7 +10,7 @@ from quantcore.ir.model import NEUTRAL_OPS, LayerInfo
 from quantcore.policy.reading import suggest
 
 LAYERS, OP, TENSORS = "layers", "op", "tensors"
-_PREFIXES = {"op:": OP, "tensor:": TENSORS}
+_PREFIXES = {"op": OP, "tensor": TENSORS}
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,14 @@ class Matcher:
         Raises:
             PolicyError: An op that there is not.
         """
-        for prefix, names in _PREFIXES.items():
-            if text.startswith(prefix):
-                found = cls(names, text.removeprefix(prefix))
-                break
-        else:
-            found = cls(LAYERS, text)
-        ops = sorted(set(NEUTRAL_OPS.values()))
-        if found.names == OP and found.pattern not in ops:
-            hint = suggest(found.pattern, ops)
+        prefix, sign, pattern = text.partition(":")
+        if not sign or prefix not in _PREFIXES:
+            return cls(LAYERS, text)
+        if _PREFIXES[prefix] == OP and pattern not in NEUTRAL_OPS.values():
+            ops = sorted(set(NEUTRAL_OPS.values()))
+            hint = suggest(pattern, ops)
             raise PolicyError(f"unknown op in {text!r}{hint}; know {', '.join(ops)}")
-        return found
+        return cls(_PREFIXES[prefix], pattern)
 
     def matches_layer(self, layer: LayerInfo) -> bool:
         """Whether it is about this layer."""
