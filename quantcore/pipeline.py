@@ -30,7 +30,7 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
 from quantcore.qdq.precision import with_precision
-from quantcore.results.audit import Audit
+from quantcore.results.audit import SimulationAudit
 from quantcore.results.comparison import Evaluated
 from quantcore.results.rewrites import Equalized
 from quantcore.rewrites.equalization import ALPHA
@@ -65,7 +65,7 @@ class Calibrated:
     seconds: float
     peak_rss_mb: float
     parity: float
-    audit: Audit | None
+    audit: SimulationAudit | None
 
 
 @dataclass(frozen=True)
@@ -294,14 +294,14 @@ def evaluate(
     assert measured is not None
     audited = None if isinstance(graph, Path) else int8_audit(plugin, graph, list(measured.layers))
     return Evaluated(
-        found.detection,
-        measured.latency,
-        how.engine,
-        plugin.versions(),
-        measured.peak_rss_mb,
-        audited if audited and audited.layers else None,
-        found.draws,
-        measured.runs_on,
+        detection=found.detection,
+        latency=measured.latency,
+        engine=how.engine,
+        versions=plugin.versions(),
+        peak_rss_mb=measured.peak_rss_mb,
+        int8=audited if audited and audited.layers else None,
+        map_draws=found.draws,
+        runs_on=measured.runs_on,
     )
 
 

@@ -16,7 +16,7 @@ from quantcore.contracts.registry import load_engine
 from quantcore.errors import ParityError
 from quantcore.ir.model import QdqModel
 from quantcore.qdq.insertion import insert
-from quantcore.results.audit import Audit
+from quantcore.results.audit import SimulationAudit
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def images() -> np.ndarray:
 def audited(net, session, planned, table, images, engine):
     """Audits the net, with the Q/DQ graph changed by `tamper`."""
 
-    def make(tamper: Any = lambda proto: None) -> Audit:
+    def make(tamper: Any = lambda proto: None) -> SimulationAudit:
         sites = planned(net, activations={"observer": "max"})
         ranges = session.calibrate(sites, [images])
         found = table(net, sites, amax={n: r.amax for n, r in ranges.items() if r.axis is None})
@@ -140,7 +140,9 @@ def test_the_floor_is_what_one_ulp_of_a_scale_does(audited) -> None:
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 51.5])
 def test_an_audit_is_valid_json(value: float) -> None:
-    data = Audit(value, "t", value, value, value).to_dict()
+    data = SimulationAudit(
+        worst_db=value, worst_tensor="t", heads_db=value, end_to_end_db=value, floor_db=value
+    ).to_dict()
     text = json.dumps(data, allow_nan=False)
     assert json.loads(text)["worst_tensor"] == "t"
     if value == 51.5:

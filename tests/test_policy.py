@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from quantcore.errors import PolicyError
 from quantcore.ir.model import NEUTRAL_OPS, LayerInfo
+from quantcore.policy.code import Code
 from quantcore.policy.policy import OBSERVERS, CalibrationPolicy, LayerRule, TensorPolicy
 
 EXAMPLE = """
@@ -81,6 +82,16 @@ REFUSED: list[tuple[Any, str]] = [
     ({"activations": {"bits": 9}}, "bits must be a whole number from 2 to 8"),
     ({"activations": {"bits": "8"}}, "bits must be a whole number"),
     ({"activations": {"bits": True}}, "bits must be a whole number"),
+    (
+        {"activations": {"code": "fp8_e4m3"}},
+        "activations: unknown code 'fp8_e4m3'; know int2, int3",
+    ),
+    ({"weights": {"code": "nf4"}}, "weights: unknown code 'nf4'; know int2, int3"),
+    ({"weights": {"code": "uint8"}}, "unknown code 'uint8' (did you mean 'int8'?); know int2"),
+    ({"weights": {"code": 8}}, "unknown code 8; know int2"),
+    ({"weights": {"code": ["int8"]}}, "know int2"),
+    ({"weights": {"code": "int9"}}, "unknown code 'int9' (did you mean"),
+    ({"weights": {"code": "int8", "bits": 8}}, "weights: give `code` or `bits`, not both"),
     ({"activations": {"symmetric": 1}}, "symmetric must be true or false"),
     ({"weights": {"granularity": "per_layer"}}, "granularity must be per_tensor or per_channel"),
     ({"activations": "max"}, "activations: must be a mapping"),
@@ -97,7 +108,8 @@ REFUSED: list[tuple[Any, str]] = [
     ({"layers": [{"match": ""}]}, "layers[0]: needs `match`"),
     ({"layers": [{"match": 3}]}, "layers[0]: needs `match`"),
     ({"layers": [{"match": "a"}, {"match": "b", "skip": 1}]}, "layers[1]: unknown key 'skip'"),
-    ({"layers": [{"match": "op:conv3d"}]}, "unknown op in 'op:conv3d'; know add"),
+    ({"layers": [{"match": "op:conv3d"}]}, "unknown op in 'op:conv3d' (did you mean 'conv2d'?); "),
+    ({"layers": [{"match": "op:scan"}]}, "layers[0]: unknown op in 'op:scan'; know add"),
     ({"layers": [{"match": "a", "quantize": "no"}]}, "quantize must be true or false"),
     ({"layers": [{"match": "a", "weights": {"bits": 0}}]}, "layers[0].weights: bits"),
     (["max"], "a policy is a mapping"),
@@ -176,11 +188,11 @@ def test_the_first_matching_rule_wins() -> None:
 
 
 def test_globs_match_case_and_ops_match_whole_words() -> None:
-    assert LayerRule("m.?").matches(layer("m.1"))
-    assert not LayerRule("M.?").matches(layer("m.1"))
-    assert not LayerRule("m").matches(layer("m.1"))
-    assert LayerRule("op:add").matches(layer("m.1", "add"))
-    assert not LayerRule("op:conv2d").matches(layer("m.1", "conv_transpose2d"))
+    assert LayerRule("m.?").matcher.matches_layer(layer("m.1"))
+    assert not LayerRule("M.?").matcher.matches_layer(layer("m.1"))
+    assert not LayerRule("m").matcher.matches_layer(layer("m.1"))
+    assert LayerRule("op:add").matcher.matches_layer(layer("m.1", "add"))
+    assert not LayerRule("op:conv2d").matcher.matches_layer(layer("m.1", "conv_transpose2d"))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +244,7 @@ def test_a_rule_builds_on_the_general_policy() -> None:
         "layers": [{"match": "a", "activations": {"bits": 4}}],
     }
     rule = CalibrationPolicy.from_dict(data).layers[0]
-    assert rule.activations == TensorPolicy("percentile", (("percentile", 99.0),), bits=4)
+    assert rule.activations == TensorPolicy("percentile", (("percentile", 99.0),), Code(bits=4))
     assert rule.weights is None
 
 
@@ -351,7 +363,7 @@ def test_several_observers_are_a_policy_each() -> None:
     assert policy.activations == policy.observers[0]
     for one in policy.each():
         assert one.layers == policy.layers
-        assert one.layers[0].activations == TensorPolicy("percentile", bits=7)
+        assert one.layers[0].activations == TensorPolicy("percentile", code=Code(bits=7))
         assert (one.seed, one.observers, one.implementation) == (3, (), "portable")
         assert one.each() == (one,)
     assert CalibrationPolicy.from_dict(policy.to_dict()) == policy

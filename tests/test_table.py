@@ -41,9 +41,9 @@ def ranges(draw: st.DrawFn) -> TensorRange:
     count = 1 if axis is None else draw(st.integers(1, 5))
     pairs = [sorted((draw(FINITE), draw(FINITE))) for _ in range(count)]
     low, high = tuple(p[0] for p in pairs), tuple(p[1] for p in pairs)
-    return (
-        TensorRange(role, low[0], high[0]) if axis is None else TensorRange(role, low, high, axis)
-    )
+    if axis is None:
+        return TensorRange(role, low[0], high[0])
+    return TensorRange(role, low, high, axis, draw(st.none() | st.integers(1, 64)))
 
 
 PROVENANCES = st.builds(
@@ -139,6 +139,31 @@ def test_an_unusable_range_names_file_and_tensor(
 )
 def test_a_malformed_entry_names_file_and_tensor(write: Write, entry: Any) -> None:
     with pytest.raises(TableError, match=r"table\.json.*'bad'"):
+        CalibrationTable.load(write({"bad": entry}))
+
+
+def test_a_block_is_written_only_where_it_is_set() -> None:
+    plain = TensorRange("weight", (-1.0,), (2.0,), 0)
+    assert "block" not in plain.to_dict()
+    blocks = TensorRange("weight", (-1.0,), (2.0,), 0, 32)
+    assert blocks.to_dict() == {**plain.to_dict(), "block": 32}
+    assert TensorRange.from_dict(blocks.to_dict()) == blocks != plain
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block": 0}, "block must be a whole number from 1"),
+        ({"block": 1.5}, "block must be a whole number from 1"),
+        ({"block": True}, "block must be a whole number from 1"),
+        ({"block": 32, "axis": None, "amax": 1.0}, "needs the axis"),
+    ],
+)
+def test_a_block_that_is_none_is_refused(
+    write: Write, changes: dict[str, Any], message: str
+) -> None:
+    entry = {"role": "weight", "amax": [1.0], "axis": 0, **changes}
+    with pytest.raises(RangeError, match=rf"table\.json.*'bad'.*{message}"):
         CalibrationTable.load(write({"bad": entry}))
 
 

@@ -12,7 +12,7 @@ from quantcore.errors import ModelError, ParityError
 from quantcore.ir.edits import exposed, nudged
 from quantcore.ir.model import Array, FloatModel, QdqModel
 from quantcore.qdq.placement import Plan
-from quantcore.results.audit import Audit
+from quantcore.results.audit import SimulationAudit
 
 PARITY_LIMIT = 1e-4
 
@@ -97,7 +97,7 @@ def check_finite(model: FloatModel, heads: Mapping[str, Array]) -> None:
 
 def audit(
     session: BackendSession, qdq: QdqModel, plan: Plan, batch: Array, engine: EnginePlugin
-) -> Audit:
+) -> SimulationAudit:
     """Holds the shared Q/DQ graph against the framework's own simulation.
 
     Args:
@@ -122,8 +122,12 @@ def audit(
     by_tensor = {name: sqnr_db({name: shared[name]}, layered) for name in layered}
     worst = min(by_tensor, key=by_tensor.__getitem__)
     ends = {name: shared[name] for name in heads}
-    return Audit(
-        by_tensor[worst], worst, sqnr_db(ends, layered), sqnr_db(ends, free), sqnr_db(ends, moved)
+    return SimulationAudit(
+        worst_db=by_tensor[worst],
+        worst_tensor=worst,
+        heads_db=sqnr_db(ends, layered),
+        end_to_end_db=sqnr_db(ends, free),
+        floor_db=sqnr_db(ends, moved),
     )
 
 

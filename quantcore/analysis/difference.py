@@ -80,7 +80,13 @@ def _compare(name: str, first: TensorRange, second: TensorRange) -> TensorDiffer
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = np.where((a == 0) & (b == 0), 1.0, b / a)
         worst = int(np.argmax(np.abs(np.log2(ratios))))
-    return TensorDifference(name, first.role, float(a.max()), float(b.max()), float(ratios[worst]))
+    return TensorDifference(
+        tensor=name,
+        role=first.role,
+        first=float(a.max()),
+        second=float(b.max()),
+        ratio=float(ratios[worst]),
+    )
 
 
 def thresholds(tables: Mapping[str, CalibrationTable]) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ def find(seen: Statistics, policy: TensorPolicy) -> tuple[float, float]:
     threshold = entropy_threshold(
         counts,
         edges,
-        levels=1 << (policy.bits - 1),
+        levels=policy.code.levels,
         start_bin=int(policy.parameter("start_bin", START_BIN)),
         stride=int(policy.parameter("stride", STRIDE)),
     )

@@ -38,7 +38,7 @@ def find(seen: Statistics, policy: TensorPolicy) -> tuple[float, float]:
     if not policy.symmetric:
         return _affine(seen, policy, histogram, bins, slice(start, None, stride))
     counts, edges = histogram.magnitudes(bins)
-    top = (1 << (policy.bits - 1)) - 1
+    top = policy.code.highest(symmetric=True)
     return clip(seen, policy, mse_threshold(counts, edges, top, start, stride))
 
 
@@ -109,7 +109,7 @@ def _affine(
     counts, centres = histogram.signed(bins)
     occupied = counts > 0
     counts, centres = counts[occupied], centres[occupied]
-    top = (1 << policy.bits) - 1
+    top = policy.code.highest(symmetric=False)
     ranges = [clip(seen, policy, float(t)) for t in candidates]
     errors = [_affine_error(counts, centres, low, high, top) for low, high in ranges]
     return ranges[int(np.argmin(errors))]

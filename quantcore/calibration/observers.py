@@ -102,7 +102,7 @@ def check_scale(where: str, low: float, high: float, policy: TensorPolicy) -> No
     Raises:
         RangeError: Naming the place and the largest magnitude.
     """
-    steps = (1 << policy.bits) - 1 if not policy.symmetric else (1 << (policy.bits - 1)) - 1
+    steps = policy.code.highest(policy.symmetric)
     span = high - low if not policy.symmetric else high
     if span / steps < _TINY:
         raise RangeError(

@@ -114,12 +114,11 @@ def _mse(rows: Rows, policy: TensorPolicy) -> tuple[Floats, Floats]:
 
 def _error(rows: Rows, low: Floats, high: Floats, policy: TensorPolicy) -> Rows:
     """Squared error of each row, coded with its range."""
+    top = policy.code.highest(policy.symmetric)
     if policy.symmetric:
-        top = (1 << (policy.bits - 1)) - 1
         scale, zero, bottom = high / top, np.zeros(len(rows)), -top
     else:
-        top, bottom = (1 << policy.bits) - 1, 0
-        scale = (high - low) / top
+        scale, bottom = (high - low) / top, 0
         zero = np.rint(-low / np.where(scale > 0, scale, 1))
     factor = np.where(scale > 0, scale, 1).astype(np.float32)[:, None]
     offset = zero.astype(np.float32)[:, None]

@@ -36,6 +36,7 @@ from quantcore.report import portability as report
 from quantcore.report import terminal
 from quantcore.results.portability import Portability
 from quantcore.runtime.files import ensure_folder, write_whole
+from quantcore.runtime.plain import json_text
 from quantcore.runtime.progress import for_console
 from quantcore.studies.portability.study import PortabilityStudy, run
 
@@ -127,7 +128,7 @@ def policies(
 
 def _show(found: Portability, out: Path) -> None:
     """Writes and prints the study; a failed cell makes the command fail, after the report."""
-    write_whole(out / "portability.json", found.to_json())
+    write_whole(out / "portability.json", json_text(found))
     write_whole(out / "portability.html", report.page(found))
     console = terminal.console()
     for table in (report.matrix(found), report.carried(found), report.spread(found)):

@@ -49,6 +49,7 @@ from quantcore.results.estimate import MapDraws
 from quantcore.runtime.executor import InProcess
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.jobs import Runtime
+from quantcore.runtime.plain import plain
 from quantcore.runtime.progress import for_console
 from quantcore.table.table import CalibrationTable
 
@@ -221,7 +222,7 @@ def evaluate(
     result |= {"versions": dict(found.versions)}
     if found.map_draws and reference:
         change = found.map_draws.against(reference)
-        result |= {"against": str(against), "map_difference": change.to_dict()}
+        result |= {"against": str(against), "map_difference": plain(change)}
         print(f"mAP against {against}: {terminal.estimate(change, sign='+')}")
     if out is not None:
         if found.map_draws:

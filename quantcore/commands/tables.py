@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from quantcore.errors import QuantcoreError
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.report import plots, terminal
 from quantcore.runtime.files import write_whole
+from quantcore.runtime.plain import json_text
 from quantcore.table.table import CalibrationTable
 
 
@@ -33,7 +33,7 @@ def diff(
     if plot is not None:
         write_whole(plot, plots.difference(found, first.name, second.name))
     if as_json:
-        print(json.dumps(found.to_dict(), indent=1, allow_nan=False))
+        print(json_text(found), end="")
         return
     terminal.console().print(terminal.table_difference(found, first.name, second.name, top))
     equal = sum(tensor.ratio == 1 for tensor in found.tensors)

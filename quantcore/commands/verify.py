@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from quantcore.qdq.verify import RULES, Violation, check, load
 from quantcore.report import terminal
+from quantcore.runtime.plain import json_text
 
 
 def verify(
@@ -23,8 +23,7 @@ def verify(
     found = check(load(qdq), target)
     failed = sum(violation.counts for violation in found)
     if as_json:
-        listed = [violation.to_dict() for violation in found]
-        print(json.dumps({"target": target, "violations": listed}, indent=1))
+        print(json_text({"target": target, "violations": found}), end="")
     else:
         if found:
             terminal.console().print(_table(found))

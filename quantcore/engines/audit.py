@@ -46,7 +46,9 @@ def _audited(
     where: Surroundings, layer: EngineLayer | None, explain: Callable[[Surroundings], str]
 ) -> LayerAudit:
     if layer is None:
-        return LayerAudit(where.node, where.op, None, None)
+        return LayerAudit(node=where.node, op=where.op, runs_as=None, precision=None)
     wrong = layer.precision not in (None, "int8")
     why = explain(where) if wrong else None
-    return LayerAudit(where.node, where.op, layer.op, layer.precision, why)
+    return LayerAudit(
+        node=where.node, op=where.op, runs_as=layer.op, precision=layer.precision, why=why
+    )

@@ -50,7 +50,16 @@ def measure(
     p50, p90, p99 = (float(p) for p in np.percentile(seconds * 1e3, (50, 90, 99)))
     mean = float(seconds.mean())
     on_device = _on_device(engine, batch, runs)
-    return LatencyResult(p50, p90, p99, mean * 1e3, len(batch), len(batch) / mean, runs, on_device)
+    return LatencyResult(
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        mean_ms=mean * 1e3,
+        batch_size=len(batch),
+        images_per_second=len(batch) / mean,
+        runs=runs,
+        device_p50_ms=on_device,
+    )
 
 
 def _on_device(engine: Engine, batch: Array, runs: int) -> float | None:

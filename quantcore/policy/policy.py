@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from quantcore.errors import PolicyError
-from quantcore.ir.model import NEUTRAL_OPS, WEIGHTED_OPS, LayerInfo
+from quantcore.ir.model import WEIGHTED_OPS, LayerInfo
+from quantcore.policy.matcher import LAYERS, OP, Matcher
 from quantcore.policy.profiles import BUILT_IN, TENSORRT, Profile
-from quantcore.policy.tensor import (
-    GRANULARITIES,
-    OBSERVERS,
-    TensorPolicy,
-    mapping,
-    observer_list,
-    refuse_unknown,
-    suggest,
-)
+from quantcore.policy.reading import mapping, refuse_unknown, suggest
+from quantcore.policy.tensor import GRANULARITIES, OBSERVERS, TensorPolicy, observer_list
 
 __all__ = ["GRANULARITIES", "OBSERVERS", "CalibrationPolicy", "LayerRule", "TensorPolicy"]
 
@@ -42,6 +35,7 @@ class LayerRule:
         weights: Policy for the layers' weights, or None for the general one.
         precision: `fp16` or `fp32` for what stays unquantized in the layers, or None for the
             run's.
+        matcher: `match`, read.
     """
 
     match: str
@@ -49,18 +43,11 @@ class LayerRule:
     activations: TensorPolicy | None = None
     weights: TensorPolicy | None = None
     precision: str | None = None
+    matcher: Matcher = field(init=False, repr=False, compare=False)
 
-    def matches(self, layer: LayerInfo) -> bool:
-        """Whether the rule is about this layer."""
-        if self.match.startswith("tensor:"):
-            return False
-        if self.match.startswith("op:"):
-            return layer.op == self.match[3:]
-        return fnmatchcase(layer.name, self.match)
-
-    def matches_tensor(self, tensor: str) -> bool:
-        """Whether the rule is about this tensor."""
-        return self.match.startswith("tensor:") and fnmatchcase(tensor, self.match[7:])
+    def __post_init__(self) -> None:
+        """Raises PolicyError for an op that there is not."""
+        object.__setattr__(self, "matcher", Matcher.parse(self.match))
 
     def decides(self) -> bool | None:
         """Whether the rule itself has its layers quantized; None where that is left to others."""
@@ -68,7 +55,7 @@ class LayerRule:
             return self.quantize
         # Naming an op and saying how to quantize it can only mean that it should be; a name glob
         # may catch an add or a concat by accident.
-        named = self.match.startswith("op:") and (self.activations or self.weights) is not None
+        named = self.matcher.names == OP and (self.activations or self.weights) is not None
         return True if named else None
 
     def quantizes(self, layer: LayerInfo) -> bool:
@@ -220,11 +207,13 @@ class CalibrationPolicy:
 
     def rule_for(self, layer: LayerInfo) -> LayerRule | None:
         """The first rule that matches, or None."""
-        return next((rule for rule in self.layers if rule.matches(layer)), None)
+        rules = (rule for rule in self.layers if rule.matcher.matches_layer(layer))
+        return next(rules, None)
 
     def rule_for_tensor(self, tensor: str) -> LayerRule | None:
         """The first `tensor:` rule that matches, or None."""
-        return next((rule for rule in self.layers if rule.matches_tensor(tensor)), None)
+        rules = (rule for rule in self.layers if rule.matcher.matches_tensor(tensor))
+        return next(rules, None)
 
     def check_rules(self, layers: Iterable[LayerInfo]) -> None:
         """Refuses rules that name no layer of the model.
@@ -237,7 +226,7 @@ class CalibrationPolicy:
         layers = tuple(layers)
         names = [layer.name for layer in layers]
         for rule in self.layers:
-            if not rule.match.startswith(("op:", "tensor:")) and not any(map(rule.matches, layers)):
+            if rule.matcher.names == LAYERS and not any(map(rule.matcher.matches_layer, layers)):
                 raise PolicyError(
                     f"layers: rule {rule.match!r} matches no layer of this model"
                     f"{suggest(rule.match, names)}; `quantcore export` writes a graph whose node "
@@ -261,13 +250,10 @@ def _rule(data: Any, index: int, bases: Mapping[str, TensorPolicy], several: boo
     where = f"layers[{index}]"
     if not isinstance(data, Mapping):
         raise PolicyError(f"{where}: a rule is a mapping such as {{match: 'model.24.*', ...}}")
-    refuse_unknown(data, {f.name for f in fields(LayerRule)}, where)
+    refuse_unknown(data, {f.name for f in fields(LayerRule) if f.init}, where)
     match = data.get("match")
     if not isinstance(match, str) or not match:
         raise PolicyError(f"{where}: needs `match`, a glob on layer names, op:NAME or tensor:GLOB")
-    if match.startswith("op:") and match[3:] not in NEUTRAL_OPS.values():
-        ops = sorted(set(NEUTRAL_OPS.values()))
-        raise PolicyError(f"{where}: unknown op in {match!r}; know {', '.join(ops)}")
     quantize = data.get("quantize")
     if quantize is not None and not isinstance(quantize, bool):
         raise PolicyError(f"{where}: quantize must be true or false, not {quantize!r}")
@@ -285,7 +271,10 @@ def _rule(data: Any, index: int, bases: Mapping[str, TensorPolicy], several: boo
         for key, base in bases.items()
         if key in data
     }
-    return LayerRule(match, quantize, precision=precision, **changed)
+    try:
+        return LayerRule(match, quantize, precision=precision, **changed)
+    except PolicyError as error:
+        raise PolicyError(f"{where}: {error}") from None
 
 
 def _rule_dict(rule: LayerRule) -> dict[str, Any]:

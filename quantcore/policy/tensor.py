@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from quantcore.errors import PolicyError
+from quantcore.policy.code import INT8, Code
+from quantcore.policy.reading import refuse_unknown, suggest
 
 #: Every observer the policy language knows, with its parameters and their units. What an observer
 #: means in a framework is the backend's business; which ones it has is in its capabilities.
@@ -36,31 +37,6 @@ def _check_parameter(name: str, value: float) -> None:
         raise PolicyError(f"{name} must be a whole number from 1, not {value!r}")
 
 
-def mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The mapping under a key, empty where there is none; raises PolicyError."""
-    value = data.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise PolicyError(f"{key}: must be a mapping such as {{observer: max}}, not {value!r}")
-    return value
-
-
-def refuse_unknown(data: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    """Raises PolicyError for a key that nothing reads."""
-    known = sorted(known)
-    for key in data:
-        if key not in known:
-            hint = suggest(str(key), known)
-            raise PolicyError(f"{where}: unknown key {key!r}{hint}; know {', '.join(known)}")
-
-
-def suggest(word: str, known: Iterable[str]) -> str:
-    """The known word that a mistyped one may have meant, for messages; empty where none is near."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 @dataclass(frozen=True)
 class TensorPolicy:
     """How the range of one tensor is found and coded.
@@ -68,14 +44,14 @@ class TensorPolicy:
     Attributes:
         observer: One of `OBSERVERS`.
         parameters: The observer's parameters that were set, sorted by name.
-        bits: Width of the integer code, 2..8.
+        code: What its values are written in.
         symmetric: Zero point 0 (True), or an affine code.
         granularity: `per_tensor` or `per_channel`.
     """
 
     observer: str = "max"
     parameters: tuple[tuple[str, float], ...] = ()
-    bits: int = 8
+    code: Code = INT8
     symmetric: bool = True
     granularity: str = "per_tensor"
 
@@ -93,14 +69,19 @@ class TensorPolicy:
                     f"observer {self.observer!r} has no parameter {name!r}; it takes: {allowed}"
                 )
             _check_parameter(name, value)
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
-            raise PolicyError(f"bits must be a whole number from 2 to 8, not {self.bits!r}")
+        if not isinstance(self.code, Code):
+            raise PolicyError(f"code must be a Code such as Code(bits=4), not {self.code!r}")
         if not isinstance(self.symmetric, bool):
             raise PolicyError(f"symmetric must be true or false, not {self.symmetric!r}")
         if self.granularity not in GRANULARITIES:
             raise PolicyError(
                 f"granularity must be {' or '.join(GRANULARITIES)}, not {self.granularity!r}"
             )
+
+    @property
+    def bits(self) -> int:
+        """Width of the code."""
+        return self.code.bits
 
     def parameter(self, name: str, default: float) -> float:
         """The value of an observer parameter, or the default where the policy is silent."""
@@ -118,13 +99,14 @@ class TensorPolicy:
         """
         own = {f.name for f in fields(self)} - {"parameters"}
         parameters = frozenset().union(*OBSERVERS.values())
-        refuse_unknown(changes, own | parameters, where)
+        refuse_unknown(changes, own | parameters | {"bits"}, where)
         values = {k: v for k, v in changes.items() if k in own}
         # Parameters belong to their observer: another observer starts without them.
         keep = values.get("observer", self.observer) == self.observer
         given = dict(self.parameters) if keep else {}
         given.update({k: v for k, v in changes.items() if k in parameters})
         try:
+            values |= _code(changes)
             return replace(self, **values, parameters=tuple(sorted(given.items())))
         except (PolicyError, TypeError) as error:
             raise PolicyError(f"{where}: {error}") from None
@@ -149,6 +131,15 @@ class TensorPolicy:
             "symmetric": self.symmetric,
             "granularity": self.granularity,
         }
+
+
+def _code(changes: Mapping[str, Any]) -> dict[str, Code]:
+    """The code that a mapping names (`code: int4`) or gives the width of (`bits: 4`), if any."""
+    if "code" in changes and "bits" in changes:
+        raise PolicyError("give `code` or `bits`, not both; `bits: 4` is `code: int4`")
+    if "code" in changes:
+        return {"code": Code.named(changes["code"])}
+    return {"code": Code(bits=changes["bits"])} if "bits" in changes else {}
 
 
 def observer_list(data: Any, common: TensorPolicy) -> tuple[TensorPolicy, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -14,10 +14,11 @@ from quantcore.qdq.topology import Topology, attributes, moves_values
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What is quantized of a layer.
+class Decision:
+    """What is quantized of a layer, and why.
 
     Attributes:
+        layer: Its name.
         reason: The rule that decided.
         inputs: Activations that it reads quantized.
         weights: Weights that it reads quantized.
@@ -26,31 +27,37 @@ class Verdict:
             an add or a concat takes whatever policy the tensor has.
     """
 
+    layer: str
     reason: str
     inputs: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     tied: bool = False
     weighted: bool = True
 
+    @property
+    def quantized(self) -> bool:
+        """Whether anything of the layer is."""
+        return bool(self.inputs or self.weights)
 
-def decide(model: FloatGraph, policy: CalibrationPolicy) -> dict[str, Verdict]:
-    """The verdict on every layer, by name in graph order."""
-    court = _Court(model, policy)
-    verdicts = {layer.name: court.open(layer) for layer in model.layers}
-    wanted = {name for verdict in verdicts.values() for name in verdict.inputs}
+
+def decide(model: FloatGraph, policy: CalibrationPolicy) -> dict[str, Decision]:
+    """The decision about every layer, by name in graph order."""
+    decider = _Decider(model, policy)
+    decisions = {layer.name: decider.open(layer) for layer in model.layers}
+    wanted = {name for decision in decisions.values() for name in decision.inputs}
     # Against the graph's order: whether a concat is quantized hangs on what comes behind it.
     for layer in reversed(model.layers):
-        rule = court.rules[layer.name]
+        rule = decider.rules[layer.name]
         if rule is not None and rule.action == "residual":
-            verdicts[layer.name] = court.residual(layer, rule, verdicts)
+            decisions[layer.name] = decider.residual(layer, rule, decisions)
         elif rule is not None and rule.action == "equal_scales":
-            verdicts[layer.name] = court.equal_scales(layer, rule, verdicts[layer.name], wanted)
-        wanted.update(verdicts[layer.name].inputs)
-    return verdicts
+            decisions[layer.name] = decider.equal_scales(layer, rule, decisions[layer.name], wanted)
+        wanted.update(decisions[layer.name].inputs)
+    return decisions
 
 
-class _Court:
-    """A model's layers under a policy."""
+class _Decider:
+    """Decides about a model's layers as a policy and its placement profile say."""
 
     def __init__(self, model: FloatGraph, policy: CalibrationPolicy) -> None:
         self._model = model
@@ -62,49 +69,50 @@ class _Court:
         self._before = self._topology.beyond(weighted, forward=False)
         self.rules = {layer.name: self._profile_rule(layer) for layer in model.layers}
 
-    def open(self, layer: LayerInfo) -> Verdict:
-        """The verdict that no other layer's depends on; the rest are float for now."""
+    def open(self, layer: LayerInfo) -> Decision:
+        """The decision that no other layer's depends on; the rest are float for now."""
         rule = self._policy.rule_for(layer)
         decided = rule.decides() if rule is not None else None
         if rule is not None and decided is not None:
             reason = f"rule {rule.match!r}"
-            return _whole(layer, reason) if decided else Verdict(reason)
+            return _whole(layer, reason) if decided else Decision(layer.name, reason)
         found = self.rules[layer.name]
         reason = self._reason(found) if found else f"{layer.op} is float unless a rule quantizes it"
         if rule is not None and (rule.activations or rule.weights):
             reason += f"; how by rule {rule.match!r}"
         if found is not None and found.action == "quantize":
             return _whole(layer, reason)
-        return Verdict(reason)
+        return Decision(layer.name, reason)
 
     def residual(
-        self, layer: LayerInfo, rule: PlacementRule, verdicts: dict[str, Verdict]
-    ) -> Verdict:
+        self, layer: LayerInfo, rule: PlacementRule, decisions: dict[str, Decision]
+    ) -> Decision:
         """Of an add, the inputs that its convolution does not write itself."""
         if self._decided(layer):
-            return verdicts[layer.name]
+            return decisions[layer.name]
         branch = self._topology.fused_branch(self._nodes[layer.name])
         writer = self._topology.fused_layer(branch) if branch else None
         if writer is None:
-            return Verdict(f"{self._reason(rule)}; float: no convolution to fuse with")
-        if writer.name not in verdicts or not verdicts[writer.name].inputs:
-            return Verdict(f"{self._reason(rule)}; float: {writer.name} is float")
+            return Decision(layer.name, f"{self._reason(rule)}; float: no convolution to fuse with")
+        if writer.name not in decisions or not decisions[writer.name].inputs:
+            return Decision(layer.name, f"{self._reason(rule)}; float: {writer.name} is float")
         inputs = tuple(i for i in dict.fromkeys(layer.inputs) if i != branch)
-        return Verdict(f"{self._reason(rule)}; fuses with {writer.name}", inputs, weighted=False)
+        reason = f"{self._reason(rule)}; fuses with {writer.name}"
+        return Decision(layer.name, reason, inputs, weighted=False)
 
     def equal_scales(
-        self, layer: LayerInfo, rule: PlacementRule, manual: Verdict, wanted: AbstractSet[str]
-    ) -> Verdict:
+        self, layer: LayerInfo, rule: PlacementRule, manual: Decision, wanted: AbstractSet[str]
+    ) -> Decision:
         """All inputs, tied to the output, where somebody reads the output quantized."""
         moves = moves_values(self._nodes[layer.name])
         if self._decided(layer):
-            return Verdict(manual.reason, manual.inputs, tied=moves and bool(manual.inputs))
+            return replace(manual, tied=moves and bool(manual.inputs))
         if not moves:
-            return Verdict(f"{self._reason(rule)}; float: it computes new values")
+            return Decision(layer.name, f"{self._reason(rule)}; float: it computes new values")
         if set(layer.outputs).isdisjoint(wanted):
-            return Verdict(f"{self._reason(rule)}; float: nobody reads it quantized")
+            return Decision(layer.name, f"{self._reason(rule)}; float: nobody reads it quantized")
         inputs = tuple(dict.fromkeys(layer.inputs))
-        return Verdict(self._reason(rule), inputs, tied=True, weighted=False)
+        return Decision(layer.name, self._reason(rule), inputs, tied=True, weighted=False)
 
     def _decided(self, layer: LayerInfo) -> bool:
         rule = self._policy.rule_for(layer)
@@ -132,5 +140,5 @@ class _Court:
         return int(min(shape[-2:]))
 
 
-def _whole(layer: LayerInfo, reason: str) -> Verdict:
-    return Verdict(reason, tuple(dict.fromkeys(layer.inputs)), layer.weights)
+def _whole(layer: LayerInfo, reason: str) -> Decision:
+    return Decision(layer.name, reason, tuple(dict.fromkeys(layer.inputs)), layer.weights)

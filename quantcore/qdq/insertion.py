@@ -106,7 +106,7 @@ class _Writer:
             dequantize.attribute.append(helper.make_attribute("axis", site.axis))
         if site.role == "weight":
             weight = self._model.initializers[site.tensor]
-            self._constant(code, quantize(weight, scale, site.axis, site.policy.bits))
+            self._constant(code, quantize(weight, scale, site.axis, site.policy.code))
             self._first.append(dequantize)
         else:
             clip = self._clip(site, scale, zero)

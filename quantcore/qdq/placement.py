@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 from quantcore.errors import PolicyError
 from quantcore.ir.model import FloatGraph, LayerInfo
+from quantcore.policy.code import Code
+from quantcore.policy.matcher import TENSORS
 from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
 from quantcore.policy.profiles import Profile
-from quantcore.qdq.decisions import Verdict, decide
+from quantcore.qdq.decisions import Decision, decide
 from quantcore.qdq.ties import united
 
 
@@ -33,15 +35,6 @@ class Site:
     consumers: tuple[str, ...]
     axis: int | None = None
     group: str | None = None
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What happens to one layer, and why."""
-
-    layer: str
-    quantized: bool
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -78,36 +71,32 @@ def plan(model: FloatGraph, policy: CalibrationPolicy) -> Plan:
         )
     policy.check_rules(model.layers)
     _check_tensor_rules(model, policy)
-    verdicts = decide(model, policy)
+    decisions = decide(model, policy)
     sites: dict[str, Site] = {}
     bound: set[str] = set()
     for layer in model.layers:
-        verdict = verdicts[layer.name]
-        for site in _sites_of(layer, verdict, model, policy):
-            sites[site.tensor] = _joined(sites.get(site.tensor), site, bound, verdict.weighted)
-            if verdict.weighted:
+        decision = decisions[layer.name]
+        for site in _sites_of(layer, decision, model, policy):
+            sites[site.tensor] = _joined(sites.get(site.tensor), site, bound, decision.weighted)
+            if decision.weighted:
                 bound.add(site.tensor)
     for site in _forced(model, policy):
         sites[site.tensor] = _joined(sites.get(site.tensor), site, bound, False)
-    decisions = tuple(
-        Decision(name, bool(verdict.inputs or verdict.weights), verdict.reason)
-        for name, verdict in verdicts.items()
-    )
-    found = _grouped(model, verdicts, _by_tensor_rules(sites, policy))
-    return Plan(found, decisions, policy.implementation, policy.calibrates_in)
+    found = _grouped(model, decisions, _by_tensor_rules(sites, policy))
+    return Plan(found, tuple(decisions.values()), policy.implementation, policy.calibrates_in)
 
 
 def _sites_of(
-    layer: LayerInfo, verdict: Verdict, model: FloatGraph, policy: CalibrationPolicy
+    layer: LayerInfo, decision: Decision, model: FloatGraph, policy: CalibrationPolicy
 ) -> list[Site]:
-    if not verdict.inputs and not verdict.weights:
+    if not decision.inputs and not decision.weights:
         return []
     rule = policy.rule_for(layer)
     activations = (rule.activations if rule else None) or policy.activations
     weights = (rule.weights if rule else None) or policy.weights
     _check_writable(f"layer {layer.name!r}", activations, weights, policy.placement)
-    found = [Site(t, "activation", activations, (layer.name,)) for t in verdict.inputs]
-    for tensor in verdict.weights:
+    found = [Site(t, "activation", activations, (layer.name,)) for t in decision.inputs]
+    for tensor in decision.weights:
         axis = channel_axis(layer, model) if weights.granularity == "per_channel" else None
         found.append(Site(tensor, "weight", weights, (layer.name,), axis))
     return found
@@ -158,7 +147,7 @@ def _joined(old: Site | None, new: Site, bound: set[str], weighted: bool) -> Sit
 def _check_tensor_rules(model: FloatGraph, policy: CalibrationPolicy) -> None:
     names = {name for node in model.proto.graph.node for name in (*node.input, *node.output)}
     for rule in policy.layers:
-        if rule.match.startswith("tensor:") and not any(map(rule.matches_tensor, names)):
+        if rule.matcher.names == TENSORS and not any(map(rule.matcher.matches_tensor, names)):
             raise PolicyError(
                 f"layers: rule {rule.match!r} matches no tensor of this model; `quantcore layers "
                 "--json` shows the tensors of every layer"
@@ -195,15 +184,15 @@ def _by_tensor_rules(sites: dict[str, Site], policy: CalibrationPolicy) -> list[
 
 
 def _grouped(
-    model: FloatGraph, verdicts: dict[str, Verdict], sites: list[Site]
+    model: FloatGraph, decisions: dict[str, Decision], sites: list[Site]
 ) -> tuple[Site, ...]:
     """The sites with the groups that layers of equal scales make of them."""
     there = {site.tensor for site in sites}
     ties = []
     for layer in model.layers:
-        verdict = verdicts[layer.name]
-        tie = [t for t in (*verdict.inputs, *layer.outputs) if t in there]
-        if verdict.tied and len(tie) > 1:
+        decision = decisions[layer.name]
+        tie = [t for t in (*decision.inputs, *layer.outputs) if t in there]
+        if decision.tied and len(tie) > 1:
             ties.append(tie)
     groups = united(ties)
     found = tuple(replace(site, group=groups.get(site.tensor)) for site in sites)
@@ -213,13 +202,13 @@ def _grouped(
         if site.group is not None and _code(site) != _code(other):
             raise PolicyError(
                 f"tensors {other.tensor!r} and {site.tensor!r} are to have one scale, but the "
-                "rules give them other bits or another symmetry; match them alike"
+                "rules give them other codes or another symmetry; match them alike"
             )
     return found
 
 
-def _code(site: Site) -> tuple[int, bool]:
-    return site.policy.bits, site.policy.symmetric
+def _code(site: Site) -> tuple[Code, bool]:
+    return site.policy.code, site.policy.symmetric
 
 
 def channel_axis(layer: LayerInfo, model: FloatGraph) -> int:

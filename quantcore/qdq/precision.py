@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from onnx import AttributeProto, numpy_helper, version_converter
 
 from quantcore.errors import ModelError, PolicyError, UsageError
 from quantcore.ir.model import FloatModel
+from quantcore.policy.matcher import TENSORS
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.fp16 import (
     PAIR,
@@ -123,14 +123,14 @@ def _chosen(model: FloatModel, proto: onnx.ModelProto, policy: CalibrationPolicy
     layers = {layer.name: layer for layer in model.layers}
     rules = [rule for rule in policy.layers if rule.precision is not None]
     for rule in rules:
-        if rule.match.startswith("tensor:"):
+        if rule.matcher.names == TENSORS:
             raise PolicyError(f"rule {rule.match!r}: a layer has a precision, a tensor has none")
     found = {}
     for node in proto.graph.node:
         for rule in rules:
             layer = layers.get(node.name)
-            of_op = layer is not None and rule.matches(layer)
-            if of_op or fnmatchcase(node.name, rule.match):
+            reached = layer is not None and rule.matcher.matches_layer(layer)
+            if reached or rule.matcher.matches_name(node.name):
                 found[node.name] = str(rule.precision)
                 break
     return found

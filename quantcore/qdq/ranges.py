@@ -28,6 +28,11 @@ def check_range(
             f"{where}: wanted a {site.role} range with axis {site.axis}, got a {found.role} "
             f"range with axis {found.axis}"
         )
+    if found.block is not None:
+        raise RangeError(
+            f"{where}: got a range with blocks of {found.block}, which are not written yet; "
+            "calibrate it per channel or per tensor"
+        )
     amax = np.atleast_1d(found.amax_array)
     zero = amax <= 0
     if site.role == "weight":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -42,7 +42,7 @@ class Rule:
     check: Callable[[QdqGraph], Found]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Violation:
     """A node that breaks a rule.
 
@@ -64,10 +64,6 @@ class Violation:
     def counts(self) -> bool:
         """Whether a graph with it has failed; a mere info is not held against it."""
         return self.severity != "info"
-
-    def to_dict(self) -> dict[str, str]:
-        """JSON form."""
-        return asdict(self)
 
 
 RULES: Mapping[str, Rule] = {
@@ -240,7 +236,13 @@ def check(proto: onnx.ModelProto, target: str = "tensorrt") -> tuple[Violation, 
     graph = QdqGraph(proto)
     chosen = TARGETS[target]
     return tuple(
-        Violation(rule.id, rule.severity, node, message, rule.source)
+        Violation(
+            rule=rule.id,
+            severity=rule.severity,
+            node=node,
+            message=message,
+            source=rule.source,
+        )
         for rule in RULES.values()
         if rule.id in chosen
         for node, message in rule.check(graph)

@@ -7,7 +7,7 @@ import math
 from rich.console import Console
 from rich.table import Table
 
-from quantcore.results.audit import Audit, Int8Audit
+from quantcore.results.audit import Int8Audit, SimulationAudit
 from quantcore.results.comparison import Evaluated, LeftInFloat, RunRecord, Variant
 from quantcore.results.difference import TableDifference
 from quantcore.results.estimate import Estimate, Neighbours
@@ -153,7 +153,7 @@ def evaluation(found: Evaluated) -> Table:
     return table
 
 
-def audit(found: Audit, backend: str) -> str:
+def audit(found: SimulationAudit, backend: str) -> str:
     """The audit in one line."""
     return (
         f"audit: Q/DQ graph against {backend}'s own simulation: every layer within "

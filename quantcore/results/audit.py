@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from quantcore.runtime.plain import plain
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class LayerAudit:
     """One layer that the graph quantizes.
 
@@ -75,20 +77,21 @@ class Int8Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {
+        found = {
             "engine": self.engine,
-            "versions": dict(self.versions),
+            "versions": self.versions,
             "quantized_layers": len(self.layers),
             "int8": self.int8,
             "unverified": self.unverified,
             "verified": self.verified,
             "caveat": self.caveat,
-            "layers": [asdict(layer) for layer in self.layers],
+            "layers": self.layers,
         }
+        return plain(found)
 
 
-@dataclass(frozen=True)
-class Audit:
+@dataclass(frozen=True, kw_only=True)
+class SimulationAudit:
     """How the shared Q/DQ graph agrees with what the framework itself simulates; all in dB SQNR.
 
     Layer by layer, every layer of both starts from the same activations, so that a wrong scale,
@@ -113,8 +116,7 @@ class Audit:
 
     def to_dict(self) -> dict[str, float | str]:
         """JSON form, which has no infinity: no difference is 999 dB, no agreement -999 dB."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: v if isinstance(v, str) else _finite(v) for k, v in values.items()}
+        return {k: v if isinstance(v, str) else _finite(v) for k, v in vars(self).items()}
 
 
 def _finite(decibels: float) -> float:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from quantcore.results.audit import Audit, Int8Audit
+from quantcore.results.audit import Int8Audit, SimulationAudit
 from quantcore.results.estimate import Estimate, MapDraws, Neighbours
 from quantcore.results.evaluation import DetectionResult, LatencyResult
+from quantcore.runtime.plain import plain
 
 FORMAT = "quantcore.report/1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """One graph on one engine.
 
@@ -40,22 +41,23 @@ class Evaluated:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; the twelve COCO figures lie flat beside the rest."""
-        latency = self.latency.to_dict()
-        return {
+        latency = self.latency
+        found: dict[str, object] = {
             "engine": self.engine,
             "runs_on": self.runs_on,
-            **self.detection.to_dict(),
-            "map_interval": self.map_draws.estimate.to_dict() if self.map_draws else None,
-            "latency_ms": {p: latency[f"{p}_ms"] for p in ("p50", "p90", "p99", "mean")},
-            "images_per_second": latency["images_per_second"],
-            "latency_batch_size": latency["batch_size"],
-            "latency_device_p50_ms": latency["device_p50_ms"],
+            **plain(self.detection),
+            "map_interval": self.map_draws.estimate if self.map_draws else None,
+            "latency_ms": {p: getattr(latency, f"{p}_ms") for p in ("p50", "p90", "p99", "mean")},
+            "images_per_second": latency.images_per_second,
+            "latency_batch_size": latency.batch_size,
+            "latency_device_p50_ms": latency.device_p50_ms,
             "evaluation_peak_rss_mb": self.peak_rss_mb,
-            "int8": self.int8.to_dict() if self.int8 else None,
+            "int8": self.int8,
         }
+        return plain(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LeftInFloat:
     """What a search left in float, and how near it came to its target.
 
@@ -75,12 +77,8 @@ class LeftInFloat:
     split: str
     images: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {**asdict(self), "layers": list(self.layers), "map_drop": self.map_drop.to_dict()}
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """One column of a comparison: the float model, or what one backend made of it.
 
@@ -112,7 +110,7 @@ class Variant:
     versions: Mapping[str, str]
     policy: Mapping[str, Any] | None = None
     pairs: Mapping[str, int] = field(default_factory=dict)
-    audit: Audit | None = None
+    audit: SimulationAudit | None = None
     parity: float | None = None
     map_difference: Estimate | None = None
     macs_in_int8: float | None = None
@@ -127,23 +125,24 @@ class Variant:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {
+        found: dict[str, object] = {
             "backend": self.backend,
             **self.evaluated.to_dict(),
-            "map_difference": self.map_difference.to_dict() if self.map_difference else None,
+            "map_difference": self.map_difference,
             "int8_share_of_macs": self.macs_in_int8,
-            "mixed": self.left.to_dict() if self.left else None,
-            "neighbours": self.neighbours.to_dict() if self.neighbours else None,
+            "mixed": self.left,
+            "neighbours": self.neighbours,
             "calibration_seconds": self.calibration_seconds,
             "peak_rss_mb": self.peak_rss_mb,
             "sizes": {"onnx_bytes": self.onnx_bytes},
-            "qdq_pairs": dict(self.pairs),
-            "audit": self.audit.to_dict() if self.audit else None,
+            "qdq_pairs": self.pairs,
+            "audit": self.audit,
             "parity": self.parity,
-            "artifacts": dict(self.artifacts),
-            "versions": dict(self.versions),
+            "artifacts": self.artifacts,
+            "versions": self.versions,
             "policy": self.policy,
         }
+        return plain(found)
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ class Failure:
     error: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """A whole comparison.
 
@@ -183,16 +182,17 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, `report.json`."""
-        return {
+        found = {
             "format": FORMAT,
             "model": self.model,
             "weights": self.weights,
             "data": self.data,
-            "host": dict(self.host),
-            "rewrites": list(self.rewrites),
-            "float": self.floats[0].to_dict(),
-            "floats": [variant.to_dict() for variant in self.floats],
-            "variants": [variant.to_dict() for variant in self.variants],
-            "thresholds": [dict(row) for row in self.thresholds],
-            "failures": [asdict(failure) for failure in self.failures],
+            "host": self.host,
+            "rewrites": self.rewrites,
+            "float": self.floats[0],
+            "floats": self.floats,
+            "variants": self.variants,
+            "thresholds": self.thresholds,
+            "failures": self.failures,
         }
+        return plain(found)

@@ -6,8 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from quantcore.runtime.plain import own, plain
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class TensorDifference:
     """One tensor in two tables.
 
@@ -46,16 +48,7 @@ class TensorDifference:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; what is infinite is None."""
-        return {
-            "tensor": self.tensor,
-            "role": self.role,
-            "first": self.first,
-            "second": self.second,
-            "ratio": _finite(self.ratio),
-            "first_db": _finite(self.first_db),
-            "second_db": _finite(self.second_db),
-            "decibels": _finite(self.decibels),
-        }
+        return {**own(self), "decibels": plain(self.decibels)}
 
 
 @dataclass(frozen=True)
@@ -77,15 +70,3 @@ class TableDifference:
     def has_noise(self) -> bool:
         """Whether any disagreement is known in dB."""
         return any(tensor.decibels is not None for tensor in self.tensors)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {
-            "tensors": [tensor.to_dict() for tensor in self.tensors],
-            "only_first": list(self.only_first),
-            "only_second": list(self.only_second),
-        }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from quantcore.errors import UsageError
+from quantcore.runtime.plain import plain
 
 #: The share of the draws that an interval spans, and how many draws a report takes.
 LEVEL = 0.9
@@ -53,6 +54,7 @@ class Estimate:
     value: float
     low: float
     high: float
+    _: KW_ONLY
     level: float = LEVEL
     draws: int = DRAWS
 
@@ -60,12 +62,6 @@ class Estimate:
     def of(cls, values: Floats) -> Estimate:
         """From a figure on the images as they are, followed by one for each draw."""
         return cls(float(values[0]), *interval(values[1:]), draws=len(values) - 1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form; None where there is nothing to measure."""
-        ends = (("value", self.value), ("low", self.low), ("high", self.high))
-        figures = {name: value if np.isfinite(value) else None for name, value in ends}
-        return {**figures, "level": self.level, "draws": self.draws}
 
 
 @dataclass(frozen=True)
@@ -103,8 +99,7 @@ class MapDraws:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; None stands for NaN."""
-        values = [value if np.isfinite(value) else None for value in self.values]
-        return {"images_sha256": self.images, "map": values}
+        return plain({"images_sha256": self.images, "map": self.values})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MapDraws:
@@ -165,5 +160,5 @@ class Neighbours:
         return float(np.std(self.differences, ddof=1) / len(self.differences) ** 0.5)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {"mean": self.mean, "error": self.error, "differences": list(self.differences)}
+        """JSON form; None stands for NaN."""
+        return plain({"mean": self.mean, "error": self.error, "differences": self.differences})

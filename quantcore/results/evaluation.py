@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 #: The twelve COCO figures in the order in which the COCO tools list them.
 COCO_FIGURES = (
@@ -23,7 +22,7 @@ COCO_FIGURES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LatencyResult:
     """How long an engine takes for a batch; the engine alone, without pre- and post-processing.
 
@@ -48,12 +47,8 @@ class LatencyResult:
     runs: int
     device_p50_ms: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DetectionResult:
     """COCO's figures for one model on one set of images, each 0..1.
 
@@ -101,8 +96,3 @@ class DetectionResult:
     def figures(self) -> dict[str, float | None]:
         """The twelve COCO figures by name."""
         return {name: getattr(self, name) for name in COCO_FIGURES}
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        data = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**data, "per_class": dict(self.per_class)}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.results.estimate import Estimate, Loss
+from quantcore.runtime.plain import plain
 
 FORMAT = "quantcore.mixed/1"
 
@@ -29,12 +29,8 @@ class Timing:
     low_ms: float
     high_ms: float
 
-    def to_dict(self) -> dict[str, float]:
-        """JSON form."""
-        return asdict(self)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Speed:
     """The engine that graphs were timed on.
 
@@ -54,17 +50,18 @@ class Speed:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {
+        found = {
             "engine": self.engine,
-            "versions": dict(self.versions),
+            "versions": self.versions,
             "runs": self.runs,
             "interval": "90 %, of the median",
-            "float_latency_ms": self.whole.to_dict(),
+            "float_latency_ms": self.whole,
             "caveat": self.caveat,
         }
+        return plain(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """The whole model with some layers in float.
 
@@ -85,15 +82,16 @@ class Point:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {
-            "kept": list(self.kept),
+        found = {
+            "kept": self.kept,
             "layers_kept": len(self.kept),
             "int8_share_of_macs": self.share,
-            "map_drop": self.loss.map_drop.to_dict(),
-            "detections_loss": self.loss.detections.to_dict(),
+            "map_drop": self.loss.map_drop,
+            "detections_loss": self.loss.detections,
             "judged_drop": self.drop,
-            "latency_ms": self.latency.to_dict() if self.latency else None,
+            "latency_ms": self.latency,
         }
+        return plain(found)
 
 
 @dataclass(frozen=True)
@@ -112,25 +110,26 @@ class Unseen:
     float_map: Estimate
     losses: tuple[Loss, ...]
 
-    def to_dict(self, points: Sequence[Point]) -> dict[str, Any]:
+    def beside(self, points: Sequence[Point]) -> dict[str, Any]:
         """JSON form."""
-        return {
+        found = {
             "split": self.split,
             "images": self.images,
-            "float_map": self.float_map.to_dict(),
+            "float_map": self.float_map,
             "points": [
                 {
                     "layers_kept": len(point.kept),
                     "int8_share_of_macs": point.share,
-                    "map_drop": loss.map_drop.to_dict(),
-                    "detections_loss": loss.detections.to_dict(),
+                    "map_drop": loss.map_drop,
+                    "detections_loss": loss.detections,
                 }
                 for point, loss in zip(points, self.losses, strict=True)
             ],
         }
+        return plain(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mixed:
     """What a search found.
 
@@ -193,7 +192,7 @@ class Mixed:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, `mixed.json`."""
-        return {
+        found = {
             "format": FORMAT,
             "model": self.model,
             "split": self.split,
@@ -203,18 +202,15 @@ class Mixed:
             "min_int8": self.min_int8,
             "top": self.top,
             "interval": "90 % paired bootstrap over images",
-            "float_map": self.float_map.to_dict(),
-            "speed": self.speed.to_dict() if self.speed else None,
+            "float_map": self.float_map,
+            "speed": self.speed,
             "met": self.met,
-            "chosen": self.chosen.to_dict(),
-            "frontier": [point.to_dict() for point in self.frontier],
-            "points": [point.to_dict() for point in self.points],
-            "unseen": self.unseen.to_dict(self.shown) if self.unseen else None,
+            "chosen": self.chosen,
+            "frontier": self.frontier,
+            "points": self.points,
+            "unseen": self.unseen.beside(self.shown) if self.unseen else None,
         }
-
-    def to_json(self) -> str:
-        """The file's text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        return plain(found)
 
     def policy_yaml(self) -> str:
         """The policy, with a word on where it comes from."""

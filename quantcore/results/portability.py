@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.results.estimate import Correlation, Estimate
+from quantcore.runtime.plain import plain
 
 FORMAT = "quantcore.portability/1"
 
@@ -47,7 +46,7 @@ class Recipe:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TableCost:
     """A table and what it cost.
 
@@ -71,15 +70,16 @@ class TableCost:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {
+        found: dict[str, object] = {
             **self.recipe.to_dict(),
             "file": self.file,
             "calibration_seconds": self.seconds,
             "peak_rss_mb": self.peak_rss_mb,
             "parity": self.parity,
-            "versions": dict(self.versions),
-            "layers_sqnr_db": dict(self.layers_db),
+            "versions": self.versions,
+            "layers_sqnr_db": self.layers_db,
         }
+        return plain(found)
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,8 @@ class Change:
     map_difference: Estimate
     agreement: Estimate
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {name: getattr(self, name).to_dict() for name in ("map_difference", "agreement")}
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Deployment:
     """One cell of the matrix: a table, and where it was run.
 
@@ -130,22 +126,8 @@ class Deployment:
         """Where the table was run, as a column is called."""
         return place(self.kind, self.runner)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        changes = {
-            name: change.to_dict() if change else None
-            for name, change in (
-                ("against_float", self.against_float),
-                ("against_graph", self.against_graph),
-                ("against_own", self.against_own),
-                ("against_host", self.against_host),
-            )
-        }
-        where = {"table": self.table, "kind": self.kind, "runner": self.runner}
-        return {**where, "map": self.map.to_dict(), **changes}
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pair:
     """Two tables side by side.
 
@@ -173,13 +155,6 @@ class Pair:
     spearman: Correlation
     kendall: Correlation
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form; None where there is nothing to compare."""
-        data = asdict(self)
-        for name in ("spearman", "kendall"):
-            data[name] = {key: _finite(value) for key, value in data[name].items()}
-        return {k: _finite(v) if isinstance(v, float) else v for k, v in data.items()}
-
 
 @dataclass(frozen=True)
 class Lost:
@@ -196,7 +171,7 @@ class Lost:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Portability:
     """A whole study.
 
@@ -258,7 +233,7 @@ class Portability:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, `portability.json`."""
-        return {
+        found = {
             "format": FORMAT,
             "model": self.model,
             "weights": self.weights,
@@ -268,26 +243,19 @@ class Portability:
             "images": self.images,
             "engine": self.engine,
             "arithmetic": self.arithmetic,
-            "host": dict(self.host),
-            "float_map": self.float_map.to_dict(),
+            "host": self.host,
+            "float_map": self.float_map,
             "reference": self.reference,
-            "tables": [table.to_dict() for table in self.tables],
-            "deployments": [cell.to_dict() for cell in self.deployments],
-            "pairs": [pair.to_dict() for pair in self.pairs],
-            "floor": self.floor.to_dict() if self.floor else None,
-            "unsupported": [asdict(lost) for lost in self.unsupported],
-            "failures": [asdict(lost) for lost in self.failures],
+            "tables": self.tables,
+            "deployments": self.deployments,
+            "pairs": self.pairs,
+            "floor": self.floor,
+            "unsupported": self.unsupported,
+            "failures": self.failures,
         }
-
-    def to_json(self) -> str:
-        """The file's text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+        return plain(found)
 
 
 def place(kind: str, runner: str) -> str:
     """Where a table is run, as a column is called."""
     return f"graph on {runner}" if kind == GRAPH else f"{runner}'s simulation"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

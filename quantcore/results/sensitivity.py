@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from quantcore.results.estimate import Estimate, Loss
+from quantcore.runtime.plain import plain
 
 FORMAT = "quantcore.sensitivity/1"
 
@@ -46,18 +46,19 @@ class LayerCost:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; decibels are None where they are infinite or not measured."""
-        return {
+        found = {
             "layer": self.layer,
             "op": self.op,
             "macs": self.macs,
-            "map_drop": self.loss.map_drop.to_dict(),
-            "detections_loss": self.loss.detections.to_dict(),
-            "heads_sqnr_db": _finite(self.loss.heads_db),
-            "layer_sqnr_db": _finite(self.loss.layer_db),
+            "map_drop": self.loss.map_drop,
+            "detections_loss": self.loss.detections,
+            "heads_sqnr_db": self.loss.heads_db,
+            "layer_sqnr_db": self.loss.layer_db,
         }
+        return plain(found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sensitivity:
     """The layers of a model, most sensitive first.
 
@@ -85,7 +86,7 @@ class Sensitivity:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, `sensitivity.json`."""
-        return {
+        found = {
             "format": FORMAT,
             "model": self.model,
             "float_fingerprint": self.fingerprint,
@@ -95,14 +96,7 @@ class Sensitivity:
             "images": self.images,
             "method": self.method,
             "interval": "90 % paired bootstrap over images",
-            "float_map": self.float_map.to_dict(),
+            "float_map": self.float_map,
             "layers": [{"rank": n, **c.to_dict()} for n, c in enumerate(self.layers, 1)],
         }
-
-    def to_json(self) -> str:
-        """The file's text."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        return plain(found)

@@ -11,7 +11,7 @@ from quantcore.data.coco import CocoDataset
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Calibrated, Data, calibrate
 from quantcore.policy.policy import CalibrationPolicy
-from quantcore.results.audit import Audit
+from quantcore.results.audit import SimulationAudit
 from quantcore.runtime.jobs import Runtime, whole
 from quantcore.runtime.keys import content_key, file_digests
 from quantcore.runtime.progress import Progress
@@ -29,7 +29,7 @@ class _Kept:
     seconds: float
     peak_rss_mb: float
     parity: float
-    audit: Audit | None
+    audit: SimulationAudit | None
 
 
 def calibrated(

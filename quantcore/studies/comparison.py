@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +38,7 @@ from quantcore.runtime.executor import Executor, kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.host import host
 from quantcore.runtime.jobs import Runtime
+from quantcore.runtime.plain import json_text
 from quantcore.runtime.progress import Progress
 from quantcore.studies.calibrations import calibrated
 from quantcore.studies.keep import quantized_layers
@@ -119,7 +119,7 @@ def compare(
             run.backend(backend)
         record = run.record()
         say(runtime.summary())
-    write_whole(what.out / "report.json", json.dumps(record.to_dict(), indent=1) + "\n")
+    write_whole(what.out / "report.json", json_text(record))
     write_whole(what.out / "report.html", html.render(record))
     return record
 
@@ -184,7 +184,14 @@ class _Quantized:
             return None
         at, chosen = self.found, self.found.chosen
         drop = chosen.loss.map_drop
-        return LeftInFloat(chosen.kept, at.max_drop, at.met, drop, at.split, at.images)
+        return LeftInFloat(
+            layers=chosen.kept,
+            max_drop=at.max_drop,
+            met=at.met,
+            map_drop=drop,
+            split=at.split,
+            images=at.images,
+        )
 
 
 class _Comparing:
@@ -223,7 +230,16 @@ class _Comparing:
                 continue
             versions = {**found.versions, "quantcore": quantcore.__version__}
             size, files = path.stat().st_size, {"onnx": path.name}
-            self._floats.append(Variant(None, found, 0.0, found.peak_rss_mb, size, files, versions))
+            variant = Variant(
+                backend=None,
+                evaluated=found,
+                calibration_seconds=0.0,
+                peak_rss_mb=found.peak_rss_mb,
+                onnx_bytes=size,
+                artifacts=files,
+                versions=versions,
+            )
+            self._floats.append(variant)
             self._say(f"float on {how.engine}: mAP {figure(found.detection.map)}")
 
     def backend(self, name: str) -> None:
@@ -313,15 +329,15 @@ class _Comparing:
     def record(self) -> RunRecord:
         """Everything that was found."""
         return RunRecord(
-            self._what.model.name,
-            self._what.weights.name,
-            str(self._what.data.root),
-            tuple(self._floats),
-            tuple(self._variants),
-            tuple(self._failures),
-            tuple(thresholds(self._tables)),
-            host(),
-            tuple(self._rewrites),
+            model=self._what.model.name,
+            weights=self._what.weights.name,
+            data=str(self._what.data.root),
+            floats=tuple(self._floats),
+            variants=tuple(self._variants),
+            failures=tuple(self._failures),
+            thresholds=tuple(thresholds(self._tables)),
+            host=host(),
+            rewrites=tuple(self._rewrites),
         )
 
     def _evaluate(self, name: str, proto: onnx.ModelProto, how: Evaluation) -> Evaluated:
@@ -331,22 +347,22 @@ class _Comparing:
     def _variant(self, made: _Quantized, found: Evaluated) -> Variant:
         calibration, model = made.calibrated, self._model
         return Variant(
-            made.backend,
-            found,
-            calibration.seconds,
-            calibration.peak_rss_mb,
-            (self._what.out / made.artifacts["onnx"]).stat().st_size,
-            made.artifacts,
+            backend=made.backend,
+            evaluated=found,
+            calibration_seconds=calibration.seconds,
+            peak_rss_mb=calibration.peak_rss_mb,
+            onnx_bytes=(self._what.out / made.artifacts["onnx"]).stat().st_size,
+            artifacts=made.artifacts,
             # The engine's first: the same library may have calibrated in another version.
-            {**found.versions, **calibration.table.provenance.versions},
-            made.policy.to_dict(),
-            count_pairs(made.qdq.proto),
+            versions={**found.versions, **calibration.table.provenance.versions},
+            policy=made.policy.to_dict(),
+            pairs=count_pairs(made.qdq.proto),
             # The audit is of the graph with everything quantized.
-            None if made.found else calibration.audit,
-            calibration.parity,
-            self._difference(found),
-            int8_share(macs_of(model), quantized_layers(model, made.policy)),
-            made.left,
+            audit=None if made.found else calibration.audit,
+            parity=calibration.parity,
+            map_difference=self._difference(found),
+            macs_in_int8=int8_share(macs_of(model), quantized_layers(model, made.policy)),
+            left=made.left,
         )
 
     def _difference(self, found: Evaluated) -> Estimate | None:

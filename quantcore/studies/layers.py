@@ -14,6 +14,7 @@ from quantcore.results.mixed import Mixed
 from quantcore.results.sensitivity import DEFAULT_METHOD, Sensitivity
 from quantcore.runtime.files import write_whole
 from quantcore.runtime.jobs import Runtime
+from quantcore.runtime.plain import json_text
 from quantcore.studies import mixed, sensitivity
 from quantcore.studies.mixed import SearchTarget
 from quantcore.studies.sensitivity import StudiedModel
@@ -75,7 +76,7 @@ def rank(
         images=study.images,
         workers=study.workers,
     )
-    write_whole(out / "sensitivity.json", found.to_json())
+    write_whole(out / "sensitivity.json", json_text(found))
     write_whole(out / "sensitivity.svg", plots.sensitivity(found))
     return found
 
@@ -120,6 +121,6 @@ def mix(
     if unseen is not None:
         again = str(study.verify)
         found = mixed.verify(studied, found, unseen, again, runtime, images=images, workers=workers)
-    write_whole(out / "mixed.json", found.to_json())
+    write_whole(out / "mixed.json", json_text(found))
     write_whole(out / "frontier.svg", plots.frontier(found))
     return found

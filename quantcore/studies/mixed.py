@@ -69,7 +69,8 @@ class WholeModelEvaluator:
             deviation = (loss.map_drop.high - loss.map_drop.low) / 2 / NormalDist().inv_cdf(0.95)
             measured = max(loss.map_drop.value, self._expected(loss))
             drop = measured + self._margin * deviation
-            self.points[kept] = found = Point(order, share, loss, drop)
+            found = Point(kept=order, share=share, loss=loss, drop=drop)
+            self.points[kept] = found
             self._say(_line(found))
         return self.points[kept]
 
@@ -172,17 +173,17 @@ def find(
     points = sorted(whole.points.values(), key=lambda p: (-p.share, p.drop))
     policy = keeping(studied.policy, best.kept)
     return Mixed(
-        studied.model.name,
-        ranking.split,
-        len(chosen),
-        target.max_drop,
-        target.confidence,
-        target.min_int8,
-        scorer.float_map,
-        best,
-        met,
-        tuple(points),
-        policy,
+        model=studied.model.name,
+        split=ranking.split,
+        images=len(chosen),
+        max_drop=target.max_drop,
+        confidence=target.confidence,
+        min_int8=target.min_int8,
+        float_map=scorer.float_map,
+        chosen=best,
+        met=met,
+        points=tuple(points),
+        policy=policy,
         landmarks=tuple(whole.point(kept).kept for kept in _landmarks(ranking)),
         top=target.top,
     )

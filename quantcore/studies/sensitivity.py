@@ -106,15 +106,15 @@ def measure(
     costs = _costs(studied, names, [scorer.loss(outcome) for outcome in scored])
     ordered = sorted(costs, key=lambda cost: cost.by(method), reverse=True)
     return Sensitivity(
-        studied.model.name,
-        studied.model.fingerprint,
-        studied.table.sha256,
-        studied.table.provenance.backend,
-        split,
-        len(chosen),
-        method,
-        scorer.float_map,
-        tuple(ordered),
+        model=studied.model.name,
+        fingerprint=studied.model.fingerprint,
+        table=studied.table.sha256,
+        backend=studied.table.provenance.backend,
+        split=split,
+        images=len(chosen),
+        method=method,
+        float_map=scorer.float_map,
+        layers=tuple(ordered),
     )
 
 

@@ -69,7 +69,13 @@ def fastest(
     kind = tuple[Timing, ...]
     times = runtime.one(whole(f"latency on {engine}", key, kind, _time_graphs, *given))
     timed = {p.kept: replace(p, latency=t) for p, t in zip(points, times[1:], strict=True)}
-    speed = Speed(engine, dict(plugin.versions()), rounds, times[0], plugin.caveat())
+    speed = Speed(
+        engine=engine,
+        versions=dict(plugin.versions()),
+        runs=rounds,
+        whole=times[0],
+        caveat=plugin.caveat(),
+    )
     chosen = timed[found.chosen.kept]
     if found.top is None and found.met:
         chosen = _fastest([p for p in timed.values() if meets(p, found)])

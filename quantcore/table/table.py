@@ -18,7 +18,7 @@ from quantcore.errors import RangeError, TableError
 from quantcore.runtime.files import write_whole
 from quantcore.table.kept import Kept
 
-FORMAT = "quantcore.table.table/1"
+FORMAT = "quantcore.table/1"
 ROLES = ("activation", "weight")
 
 Values = float | tuple[float, ...]
@@ -35,12 +35,15 @@ class TensorRange:
         min: Lower end; per channel a tuple.
         max: Upper end; per channel a tuple.
         axis: Channel axis of a per-channel range, None per tensor.
+        block: How many values along `axis` share one end, for codes with a scale a block; None
+            where a whole channel does. Tables hold it, nothing writes such a range yet.
     """
 
     role: str
     min: Values
     max: Values
     axis: int | None = None
+    block: int | None = None
 
     def __post_init__(self) -> None:
         """Raises RangeError for NaN, infinite or reversed ends, or a shape that does not fit."""
@@ -49,6 +52,7 @@ class TensorRange:
         axis = self.axis
         if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int) or axis < 0):
             raise RangeError(f"axis must be a whole number from 0 or none, not {axis!r}")
+        _check_block(self.block, axis)
         low, high = _tuple(self.min), _tuple(self.max)
         if isinstance(self.min, tuple) != isinstance(self.max, tuple) or len(low) != len(high):
             raise RangeError("min and max must have the same shape")
@@ -63,14 +67,18 @@ class TensorRange:
 
     @classmethod
     def symmetric(
-        cls, role: str, amax: float | Iterable[float], axis: int | None = None
+        cls,
+        role: str,
+        amax: float | Iterable[float],
+        axis: int | None = None,
+        block: int | None = None,
     ) -> TensorRange:
         """The range [-amax, amax]; `amax` is one number, or one for each channel of `axis`."""
         if axis is None:
             value = float(amax)  # type: ignore[arg-type]
-            return cls(role, -value, value)
+            return cls(role, -value, value, axis, block)
         values = tuple(float(a) for a in amax)  # type: ignore[union-attr]
-        return cls(role, tuple(-v for v in values), values, axis)
+        return cls(role, tuple(-v for v in values), values, axis, block)
 
     @property
     def amax(self) -> Values:
@@ -86,23 +94,19 @@ class TensorRange:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
-        return {
-            "role": self.role,
-            "min": self.min,
-            "max": self.max,
-            "amax": self.amax,
-            "axis": self.axis,
-        }
+        ends = {"min": self.min, "max": self.max, "amax": self.amax}
+        block = {} if self.block is None else {"block": self.block}
+        return {"role": self.role, **ends, "axis": self.axis, **block}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TensorRange:
         """Reads the JSON form; `amax` alone stands for a symmetric range."""
         axis = data.get("axis")
         if "min" not in data and "max" not in data:
-            return cls.symmetric(data["role"], data["amax"], axis)
+            return cls.symmetric(data["role"], data["amax"], axis, data.get("block"))
         ends = [data["min"], data["max"]]
         low, high = (tuple(map(float, e)) if axis is not None else float(e) for e in ends)
-        return cls(data["role"], low, high, axis)
+        return cls(data["role"], low, high, axis, data.get("block"))
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,15 @@ def _provenance(data: Mapping[str, Any]) -> Provenance:
         if not isinstance(data.get(key, {}), dict):
             raise TypeError(f"{key} must be a mapping")
     return Provenance(**{**data, "image_ids": tuple(map(int, data.get("image_ids", ())))})
+
+
+def _check_block(block: Any, axis: int | None) -> None:
+    if block is None:
+        return
+    if isinstance(block, bool) or not isinstance(block, int) or block < 1:
+        raise RangeError(f"block must be a whole number from 1 or none, not {block!r}")
+    if axis is None:
+        raise RangeError("a range with blocks needs the axis that they lie along")
 
 
 def _tuple(values: Values) -> tuple[float, ...]:

@@ -55,8 +55,8 @@ def on_codes(
     for constant in proto.graph.initializer:
         if constant.name in weights:
             site, values = weights[constant.name], numpy_helper.to_array(constant)
-            scale = symmetric_scale(table.tensors[site.tensor], site.policy.bits)
-            codes = quantize(values, scale, site.axis, site.policy.bits)
+            scale = symmetric_scale(table.tensors[site.tensor], site.policy.code)
+            codes = quantize(values, scale, site.axis, site.policy.code)
             if site.axis is not None:
                 scale = scale.reshape([-1 if i == site.axis else 1 for i in range(values.ndim)])
             moved = np.asarray(codes * scale, dtype=np.float32)

@@ -20,6 +20,7 @@ from quantcore.ir.edits import exposed
 from quantcore.ir.model import FloatModel
 from quantcore.qdq.insertion import insert
 from quantcore.results.estimate import MapDraws, draws, interval
+from quantcore.runtime.plain import plain
 from quantcore.studies.macs import int8_share, macs_of, shapes_of
 from quantcore.studies.prefix import cut
 from quantcore.studies.probe import layers_probe
@@ -161,9 +162,9 @@ def test_a_difference_is_paired() -> None:
     assert change.low < change.value < change.high
     alone = second.estimate
     assert change.high - change.low < (alone.high - alone.low) / 2
-    assert change.to_dict().keys() == {"value", "low", "high", "level", "draws"}
+    assert plain(change).keys() == {"value", "low", "high", "level", "draws"}
     assert (change.level, change.draws) == (0.9, 1000)
-    assert MapDraws.from_dict(second.to_dict()) == second
+    assert MapDraws.from_dict(plain(second)) == second
     with pytest.raises(UsageError, match="same images"):
         first.against(map_draws(*scene(39)))
 
@@ -171,8 +172,8 @@ def test_a_difference_is_paired() -> None:
 def test_without_objects_there_is_no_interval() -> None:
     dataset, detections = scene()
     found = map_draws(replace(dataset, annotations=()), detections, 5)
-    assert found.estimate.to_dict()["value"] is None
-    assert found.to_dict()["map"] == [None] * 6
+    assert plain(found.estimate)["value"] is None
+    assert plain(found)["map"] == [None] * 6
 
 
 def test_detections_agree_with_themselves_and_less_with_others() -> None:

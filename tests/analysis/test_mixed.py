@@ -61,13 +61,28 @@ def test_confidence_widens_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_frontier_has_no_point_that_another_beats() -> None:
     random = np.random.default_rng(0)
     points = [
-        Point((str(n),), float(random.random()), loss(0, 0), float(random.random()))
+        Point(
+            kept=(str(n),),
+            share=float(random.random()),
+            loss=loss(0, 0),
+            drop=float(random.random()),
+        )
         for n in range(40)
     ]
     chosen = max(points, key=lambda p: (p.drop <= 0.5, p.share))
     nothing = Estimate(0.5, 0.5, 0.5)
     found = Mixed(
-        "m", "s", 1, 0.5, 0.8, 0.0, nothing, chosen, True, tuple(points), CalibrationPolicy()
+        model="m",
+        split="s",
+        images=1,
+        max_drop=0.5,
+        confidence=0.8,
+        min_int8=0.0,
+        float_map=nothing,
+        chosen=chosen,
+        met=True,
+        points=tuple(points),
+        policy=CalibrationPolicy(),
     )
     assert chosen in found.frontier
     for point in found.frontier:

@@ -7,6 +7,7 @@ import pytest
 
 from quantcore.analysis.neighbours import CHANGE, neighbours
 from quantcore.results.estimate import Neighbours
+from quantcore.runtime.plain import plain
 from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 
@@ -46,7 +47,7 @@ def test_the_mean_and_its_standard_error() -> None:
     found = Neighbours((-0.01, -0.02, -0.03, -0.02))
     assert found.mean == pytest.approx(-0.02)
     assert found.error == pytest.approx(np.sqrt(2e-4 / 3) / 2)
-    assert found.to_dict() == {
+    assert plain(found) == {
         "mean": found.mean,
         "error": found.error,
         "differences": [-0.01, -0.02, -0.03, -0.02],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from quantcore.runtime.plain import plain
 from quantcore.studies.portability.pairs import pair
 from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
@@ -29,4 +30,4 @@ def test_two_tables_side_by_side() -> None:
 def test_tables_without_common_layers_have_no_ranks() -> None:
     found = pair(("one", "two"), (ranges(1.0), ranges(2.0, axis=1)), ({"a": 1.0}, {"b": 1.0}))
     assert np.isnan(found.spearman.value)
-    assert found.to_dict()["spearman"] == {"value": None, "low": None, "high": None}
+    assert plain(found)["spearman"] == {"value": None, "low": None, "high": None}

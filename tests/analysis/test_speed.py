@@ -19,7 +19,8 @@ NOTHING = Estimate(0.0, 0.0, 0.0)
 
 def point(kept: int, share: float, drop: float, latency: Timing | None = None) -> Point:
     names = tuple(f"layer{n}" for n in range(kept))
-    return Point(names, share, Loss(NOTHING, NOTHING, 0.0, 0.0), drop, latency)
+    loss = Loss(NOTHING, NOTHING, 0.0, 0.0)
+    return Point(kept=names, share=share, loss=loss, drop=drop, latency=latency)
 
 
 class Clocked:
@@ -87,7 +88,19 @@ def study(points: list[Point], chosen: Point, times: dict[int, float]) -> tuple[
         candidate=lambda name, kept: SimpleNamespace(proto=times[len(kept)]),
     )
     policy = CalibrationPolicy()
-    return subject, Mixed("m", "s", 1, 0.01, 0.8, 0.5, NOTHING, chosen, True, tuple(points), policy)
+    return subject, Mixed(
+        model="m",
+        split="s",
+        images=1,
+        max_drop=0.01,
+        confidence=0.8,
+        min_int8=0.5,
+        float_map=NOTHING,
+        chosen=chosen,
+        met=True,
+        points=tuple(points),
+        policy=policy,
+    )
 
 
 def test_the_fastest_that_meets_the_target_is_chosen(clocked: Clocked) -> None:

@@ -18,9 +18,11 @@ from quantcore.analysis.sqnr import sqnr
 from quantcore.calibration.collector import Collector
 from quantcore.calibration.portable import watch, weight_ranges
 from quantcore.calibration.recalibration import recalibrate
+from quantcore.policy.code import Code
 from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
 from quantcore.qdq.placement import Site, plan
 from quantcore.report import plots
+from quantcore.runtime.plain import json_text, plain
 from quantcore.table.kept import Kept
 from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
@@ -56,7 +58,7 @@ def test_it_is_what_the_values_themselves_give(symmetric, bits, clip):
         low = -high
     error = coded(values.astype(np.float64), low, high, bits, symmetric) - values
     wanted = 10 * math.log10(np.square(values, dtype=np.float64).sum() / np.square(error).sum())
-    policy = TensorPolicy("max", bits=bits, symmetric=symmetric)
+    policy = TensorPolicy("max", code=Code(bits=bits), symmetric=symmetric)
     found = sqnr(statistics(values), TensorRange("activation", low, high), policy)
     assert found == pytest.approx(wanted, abs=0.02)
 
@@ -71,7 +73,7 @@ def test_the_integral_is_the_sum_of_many_points(values, high, bits, symmetric):
     seen = statistics(values)
     histogram = seen[0].histogram
     low = -high if symmetric else -high / 3
-    policy = TensorPolicy("max", bits=bits, symmetric=symmetric)
+    policy = TensorPolicy("max", code=Code(bits=bits), symmetric=symmetric)
     signal = noise = 0.0
     counts, centres = histogram.signed()
     for count, centre in zip(counts[counts > 0], centres[counts > 0], strict=True):
@@ -135,8 +137,8 @@ def test_tables_are_ranked_by_noise_where_a_histogram_tells_it(pair) -> None:
     first, second = pair(activations={"observer": "mse"})
     bare = [CalibrationTable(t.tensors, t.provenance) for t in (first, second)]
     found = difference(first, bare[1])
-    assert found.to_dict() == difference(bare[0], second).to_dict()
-    assert found.to_dict() == difference(first, second).to_dict()
+    assert plain(found) == plain(difference(bare[0], second))
+    assert plain(found) == plain(difference(first, second))
     known = [t for t in found.tensors if t.decibels is not None]
     assert known == list(found.tensors[: len(known)])
     assert {t.role for t in known} == {"activation"}
@@ -146,7 +148,7 @@ def test_tables_are_ranked_by_noise_where_a_histogram_tells_it(pair) -> None:
     assert all(t.decibels > -0.01 for t in known), "mse is the least noisy of all"
     assert all(t.decibels == t.second_db - t.first_db for t in known)
     assert not difference(*bare).has_noise
-    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["tensors"][0]["decibels"] > 0.1
+    assert json.loads(json_text(found))["tensors"][0]["decibels"] > 0.1
 
 
 def test_a_table_agrees_with_itself(pair) -> None:

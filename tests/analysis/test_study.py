@@ -25,6 +25,7 @@ from quantcore.qdq.placement import plan
 from quantcore.report import plots, studies
 from quantcore.runtime.executor import InProcess, kept_in
 from quantcore.runtime.jobs import Runtime
+from quantcore.runtime.plain import json_text, plain
 from quantcore.runtime.store import Store
 from quantcore.studies import mixed, sensitivity
 from quantcore.studies.keep import alone, keeping, quantized_layers
@@ -103,8 +104,8 @@ def test_one_layer_is_quantized_alone(subject: StudiedModel) -> None:
 
 def test_names_with_wildcards_are_taken_literally(subject: StudiedModel) -> None:
     rule = keeping(subject.policy, ["a[0].*"]).layers[0]
-    assert rule.matches(SimpleNamespace(name="a[0].*", op="conv2d"))
-    assert not rule.matches(SimpleNamespace(name="a0.b", op="conv2d"))
+    assert rule.matcher.matches_layer(SimpleNamespace(name="a[0].*", op="conv2d"))
+    assert not rule.matcher.matches_layer(SimpleNamespace(name="a0.b", op="conv2d"))
 
 
 class KilledError(RuntimeError):
@@ -153,7 +154,7 @@ def test_layers_are_ranked(
     costs = [cost.by(method) for cost in found.layers]
     assert costs == sorted(costs, reverse=True)
     assert {cost.layer for cost in found.layers} == set(subject.layers)
-    assert json.loads(found.to_json())["layers"][0]["rank"] == 1
+    assert json.loads(json_text(found))["layers"][0]["rank"] == 1
     assert plots.sensitivity(found).startswith("<svg")
     assert studies.sensitivity(found).row_count == len(found.layers)
 
@@ -227,6 +228,8 @@ def test_images_without_labels_still_rank_by_detections(
     bare = CocoDataset(dataset.source, dataset.images, dataset.categories, ())
     found = sensitivity.measure(subject, bare, "val2017", Runtime(InProcess()))
     assert found.to_dict()["float_map"]["value"] is None
+    found = sensitivity.measure(subject, bare, "val2017", Runtime(InProcess()))
+    assert plain(found)["float_map"]["value"] is None
     with pytest.raises(UsageError, match="labels"):
         sensitivity.measure(subject, bare, "val2017", Runtime(InProcess()), method="map")
     with pytest.raises(UsageError, match="labels"):

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from quantcore.calibration.collector import Collector
 from quantcore.calibration.observers import range_of
 from quantcore.errors import RangeError
+from quantcore.policy.code import Code
 from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site
 from quantcore.table.statistics import Statistics
@@ -145,7 +146,7 @@ def refused_rightly(error, wanted, policy):
 def test_every_range_is_the_definition_s_or_a_named_error(
     observer, images, bits, symmetric, keep
 ) -> None:
-    policy = TensorPolicy(*observer, bits=bits, symmetric=symmetric)
+    policy = TensorPolicy(*observer, code=Code(bits=bits), symmetric=symmetric)
     where = site(policy)
     collector = Collector([where], keep_histograms=keep)
     for one in images:

@@ -11,6 +11,7 @@ from quantcore.calibration.collector import Collector
 from quantcore.calibration.observers import BINNED, FINDERS
 from quantcore.calibration.portable import observe, watch
 from quantcore.errors import PolicyError, RangeError, TableError
+from quantcore.policy.code import Code
 from quantcore.policy.policy import OBSERVERS, TensorPolicy
 from quantcore.qdq.placement import Plan, Site
 
@@ -25,7 +26,7 @@ def policy(observer="max", **changes):
     return TensorPolicy(
         observer,
         parameters,
-        changes.get("bits", 8),
+        Code(bits=changes.get("bits", 8)),
         changes.get("symmetric", True),
         changes.get("granularity", "per_tensor"),
     )

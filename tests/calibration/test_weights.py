@@ -6,6 +6,7 @@ from hypothesis.extra import numpy as hnp
 
 from quantcore.calibration.weights import MSE_FIRST, MSE_STEPS, weight_range
 from quantcore.errors import PolicyError, RangeError
+from quantcore.policy.code import Code
 from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site
 
@@ -20,7 +21,7 @@ WEIGHTS = hnp.arrays(
 
 def site(observer="max", axis=0, parameters=(), symmetric=True, bits=8):
     granularity = "per_tensor" if axis is None else "per_channel"
-    policy = TensorPolicy(observer, parameters, bits, symmetric, granularity)
+    policy = TensorPolicy(observer, parameters, Code(bits=bits), symmetric, granularity)
     return Site("w", "weight", policy, ("conv7",), axis)
 
 

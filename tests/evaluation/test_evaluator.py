@@ -27,6 +27,7 @@ from quantcore.evaluation.finding import find_boxes
 from quantcore.evaluation.latency import measure
 from quantcore.ir.decoding import Limits
 from quantcore.ir.model import FloatModel, Preprocessing
+from quantcore.runtime.plain import plain
 from quantcore.runtime.progress import Progress
 
 SIZE = (64, 64)
@@ -121,7 +122,7 @@ def test_finds_everything(dataset):
 
 def test_result_serialises(dataset):
     result, _ = evaluate(Oracle(), _model(), dataset)
-    data = json.loads(json.dumps(result.to_dict()))
+    data = json.loads(json.dumps(plain(result)))
     assert data["map"] == result.map
     assert data["map_small"] is None
     assert data["per_class"]["dog"] is None
@@ -193,7 +194,7 @@ def test_latency(dataset):
     assert (result.runs, result.batch_size) == (5, 2)
     assert 0 < result.p50_ms <= result.p90_ms <= result.p99_ms
     assert result.images_per_second == pytest.approx(2000 / result.mean_ms)
-    assert json.loads(json.dumps(result.to_dict())) == result.to_dict()
+    assert json.loads(json.dumps(plain(result))) == plain(result)
     assert progress.events[0] == ("latency", 5)
 
 

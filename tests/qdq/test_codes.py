@@ -12,6 +12,7 @@ from onnx import helper
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_engine
 from quantcore.errors import CapabilityError, PolicyError, RangeError
+from quantcore.policy.code import Code
 from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
 from quantcore.policy.profiles import Profile
 from quantcore.qdq.insertion import insert
@@ -143,22 +144,22 @@ def test_affine_codes_hold_the_range_and_zero(a, b, bits):
     if 0 < max(high, 0) - min(low, 0) < 1e-30:
         return
     found = TensorRange("activation", low, high)
-    scale, zero = affine_scale(found, bits)
+    scale, zero = affine_scale(found, Code(bits=bits))
     assert scale > 0
     assert 0 <= zero <= 2**bits - 1
     step = float(scale)
     assert (0 - zero) * step <= min(low, 0) + step
     assert (2**bits - 1 - zero) * step >= max(high, 0) - step
-    both = code_of(found, TensorPolicy("max", bits=bits, symmetric=False))
+    both = code_of(found, TensorPolicy("max", code=Code(bits=bits), symmetric=False))
     assert (both[0], both[1]) == (scale, zero)
 
 
 def test_code_of_is_the_symmetric_scale_where_the_policy_is():
     found = TensorRange("activation", -3.0, 1.0)
-    scale, zero = code_of(found, TensorPolicy("max", bits=5))
-    assert (scale, zero) == (symmetric_scale(found, 5), 0)
-    assert codes_of(TensorPolicy("max", bits=5)) == (-16, 15)
-    assert codes_of(TensorPolicy("max", bits=5, symmetric=False)) == (0, 31)
+    scale, zero = code_of(found, TensorPolicy("max", code=Code(bits=5)))
+    assert (scale, zero) == (symmetric_scale(found, Code(bits=5)), 0)
+    assert codes_of(TensorPolicy("max", code=Code(bits=5))) == (-16, 15)
+    assert codes_of(TensorPolicy("max", code=Code(bits=5), symmetric=False)) == (0, 31)
     assert affine_scale(TensorRange("activation", 0.0, 0.0)) == (1, 0)
     for high in (1e-44, 1e300):
         with pytest.raises(RangeError, match="no float32 scale"):

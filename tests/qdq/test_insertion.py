@@ -239,8 +239,18 @@ def test_ranges_that_no_site_wants_do_no_harm(net, planned, table, made) -> None
         ("t1", TensorRange.symmetric("activation", [1.0] * 8, 1)),
         ("t1", TensorRange.symmetric("weight", 1.0)),
         ("w0", TensorRange.symmetric("weight", [0.0] * 8, 0)),
+        ("w0", TensorRange.symmetric("weight", [1.0] * 8, 0, 32)),
     ],
-    ids=["per tensor", "7 of 8", "wrong axis", "wrong axis up", "channels", "role", "zero"],
+    ids=[
+        "per tensor",
+        "7 of 8",
+        "wrong axis",
+        "wrong axis up",
+        "channels",
+        "role",
+        "zero",
+        "block",
+    ],
 )
 def test_a_range_shaped_unlike_its_site_is_refused(net, planned, table, tensor, wrong) -> None:
     sites = planned(net)

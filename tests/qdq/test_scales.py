@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 from quantcore.contracts.engine import EngineOptions
 from quantcore.engines.onnxruntime import OnnxRuntimeEngine
 from quantcore.errors import RangeError
-from quantcore.qdq.scales import quantize, symmetric_scale
+from quantcore.policy.code import Code
+from quantcore.qdq.scales import affine_scale, exact_amax, quantize, symmetric_scale
 from quantcore.table.table import TensorRange
 
 AMAX = st.floats(2.0**-60, 2.0**60, width=32)
@@ -33,7 +34,7 @@ def rounded(exact: Fraction) -> np.float32:
 def test_a_scale_is_the_nearest_float32_to_amax_over_the_largest_code(
     amax: float, bits: int
 ) -> None:
-    scale = symmetric_scale(TensorRange.symmetric("activation", amax), bits)
+    scale = symmetric_scale(TensorRange.symmetric("activation", amax), Code(bits=bits))
     assert scale.dtype == np.float32
     assert scale.shape == ()
     assert scale == rounded(Fraction(amax) / (2 ** (bits - 1) - 1))
@@ -70,18 +71,25 @@ def test_a_range_below_float32_is_not_taken_for_zero() -> None:
         symmetric_scale(TensorRange.symmetric("activation", 1e-60))
 
 
+def test_a_range_with_blocks_has_no_scale_yet() -> None:
+    found = TensorRange("weight", (-1.0, -2.0), (1.0, 2.0), 0, 32)
+    for scale_of in (symmetric_scale, affine_scale, exact_amax):
+        with pytest.raises(RangeError, match="blocks of 32 along axis 0, which are not written"):
+            scale_of(found)
+
+
 @given(VALUES, st.floats(2.0**-40, 2.0**60, width=32), BITS)
 def test_codes_are_the_quotients_rounded_half_to_even_and_saturated(
     values: np.ndarray, amax: float, bits: int
 ) -> None:
-    scale = symmetric_scale(TensorRange.symmetric("activation", amax), bits)
+    scale = symmetric_scale(TensorRange.symmetric("activation", amax), Code(bits=bits))
     limit = 2 ** (bits - 1)
     expected = []
     for value in values:
         quotient = rounded(Fraction(float(value)) / Fraction(float(scale)))
         # Python's round of a Fraction is half to even.
         expected.append(max(-limit, min(limit - 1, round(Fraction(float(quotient))))))
-    codes = quantize(values, scale, bits=bits)
+    codes = quantize(values, scale, code=Code(bits=bits))
     assert codes.dtype == np.int8
     assert codes.tolist() == expected
 

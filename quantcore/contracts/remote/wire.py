@@ -61,7 +61,7 @@ def tupled(cls: type[Any], data: Message) -> Any:
 def written(plan: Plan) -> Message:
     """What a backend needs of a plan."""
     return {
-        "sites": [asdict(site) for site in plan.sites],
+        "sites": [{**asdict(site), "policy": site.policy.to_dict()} for site in plan.sites],
         "implementation": plan.implementation,
         "arithmetic": plan.arithmetic,
     }
@@ -70,7 +70,7 @@ def written(plan: Plan) -> Message:
 def planned(data: Message) -> Plan:
     """The plan that was written."""
     sites = [
-        tupled(Site, {**site, "policy": tupled(TensorPolicy, site["policy"])})
+        tupled(Site, {**site, "policy": TensorPolicy().override(site["policy"], "policy")})
         for site in data["sites"]
     ]
     return Plan(tuple(sites), (), data["implementation"], data["arithmetic"])

@@ -46,15 +46,16 @@ def pair(
     first, second = (np.asarray([db[name] for name in both]) for db in layers_db)
     enough = len(both) > 1
     return Pair(
-        *names,
-        len(found),
-        equal,
-        float(np.median(ratios)) if found else math.nan,
-        worst.ratio if worst else math.nan,
-        worst.tensor if worst else "",
-        len(both),
-        correlation(first, second, spearman, _DRAWS) if enough else _NOTHING,
-        correlation(first, second, kendall, _DRAWS) if enough else _NOTHING,
+        first=names[0],
+        second=names[1],
+        activations=len(found),
+        equal=equal,
+        median_ratio=float(np.median(ratios)) if found else math.nan,
+        worst_ratio=worst.ratio if worst else math.nan,
+        worst_tensor=worst.tensor if worst else "",
+        layers=len(both),
+        spearman=correlation(first, second, spearman, _DRAWS) if enough else _NOTHING,
+        kendall=correlation(first, second, kendall, _DRAWS) if enough else _NOTHING,
     )
 
 

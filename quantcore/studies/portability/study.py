@@ -201,22 +201,22 @@ class _Deploying:
             self._progress.stop(self._task)
         cells = self._progress.track(self._cells_run, "comparing detections")
         return Portability(
-            study.model.name,
-            study.weights.name,
-            str(study.data.root),
-            (study.data.calibration, study.data.evaluation),
-            len(self._images),
-            study.how.engine,
-            study.arithmetic,
-            found,
-            reference,
-            tuple(made.cost for made in self._made.values()),
-            tuple(self._deployment(*cell) for cell in cells),
-            self._pairs(reference),
-            floor,
-            tuple(self._unsupported),
-            tuple(self._failures),
-            host(),
+            model=study.model.name,
+            weights=study.weights.name,
+            data=str(study.data.root),
+            splits=(study.data.calibration, study.data.evaluation),
+            images=len(self._images),
+            engine=study.how.engine,
+            arithmetic=study.arithmetic,
+            float_map=found,
+            reference=reference,
+            tables=tuple(made.cost for made in self._made.values()),
+            deployments=tuple(self._deployment(*cell) for cell in cells),
+            pairs=self._pairs(reference),
+            floor=floor,
+            unsupported=tuple(self._unsupported),
+            failures=tuple(self._failures),
+            host=host(),
         )
 
     def _pairs(self, reference: str | None) -> tuple[Pair, ...]:
@@ -246,12 +246,12 @@ class _Deploying:
         path = study.out / "tables" / f"{name}.table.json"
         done.table.save(path)
         cost = TableCost(
-            recipe,
-            str(path.relative_to(study.out)),
-            done.seconds,
-            done.peak_rss_mb,
-            done.parity,
-            done.table.provenance.versions,
+            recipe=recipe,
+            file=str(path.relative_to(study.out)),
+            seconds=done.seconds,
+            peak_rss_mb=done.peak_rss_mb,
+            parity=done.parity,
+            versions=done.table.provenance.versions,
         )
         return done.table, cost
 
@@ -320,14 +320,14 @@ class _Deploying:
                 host = replace(recipe, backend=runner).name
                 against_host = cells.change((name, here), (host, here))
         return Deployment(
-            name,
-            kind,
-            runner,
-            cells.map(name, here),
-            cells.against_float(name, here),
-            against_graph,
-            against_own,
-            against_host,
+            table=name,
+            kind=kind,
+            runner=runner,
+            map=cells.map(name, here),
+            against_float=cells.against_float(name, here),
+            against_graph=against_graph,
+            against_own=against_own,
+            against_host=against_host,
         )
 
     def _floor(self, reference: str | None) -> Change | None:

@@ -22,7 +22,7 @@ from quantcore.runtime.progress import Progress
 from quantcore.studies.probe import layers_probe, noise_name, signal_name
 from quantcore.table.table import TensorRange
 
-#: JSON has no infinity; as in `quantcore.results.audit.Audit`.
+#: JSON has no infinity; as in `quantcore.results.audit.SimulationAudit`.
 _LIMIT = 999.0
 
 

@@ -127,10 +127,10 @@ class Session(BackendSession):
             self.network.eval()
 
     def _pair(self, site: Site, found: TensorRange, axis: int | None) -> paddle.nn.Layer:
-        bits = site.policy.bits
+        code = site.policy.code
         if self.network.arithmetic == "float64":
-            return QuanterDequanter64(symmetric_scale(found, bits), axis, bits)
-        return quanter_dequanter(found.amax_array, axis, bits)
+            return QuanterDequanter64(symmetric_scale(found, code), axis, code.bits)
+        return quanter_dequanter(found.amax_array, axis, code.bits)
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:

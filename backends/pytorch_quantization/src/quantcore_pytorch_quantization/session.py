@@ -115,7 +115,7 @@ class Session(BackendSession):
 
     def _amax(self, site: Site, found: TensorRange) -> Array | npt.NDArray[np.float64]:
         if self.network.dtype == torch.float64:
-            return exact_amax(found, site.policy.bits)
+            return exact_amax(found, site.policy.code)
         return found.amax_array.astype(np.float32)
 
     def _apply(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> None:
