@@ -14,6 +14,7 @@ from quantcore.commands.options import (
     CalibrationSplit,
     DataRoot,
     Device,
+    EngineOption,
     EvalImages,
     EvaluationSplit,
     Images,
@@ -26,13 +27,13 @@ from quantcore.commands.options import (
     Size,
     Threads,
     Weights,
+    engine_options,
     load_model,
     read_policy,
     unique,
 )
 from quantcore.contracts import registry
 from quantcore.contracts.capabilities import check_capabilities
-from quantcore.contracts.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import BackendError, CapabilityError, PluginError, UsageError
 from quantcore.ir.model import FloatModel
@@ -56,6 +57,7 @@ def compare(
         list[str] | None, typer.Option(help="Engine plugin; repeat for several.")
     ] = None,
     provider: Providers = None,
+    engine_option: EngineOption = None,
     policy: PolicyFile = None,
     images: Images = None,
     placement: Placement = None,
@@ -94,10 +96,8 @@ def compare(
     """Quantize a model through several frameworks and compare accuracy and speed."""
     ensure_folder(out)
     engines = unique(engine or [REFERENCE_ENGINE])
-    evaluations = tuple(
-        pipeline.Evaluation(name, options, eval_images)
-        for name, options in _options(engines, threads, provider or []).items()
-    )
+    options = engine_options(engines, engine_option, threads=threads, providers=provider)
+    evaluations = tuple(pipeline.Evaluation(name, options[name], eval_images) for name in engines)
     what = comparison.Comparison(
         load_model(model, weights, size, preset),
         weights,
@@ -122,21 +122,6 @@ def _wish(mixed: bool, max_drop: float | None, top: int | None) -> Wish | None:
     if max_drop is not None or top is not None:
         raise UsageError("--max-drop and --top need --mixed")
     return None
-
-
-def _options(
-    engines: list[str], threads: int | None, providers: list[str]
-) -> dict[str, EngineOptions]:
-    """Options by engine; the execution providers go to those engines that have such.
-
-    Raises:
-        UsageError: None has.
-    """
-    takers = [name for name in engines if "providers" in registry.load_engine(name).takes]
-    if providers and not takers:
-        raise UsageError(f"--provider: {', '.join(engines)} has no execution providers")
-    given = tuple(providers)
-    return {n: EngineOptions(threads, providers=given if n in takers else ()) for n in engines}
 
 
 def demo(

@@ -56,9 +56,7 @@ class OpenVinoEngine(EnginePlugin):
 
         return {"openvino": str(openvino.get_version()).partition("-")[0]}
 
-    def build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
-        """See EnginePlugin."""
-        self.check(options)
+    def _build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
         return _Compiled(proto, options)
 
     def caveat(self) -> str | None:
