@@ -81,6 +81,7 @@ EVERY_LAYER = ("--placement", "minimal")
 COMMANDS = (
     "list",
     "export",
+    "rewrite",
     "equalize",
     "calibrate",
     "quantize",
@@ -112,7 +113,8 @@ def test_every_command_has_help(cli: Cli, name: str) -> None:
         ],
         "export": ["--weights", "--out", "--preset"],
         "equalize": ["--weights", "--data", "--images", "--alpha", "--out", "--preset"],
-        "list": ["--json"],
+        "rewrite": ["--weights", "--data", "--images", "--option", "--table", "--out"],
+        "list": ["--json", "--options"],
         "demo": ["--out"],
         "portability": ["--backend", "--policy", "--implementation", "--reference", "--out"],
     }

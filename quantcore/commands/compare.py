@@ -72,9 +72,15 @@ def compare(
     equalize: Annotated[
         bool,
         typer.Option(
-            "--equalize", help="First give channels like ranges, which changes nothing in float."
+            "--equalize",
+            help="First give channels like ranges, which changes nothing in float: "
+            "`--rewrite equalize`.",
         ),
     ] = False,
+    rewrite: Annotated[
+        list[str] | None,
+        typer.Option(help="First rewrite the float model: see `quantcore list`; repeatable."),
+    ] = None,
     graphs: Annotated[
         int,
         typer.Option(
@@ -109,7 +115,7 @@ def compare(
         device,
         precision,
         _wish(mixed, max_drop, top),
-        equalize,
+        tuple(unique([*(["equalize"] if equalize else []), *(rewrite or [])])),
         graphs,
     )
     _show(comparison.compare(what, for_console(), print), out)

@@ -14,6 +14,7 @@ from quantcore.contracts import registry
 from quantcore.contracts.engine import EnginePlugin
 from quantcore.contracts.options import OptionInfo, described
 from quantcore.contracts.registry import PluginInfo
+from quantcore.contracts.rewrite import Rewrite
 from quantcore.errors import PluginError
 from quantcore.report import terminal
 from quantcore.runtime.progress import for_console
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
 
 #: Groups whose plugins declare options, and what loads one of them.
-_LOADERS: Mapping[str, Callable[[str], EnginePlugin]] = {
+_LOADERS: Mapping[str, Callable[[str], EnginePlugin | Rewrite]] = {
     registry.ENGINES: registry.load_engine,
+    registry.REWRITES: registry.load_rewrite,
 }
 
 
@@ -38,7 +40,7 @@ def list_plugins(
     if options is not None:
         _show_options(options, as_json)
         return
-    groups = (registry.MODELS, registry.BACKENDS, registry.ENGINES)
+    groups = (registry.MODELS, registry.BACKENDS, registry.ENGINES, registry.REWRITES)
     found = {group: registry.installed(group, for_console()) for group in groups}
     if as_json:
         data = {g.rpartition(".")[2]: [i.to_dict() for i in infos] for g, infos in found.items()}

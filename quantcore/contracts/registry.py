@@ -12,21 +12,24 @@ from typing import Any, cast
 from packaging.requirements import Requirement
 from stevedore import DriverManager
 
-from quantcore.contracts import backend, engine, model, remote
+from quantcore.contracts import backend, engine, model, remote, rewrite
 from quantcore.contracts.backend import BackendPlugin
 from quantcore.contracts.engine import EnginePlugin
 from quantcore.contracts.model import ModelPlugin
+from quantcore.contracts.rewrite import Rewrite
 from quantcore.errors import BackendUnavailable, PluginError, QuantcoreError
 from quantcore.runtime.progress import Progress, Silent
 
 MODELS = "quantcore.models"
 BACKENDS = "quantcore.backends"
 ENGINES = "quantcore.engines"
+REWRITES = "quantcore.rewrites"
 
 _CONTRACTS: dict[str, tuple[type, int]] = {
     MODELS: (ModelPlugin, model.API_VERSION),
     BACKENDS: (BackendPlugin, backend.API_VERSION),
     ENGINES: (EnginePlugin, engine.API_VERSION),
+    REWRITES: (Rewrite, rewrite.API_VERSION),
 }
 
 
@@ -104,6 +107,11 @@ def load_backend(name: str) -> BackendPlugin:
 def load_engine(name: str) -> EnginePlugin:
     """The engine plugin of that name; see `_load` for the errors."""
     return cast(EnginePlugin, _load(ENGINES, name))
+
+
+def load_rewrite(name: str) -> Rewrite:
+    """The rewrite of that name; see `_load` for the errors."""
+    return cast(Rewrite, _load(REWRITES, name))
 
 
 def _load(group: str, name: str) -> object:

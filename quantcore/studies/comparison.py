@@ -22,10 +22,10 @@ from quantcore.pipeline import (
     Data,
     Evaluation,
     calibrate,
-    equalize,
     evaluate,
     neighbouring_maps,
     quantize,
+    rewrite,
     save_qdq,
     typed,
 )
@@ -38,8 +38,7 @@ from quantcore.report.terminal import estimate, figure
 from quantcore.results.comparison import Evaluated, Failure, LeftInFloat, RunRecord, Variant
 from quantcore.results.estimate import Estimate, Neighbours
 from quantcore.results.mixed import Mixed
-from quantcore.results.rewrites import Equalized
-from quantcore.rewrites.equalization import ALPHA
+from quantcore.results.rewrites import Rewritten
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.host import host
 from quantcore.runtime.progress import Progress, Silent
@@ -68,8 +67,8 @@ class Comparison:
         precision: Of what stays unquantized; see `pipeline.quantize`.
         wish: What is asked of a search for the layers to leave in float, whose result is one more
             variant of every backend; None for no search.
-        equalize: Whether the backends are given the model with equalized channels, see
-            `quantcore.rewrites.equalization`; the float model is evaluated as it was given.
+        rewrites: What is done, in order, to the model that the backends are given; the float model
+            is evaluated as it was given.
         graphs: How many graphs stand for each variant: its own, and others that hardly differ; see
             `quantcore.analysis.neighbours`.
     """
@@ -84,7 +83,7 @@ class Comparison:
     device: str = "auto"
     precision: str = "int8"
     wish: Wish | None = None
-    equalize: bool = False
+    rewrites: tuple[str, ...] = ()
     graphs: int = 1
 
 
@@ -111,8 +110,8 @@ def compare(
     run = _Run(what, progress or Silent(), say)
     ensure_folder(what.out)
     _check(what)
-    if what.equalize:
-        run.equalize()
+    for name in what.rewrites:
+        run.rewrite(name)
     run.float_model()
     for backend in what.backends:
         run.backend(backend)
@@ -128,6 +127,8 @@ def _check(what: Comparison) -> None:
     for backend in what.backends:
         check_capabilities(backend, registry.load_backend(backend).capabilities, sites)
     check_precision(what.precision)
+    for name in what.rewrites:
+        registry.load_rewrite(name).check_table(what.model, None)
     data = what.data
     calibration = CocoDataset.open(data.root, data.calibration)
     calibration.select(what.policy.images, what.policy.seed)
@@ -194,17 +195,18 @@ class _Run:
         self._failures: list[Failure] = []
         self._tables: dict[str, CalibrationTable] = {}
 
-    def equalize(self) -> None:
-        """Gives channels like ranges in what the backends are given; writes that model."""
+    def rewrite(self, name: str) -> None:
+        """Rewrites what the backends are given; writes that model."""
         what = self._what
-        on = (what.data, what.policy.images, what.policy.seed, ALPHA)
-        found: Equalized = run_apart(
-            equalize, what.model, *on, progress=self._progress, what="equalization"
+        on = (what.data, what.policy.images, what.policy.seed, None, None)
+        found: Rewritten = run_apart(
+            rewrite, self._model, name, *on, progress=self._progress, what=name
         ).result
         self._model = found.model
-        write_whole(what.out / "equalized.onnx", describe(found.model).SerializeToString())
-        self._rewrites.append(terminal.equalized(found))
-        self._say(self._rewrites[-1])
+        path = what.out / f"{registry.load_rewrite(name).makes}.onnx"
+        write_whole(path, describe(found.model).SerializeToString())
+        self._rewrites.append(found.line)
+        self._say(found.line)
 
     def float_model(self) -> None:
         """Writes the float graph and evaluates it on every engine."""
