@@ -25,6 +25,7 @@ from quantcore.contracts.engine import (
 from quantcore.contracts.options import option
 from quantcore.engines.common import HEAVY, names_of_nodes, one_line
 from quantcore.errors import EngineError
+from quantcore.ir.edits import nodes_by_name
 from quantcore.ir.model import Array
 from quantcore.runtime.host import host
 from quantcore.runtime.progress import Progress
@@ -206,7 +207,7 @@ class _Reader:
 
     def __init__(self, given: onnx.ModelProto, optimized: onnx.ModelProto) -> None:
         self._given = names_of_nodes(given)
-        self._made = {node.name: node for node in given.graph.node}
+        self._made = nodes_by_name(given.graph)
         graph = optimized.graph
         self.nodes = list(graph.node)
         self._types: dict[str, int] = {i.name: i.data_type for i in graph.initializer}

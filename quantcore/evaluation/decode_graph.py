@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from quantcore.errors import ModelError
 from quantcore.evaluation.decode import DECODED, cells
+from quantcore.ir.edits import add_constant, copied, opset_of
 from quantcore.ir.model import Decoding
 
 _PREFIX = "decode"
@@ -36,8 +37,7 @@ def append_decode(
     Raises:
         ModelError: The outputs do not fit the decoding, or the graph's opset is below 13.
     """
-    drawn = onnx.ModelProto()
-    drawn.CopyFrom(proto)
+    drawn = copied(proto)
     heads = [output.name for output in drawn.graph.output]
     if decoding.kind == "none" and heads == [DECODED]:
         return drawn
@@ -76,8 +76,7 @@ class _Pen:
         """One initializer; returns its name."""
         name = f"{_PREFIX}/{name}"
         array = np.ascontiguousarray(values, dtype=kind)
-        self._graph.initializer.append(numpy_helper.from_array(array, name))
-        return name
+        return add_constant(self._graph, name, array)
 
     def columns(self, rows: str, name: str, first: int, last: int) -> str:
         """A slice of the last axis."""
@@ -126,7 +125,7 @@ def _rows(pen: _Pen, heads: Sequence[str], decoding: Decoding, size: tuple[int, 
 
 
 def _check(proto: onnx.ModelProto, decoding: Decoding) -> None:
-    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    opset = opset_of(proto)
     if opset < 13:
         raise ModelError(f"decoding in the graph needs opset 13 or later, the graph has {opset}")
     heads = [output.name for output in proto.graph.output]

@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 
 from quantcore.errors import CheckpointError, ModelError
+from quantcore.ir.edits import copied
 from quantcore.ir.model import Decoding, FloatModel, Preprocessing
 
 KEY = "quantcore.contracts.model"
@@ -65,8 +66,7 @@ def described(proto: onnx.ModelProto, path: Path) -> FloatModel | None:
 
 def _bare(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without a description."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    copy = copied(proto)
     others = [entry for entry in proto.metadata_props if entry.key != KEY]
     del copy.metadata_props[:]
     copy.metadata_props.extend(others)

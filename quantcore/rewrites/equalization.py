@@ -18,15 +18,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from quantcore.contracts.engine import EngineOptions, EnginePlugin
 from quantcore.contracts.options import option
 from quantcore.contracts.rewrite import Rewrite
 from quantcore.data.batches import Batches
 from quantcore.errors import RangeError, UsageError
+from quantcore.ir.edits import add_constant, copied, opset_of
 from quantcore.ir.model import Array, FloatModel
-from quantcore.qdq.fp16 import opset_of
 from quantcore.results.rewrites import Rewritten
 from quantcore.rewrites.channels import Channels, Source
 from quantcore.rewrites.scaling import Factors, scale
@@ -145,8 +145,7 @@ def _measuring(model: FloatModel, watched: Mapping[str, Source]) -> onnx.ModelPr
 
     Max |x|, and the sum of |x| for what is not finite: ONNX Runtime's ReduceMax passes over NaN.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto = copied(model.proto)
     graph = proto.graph
     del graph.output[:]
     for tensor, source in watched.items():
@@ -156,9 +155,7 @@ def _measuring(model: FloatModel, watched: Mapping[str, Source]) -> onnx.ModelPr
         for op, read, end in (("ReduceMax", ends[0], ends[1]), ("ReduceL1", tensor, ends[2])):
             node = helper.make_node(op, [read], [end], end, keepdims=0)
             if opset_of(proto) >= _AXES_INPUT:
-                node.input.append(f"{end}.axes")
-                constant = numpy_helper.from_array(np.asarray(axes, np.int64), f"{end}.axes")
-                graph.initializer.append(constant)
+                node.input.append(add_constant(graph, f"{end}.axes", np.asarray(axes, np.int64)))
             else:
                 node.attribute.append(helper.make_attribute("axes", axes))
             graph.node.append(node)

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
+from quantcore.ir.edits import copied
 from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Plan
 from quantcore.qdq.scales import quantize, symmetric_scale
@@ -25,8 +26,7 @@ def in_float64(proto: onnx.ModelProto, batch: Array) -> dict[str, Array]:
     Returns:
         Float64, by name.
     """
-    graph = onnx.ModelProto()
-    graph.CopyFrom(version_converter.convert_version(proto, 19))  # its first with Q/DQ
+    graph = version_converter.convert_version(proto, 19)  # its first with Q/DQ
     for constant in graph.graph.initializer:
         if constant.data_type == TensorProto.FLOAT:
             values = numpy_helper.to_array(constant).astype(np.float64)
@@ -49,8 +49,7 @@ def on_codes(
         plan: Which weights are quantized.
         table: Their ranges.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto = copied(model.proto)
     weights = {site.tensor: site for site in plan.sites if site.role == "weight"}
     for constant in proto.graph.initializer:
         if constant.name in weights:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from quantcore.ir.edits import copied
 from quantcore.ir.model import Array, Decoding, FloatModel, Preprocessing
 
 SIZE = 32
@@ -98,8 +99,7 @@ def small_detector(seed: int = 0) -> FloatModel:
 def foreign_model() -> FloatModel:
     """The small detector with one node, `odd.one`, that no framework has ever heard of."""
     model = small_detector()
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto = copied(model.proto)
     odd = helper.make_node(
         "NoSuchOperator", ["odd.in"], ["head.out"], name="odd.one", domain="nowhere"
     )

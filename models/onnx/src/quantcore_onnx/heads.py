@@ -9,8 +9,8 @@ import onnx
 from onnx import helper
 
 from quantcore.errors import CheckpointError
+from quantcore.ir.edits import attributes, fixed_shapes, producers
 from quantcore.ir.model import Decoding
-from quantcore_onnx.shapes import shapes_of
 
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
@@ -60,7 +60,7 @@ def find_heads(model: onnx.ModelProto, preset: str, size: tuple[int, int], path:
     Raises:
         CheckpointError: The outputs are not those of the preset.
     """
-    shapes = shapes_of(model)
+    shapes = fixed_shapes(model.graph)
     outputs = {o.name: shapes.get(o.name, ()) for o in model.graph.output}
     # An export may hold the raw heads beside the decoded predictions; the latter suffice.
     flat = [name for name, shape in outputs.items() if len(shape) == 3]
@@ -104,7 +104,7 @@ def _anchored(
     path: Path,
 ) -> Heads:
     """Three raw heads, finest first, each B x A*(5+C) x H x W."""
-    shapes = shapes_of(model)
+    shapes = fixed_shapes(model.graph)
     anchors = ANCHORS[preset]
     names = [
         _before_split(model.graph, n, shapes) if len(s) == 5 else n for n, s in outputs.items()
@@ -127,10 +127,11 @@ def _before_split(graph: onnx.GraphProto, name: str, shapes: dict[str, Shape]) -
     Exports reshape a head to B x A x (5+C) x H x W and move the middle to the end; both steps
     only rearrange, so that the tensor before them holds the same predictions.
     """
-    makers = {output: node for node in graph.node for output in node.output}
+    makers = producers(graph)
     moved = makers.get(name)
-    order = next((list(a.ints) for a in moved.attribute if a.name == "perm"), []) if moved else []
-    if moved is None or moved.op_type != "Transpose" or order != [0, 1, 3, 4, 2]:
+    if moved is None or moved.op_type != "Transpose":
+        return name
+    if attributes(moved).get("perm") != [0, 1, 3, 4, 2]:
         return name
     split = makers.get(moved.input[0])
     if split is None or split.op_type != "Reshape":

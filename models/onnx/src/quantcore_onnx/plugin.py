@@ -9,13 +9,14 @@ import onnx
 from quantcore.contracts.model import ModelOptions, ModelPlugin
 from quantcore.errors import UsageError
 from quantcore.ir.description import described
+from quantcore.ir.edits import fixed_shapes
 from quantcore.ir.model import FloatModel, Preprocessing
 from quantcore_onnx.cleanup import drop_identities, fold_batch_norms, name_nodes, resize_by_scales
 from quantcore_onnx.coco import class_names
 from quantcore_onnx.constants import drop_unused, fold_constants
 from quantcore_onnx.heads import ANCHORS, PRESETS, find_heads, use_heads
 from quantcore_onnx.reading import check_input, prepare, read
-from quantcore_onnx.shapes import check, fix_input, free_batch, infer_shapes, shapes_of
+from quantcore_onnx.shapes import check, fix_input, free_batch, infer_shapes
 
 
 class OnnxPlugin(ModelPlugin):
@@ -102,7 +103,7 @@ def _normalise(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     model = infer_shapes(model, path)
     fold_constants(model)
     drop_identities(model.graph)
-    resize_by_scales(model.graph, shapes_of(model))
+    resize_by_scales(model.graph, fixed_shapes(model.graph))
     name_nodes(model.graph)
     fold_batch_norms(model.graph)
     drop_unused(model.graph)
