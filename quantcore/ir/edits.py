@@ -150,7 +150,19 @@ def drop_unread(graph: onnx.GraphProto) -> None:
     set_constants(graph, graph.initializer)
 
 
-# More outputs.
+# The same graph with other values, or with more outputs.
+
+
+def with_constants(
+    proto: onnx.ModelProto, values: Mapping[str, npt.NDArray[np.generic]]
+) -> onnx.ModelProto:
+    """The graph with other values in some of its initializers."""
+    copy = copied(proto)
+    for constant in copy.graph.initializer:
+        if constant.name in values:
+            array = np.asarray(values[constant.name])
+            constant.CopyFrom(numpy_helper.from_array(array, constant.name))
+    return copy
 
 
 def exposed(proto: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
@@ -182,10 +194,7 @@ def with_sums(proto: onnx.ModelProto, sums: Mapping[str, str]) -> onnx.ModelProt
 
 def nudged(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with every activation scale moved up by one unit in the last place."""
-    copy = copied(proto)
-    scales = {node.input[1] for node in copy.graph.node if node.op_type == "QuantizeLinear"}
-    for constant in copy.graph.initializer:
-        if constant.name in scales:
-            moved = np.nextafter(numpy_helper.to_array(constant), np.float32(np.inf))
-            constant.CopyFrom(numpy_helper.from_array(np.asarray(moved), constant.name))
-    return copy
+    scales = {node.input[1] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
+    known = constants(proto.graph)
+    moved = {n: np.nextafter(known[n], np.float32(np.inf)) for n in scales if n in known}
+    return with_constants(proto, moved)

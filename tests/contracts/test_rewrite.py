@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 
 from quantcore.contracts.options import option
 from quantcore.contracts.registry import load_engine
@@ -15,6 +13,7 @@ from quantcore.contracts.rewrite import Rewrite
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import RewriteError, TableError, UsageError
+from quantcore.ir.edits import copied, with_constants
 from quantcore.ir.model import FloatModel
 from quantcore.results.rewrites import Rewritten
 from quantcore.table.table import CalibrationTable, Provenance
@@ -39,12 +38,8 @@ class Scaling(Rewrite):
         return Rewritten(new, moved, f"one bias times {options.factor:g}")
 
     def changed(self, model: FloatModel, factor: float) -> FloatModel:
-        proto = onnx.ModelProto.FromString(model.proto.SerializeToString())
-        for constant in proto.graph.initializer:
-            if constant.name == "b4":
-                values = numpy_helper.to_array(constant) * np.float32(factor)
-                constant.CopyFrom(numpy_helper.from_array(values, "b4"))
-        return replace(model, proto=proto)
+        values = model.initializers["b4"] * np.float32(factor)
+        return replace(model, proto=with_constants(model.proto, {"b4": values}))
 
 
 class Preserving(Scaling):
@@ -57,7 +52,7 @@ class Correcting(Scaling):
 
 class Beheading(Scaling):
     def changed(self, model: FloatModel, factor: float) -> FloatModel:
-        proto = onnx.ModelProto.FromString(model.proto.SerializeToString())
+        proto = copied(model.proto)
         del proto.graph.output[-1]
         return replace(model, proto=proto)
 

@@ -119,6 +119,13 @@ def test_sums_show_what_is_not_finite(proto, run) -> None:
     assert np.isnan(run(summed, images)["a!sum"])
 
 
+def test_constants_get_other_values(proto) -> None:
+    moved = edits.with_constants(proto, {"w": np.zeros(3, np.float32), "none": np.ones(1)})
+    assert edits.constants(moved.graph)["w"].tolist() == [0, 0, 0]
+    assert edits.constants(proto.graph)["w"].ravel().tolist() == [2, 2, 2]
+    assert [i.name for i in moved.graph.initializer] == ["w", "scales", "idle"]
+
+
 def test_scales_of_activations_are_nudged(proto) -> None:
     graph = proto.graph
     for name in ("scale", "other"):

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from quantcore.contracts.registry import load_engine, load_rewrite
 from quantcore.contracts.rewrite import check_same
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import ModelError, RangeError, RewriteError, UsageError
-from quantcore.ir.edits import exposed
+from quantcore.ir.edits import exposed, with_constants
 from quantcore.ir.model import FloatModel
 from quantcore.results.rewrites import Rewritten
 from quantcore.rewrites.channels import Channels
@@ -166,12 +165,7 @@ def test_an_alpha_out_of_range_is_refused(net, engine, photos, alpha: float) -> 
 
 
 def with_constant(model: FloatModel, name: str, values: np.ndarray) -> FloatModel:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    for constant in proto.graph.initializer:
-        if constant.name == name:
-            constant.CopyFrom(numpy_helper.from_array(values, name))
-    return replace(model, proto=proto)
+    return replace(model, proto=with_constants(model.proto, {name: values}))
 
 
 def test_a_graph_that_computes_something_else_is_refused(net, engine, images) -> None:
