@@ -62,18 +62,21 @@ def _show_options(name: str, as_json: bool) -> None:
     if not groups:
         known = ", ".join(sorted({each for listed in names.values() for each in listed}))
         raise PluginError(f"no engine or rewrite is called {name!r}; installed: {known}")
-    found = {group: described(_LOADERS[group](name).options) for group in groups}
+    plugins = {group: _LOADERS[group](name) for group in groups}
+    found = {group: described(plugin.options) for group, plugin in plugins.items()}
     if as_json:
         data = {g.rpartition(".")[2]: [asdict(i) for i in infos] for g, infos in found.items()}
         print(json.dumps(data, indent=1, default=str))
         return
     for group, infos in found.items():
-        terminal.console().print(_options(f"{group.rpartition('.')[2]}: {name}", infos))
+        plugin = plugins[group]
+        caption = plugin.ensures if isinstance(plugin, Rewrite) else None
+        terminal.console().print(_options(f"{group.rpartition('.')[2]}: {name}", caption, infos))
 
 
-def _options(title: str, infos: Iterable[OptionInfo]) -> Table:
+def _options(title: str, caption: str | None, infos: Iterable[OptionInfo]) -> Table:
     """What a plugin can be told."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for column in ("option", "default", "repeats", "what it does"):
         table.add_column(column, overflow="fold")
     for info in infos:

@@ -89,12 +89,13 @@ def rewrite(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Write the float model after a rewrite, and its table where the rewrite works on one."""
-    options = registry.load_rewrite(name).make_options(pairs(option or ()))
+    plugin = registry.load_rewrite(name)
+    options = plugin.make_options(pairs(option or ()))
     loaded = load_model(model, weights, size, preset)
     ranges = CalibrationTable.load(table) if table else None
     found = _rewritten(name, options, loaded, Data(data, split), images, out, ranges)
     if as_json:
-        print(json.dumps({"rewrite": name, **found.to_dict()}, indent=1))
+        print(json.dumps({"rewrite": name, "ensures": plugin.ensures, **found.to_dict()}, indent=1))
         return
     print(found.line)
     _tell_next(found, data, out)

@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 
 from quantcore.contracts.engine import (
-    Built,
     Engine,
     EngineLayer,
     EngineOptions,
@@ -23,6 +22,7 @@ from quantcore.contracts.engine import (
     Surroundings,
 )
 from quantcore.contracts.options import option
+from quantcore.contracts.plans import Built
 from quantcore.engines.common import HEAVY, names_of_nodes, one_line
 from quantcore.errors import EngineError
 from quantcore.ir.edits import nodes_by_name

@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 
 from quantcore.contracts.engine import (
-    Built,
     Engine,
     EngineLayer,
     EngineOptions,
     EnginePlugin,
     Surroundings,
 )
+from quantcore.contracts.plans import Built
 from quantcore.engines.common import (
     HEAVY,
     PRECISIONS,

@@ -100,6 +100,14 @@ def test_a_comparison_equalizes_first(cli: Cli, squares: SimpleNamespace, tmp_pa
     new = loaded(out / "equalized.onnx")
     assert table.provenance.fingerprint == new.fingerprint != given_model.fingerprint
     assert loaded(out / "float.onnx").fingerprint == given_model.fingerprint
+    # Each rewrite is done once, whichever way it is asked for.
+    rewritten = tmp_path / "rewritten"
+    words = [rewritten if word == out else word for word in given]
+    named = ["--rewrite", "equalize", "--equalize"]
+    done = cli("compare", *squares.model, "--data", squares.data, *words, *named)
+    assert done.code == 0, done.err
+    assert json.loads((rewritten / "report.json").read_text())["rewrites"] == [line]
+    assert loaded(rewritten / "equalized.onnx").fingerprint == new.fingerprint
     same = cli(
         *("equalize", *squares.model, "--data", squares.data, "--images", "4"),
         *("--out", tmp_path / "equalized.onnx"),
@@ -148,6 +156,7 @@ def test_rewrites_are_listed(cli: Cli) -> None:
     assert [info["name"] for info in listed if info["available"]] == ["equalize"]
     (alpha,) = json.loads(cli("list", "--options", "equalize", "--json").out)["rewrites"]
     assert (alpha["name"], alpha["default"]) == ("alpha", 0.5)
+    assert "like ranges" in cli("list", "--options", "equalize").out
     done = cli("rewrite", "equalise", "onnx", "--weights", "x", "--data", "x", "--out", "x")
     assert done.code == 2
     assert "unknown rewrite 'equalise' (did you mean 'equalize'?)" in done.err

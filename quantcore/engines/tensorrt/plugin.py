@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import onnx
 
 from quantcore.contracts.engine import (
-    Built,
     Engine,
     EngineLayer,
     EngineOptions,
     EnginePlugin,
     Surroundings,
 )
+from quantcore.contracts.plans import Built
 from quantcore.engines.tensorrt import cuda
 from quantcore.engines.tensorrt.options import TensorRtOptions
 from quantcore.errors import EngineError
