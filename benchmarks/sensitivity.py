@@ -59,7 +59,9 @@ def naive(
     found = {}
     for name in names:
         variant = subject.candidate(name, alone(subject.policy, subject.layers, name))
-        with load_engine(REFERENCE_ENGINE).build(variant.proto, EngineOptions(threads)) as engine:
+        with load_engine(REFERENCE_ENGINE).build(
+            variant.proto, EngineOptions(threads=threads)
+        ) as engine:
             result, detections = evaluate(engine, subject.model, dataset, images=images)
         found[name] = (detections, result.map)
     return found

@@ -32,9 +32,7 @@ from quantcore.qdq.placement import plan
 from quantcore.qdq.precision import with_precision
 from quantcore.results.audit import SimulationAudit
 from quantcore.results.comparison import Evaluated
-from quantcore.results.rewrites import Equalized
-from quantcore.rewrites.equalization import ALPHA
-from quantcore.rewrites.equalization import equalize as equalized
+from quantcore.results.rewrites import Rewritten
 from quantcore.runtime.executor import InProcess
 from quantcore.runtime.files import write_whole
 from quantcore.runtime.jobs import Runtime
@@ -110,31 +108,37 @@ def load_model(name: str, weights: Path, options: ModelOptions | None = None) ->
     return plugin.load(weights, options or plugin.options())
 
 
-def equalize(
+def rewrite(
     model: FloatModel,
+    name: str,
     data: Data,
     images: int,
     seed: int = 0,
-    alpha: float = ALPHA,
+    options: object | None = None,
+    table: CalibrationTable | None = None,
     progress: Progress | None = None,
-) -> Equalized:
-    """The model with channels of like ranges, found on calibration images; the same in float.
+) -> Rewritten:
+    """The model after a rewrite, which is held to what it claims.
 
     Args:
         model: The float model.
-        data: Where the images are.
+        name: Of the rewrite.
+        data: Where the calibration images are.
         images: How many.
         seed: Which ones, as in a policy.
-        alpha: See `quantcore.rewrites.equalization.equalize`.
+        options: The rewrite's own; its defaults where None.
+        table: Ranges of the model, for a rewrite that works on them.
         progress: Where to report.
 
     Raises:
-        QuantcoreError: As there.
+        QuantcoreError: As `Rewrite.apply`, or the rewrite or the images are not there.
     """
+    plugin = registry.load_rewrite(name)
+    plugin.check_table(model, table)
     chosen = CocoDataset.open(data.root, data.calibration).select(images, seed)
     batches = Batches(chosen, model.preprocessing, model.batch_size or 1)
     engine = registry.load_engine(REFERENCE_ENGINE)
-    return equalized(model, batches, engine, alpha, progress)
+    return plugin.apply(model, table, batches, engine, options, progress)
 
 
 def calibrate(

@@ -81,6 +81,7 @@ EVERY_LAYER = ("--placement", "minimal")
 COMMANDS = (
     "list",
     "export",
+    "rewrite",
     "equalize",
     "calibrate",
     "quantize",
@@ -112,7 +113,8 @@ def test_every_command_has_help(cli: Cli, name: str) -> None:
         ],
         "export": ["--weights", "--out", "--preset"],
         "equalize": ["--weights", "--data", "--images", "--alpha", "--out", "--preset"],
-        "list": ["--json"],
+        "rewrite": ["--weights", "--data", "--images", "--option", "--table", "--out"],
+        "list": ["--json", "--options"],
         "demo": ["--out"],
         "portability": ["--backend", "--policy", "--implementation", "--reference", "--out"],
     }
@@ -138,7 +140,7 @@ def test_the_list_is_for_people_and_programs(cli: Cli) -> None:
     assert done.code == 0
     assert "onnxruntime" in done.out
     data = json.loads(cli("list", "--json").out)
-    assert data.keys() == {"models", "backends", "engines"}
+    assert data.keys() == {"models", "backends", "engines", "rewrites"}
     engine = next(info for info in data["engines"] if info["name"] == "onnxruntime")
     assert engine["available"] is True
     assert engine["version"]

@@ -8,13 +8,12 @@ import numpy as np
 
 from quantcore.contracts.backend import BackendSession
 from quantcore.contracts.engine import EngineOptions, EnginePlugin
-from quantcore.errors import ModelError, ParityError
+from quantcore.contracts.parity import PARITY_LIMIT, check_finite, disagreement
+from quantcore.errors import ParityError
 from quantcore.ir.edits import exposed, nudged
 from quantcore.ir.model import Array, FloatModel, QdqModel
 from quantcore.qdq.placement import Plan
 from quantcore.results.audit import SimulationAudit
-
-PARITY_LIMIT = 1e-4
 
 
 def sqnr_db(reference: Mapping[str, Array], other: Mapping[str, Array]) -> float:
@@ -63,36 +62,6 @@ def check_parity(session: BackendSession, engine: EnginePlugin) -> float:
             "fault of the backend, please report it"
         )
     return error
-
-
-def disagreement(reference: Mapping[str, Array], other: Mapping[str, Array]) -> tuple[float, str]:
-    """Largest difference over the largest magnitude of a head, of the worst head, and its name.
-
-    NaN where the other holds NaN.
-
-    Args:
-        reference: Heads by name.
-        other: The same heads.
-    """
-    errors = {
-        name: float(np.abs(other[name] - head).max() / max(np.abs(head).max(), 1e-12))
-        for name, head in reference.items()
-    }
-    worst = max(errors, key=lambda name: (np.isnan(errors[name]), errors[name]))
-    return errors[worst], worst
-
-
-def check_finite(model: FloatModel, heads: Mapping[str, Array]) -> None:
-    """Raises ModelError where the float graph itself yields NaN or infinity."""
-    if all(np.isfinite(head).all() for head in heads.values()):
-        return
-    bad = [
-        name
-        for name, values in model.initializers.items()
-        if values.dtype.kind == "f" and not np.isfinite(values).all()
-    ]
-    cause = f"the weights {', '.join(bad)} are not finite" if bad else "an activation overflows"
-    raise ModelError(f"{model.name}: the float graph yields NaN or infinity: {cause}")
 
 
 def audit(

@@ -14,6 +14,7 @@ from quantcore.commands.options import (
     CalibrationSplit,
     DataRoot,
     Device,
+    EngineOption,
     EvalImages,
     EvaluationSplit,
     Images,
@@ -27,13 +28,13 @@ from quantcore.commands.options import (
     Size,
     Threads,
     Weights,
+    engine_options,
     load_model,
     read_policy,
     unique,
 )
 from quantcore.contracts import registry
 from quantcore.contracts.capabilities import check_capabilities
-from quantcore.contracts.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import BackendError, CapabilityError, PluginError, UsageError
 from quantcore.ir.model import FloatModel
@@ -57,6 +58,7 @@ def compare(
         list[str] | None, typer.Option(help="Engine plugin; repeat for several.")
     ] = None,
     provider: Providers = None,
+    engine_option: EngineOption = None,
     policy: PolicyFile = None,
     images: Images = None,
     placement: Placement = None,
@@ -72,9 +74,15 @@ def compare(
     equalize: Annotated[
         bool,
         typer.Option(
-            "--equalize", help="First give channels like ranges, which changes nothing in float."
+            "--equalize",
+            help="First give channels like ranges, which changes nothing in float: "
+            "`--rewrite equalize`.",
         ),
     ] = False,
+    rewrite: Annotated[
+        list[str] | None,
+        typer.Option(help="First rewrite the float model: see `quantcore list`; repeatable."),
+    ] = None,
     graphs: Annotated[
         int,
         typer.Option(
@@ -96,10 +104,8 @@ def compare(
     """Quantize a model through several frameworks and compare accuracy and speed."""
     ensure_folder(out)
     engines = unique(engine or [REFERENCE_ENGINE])
-    evaluations = tuple(
-        pipeline.Evaluation(name, options, eval_images)
-        for name, options in _options(engines, threads, provider or []).items()
-    )
+    options = engine_options(engines, engine_option, threads=threads, providers=provider)
+    evaluations = tuple(pipeline.Evaluation(name, options[name], eval_images) for name in engines)
     what = comparison.Comparison(
         model=load_model(model, weights, size, preset, model_option),
         weights=weights,
@@ -111,7 +117,7 @@ def compare(
         device=device,
         precision=precision,
         target=_target(mixed, max_drop, top),
-        equalize=equalize,
+        rewrites=tuple(unique([*(["equalize"] if equalize else []), *(rewrite or [])])),
         graphs=graphs,
     )
     _show(comparison.compare(what, for_console(), print), out)
@@ -124,21 +130,6 @@ def _target(mixed: bool, max_drop: float | None, top: int | None) -> SearchTarge
     if max_drop is not None or top is not None:
         raise UsageError("--max-drop and --top need --mixed")
     return None
-
-
-def _options(
-    engines: list[str], threads: int | None, providers: list[str]
-) -> dict[str, EngineOptions]:
-    """Options by engine; the execution providers go to those engines that have such.
-
-    Raises:
-        UsageError: None has.
-    """
-    takers = [name for name in engines if "providers" in registry.load_engine(name).takes]
-    if providers and not takers:
-        raise UsageError(f"--provider: {', '.join(engines)} has no execution providers")
-    given = tuple(providers)
-    return {n: EngineOptions(threads, providers=given if n in takers else ()) for n in engines}
 
 
 def demo(

@@ -10,9 +10,14 @@ import typer
 from rich.table import Table
 
 from quantcore import pipeline
-from quantcore.commands.options import Engine, Providers, Threads
+from quantcore.commands.options import (
+    Engine,
+    EngineOption,
+    Providers,
+    Threads,
+    engine_options,
+)
 from quantcore.contracts import registry
-from quantcore.contracts.engine import EngineOptions
 from quantcore.engines.audit import audit
 from quantcore.engines.audit import inspect as run_audit
 from quantcore.report import terminal
@@ -21,7 +26,10 @@ from quantcore.runtime.progress import for_console
 
 Graph = Annotated[Path, typer.Argument(help="ONNX graph, float or Q/DQ.")]
 MaxBatch = Annotated[
-    int, typer.Option(help="Largest batch, for engines with fixed shapes (tensorrt).", min=1)
+    int | None,
+    typer.Option(
+        help="Largest batch, for engines with fixed shapes (tensorrt); 1 by default.", min=1
+    ),
 ]
 Target = Annotated[
     str | None,
@@ -34,23 +42,26 @@ def build(
     engine: Engine,
     out: Annotated[Path, typer.Option(help="File to write; its manifest lies beside it.")],
     threads: Threads = None,
-    max_batch: MaxBatch = 1,
+    max_batch: MaxBatch = None,
     target: Target = None,
     timing_cache: Annotated[
         Path | None, typer.Option(help="File that keeps kernel timings between builds (tensorrt).")
     ] = None,
     provider: Providers = None,
+    engine_option: EngineOption = None,
 ) -> None:
     """Build a graph into an engine's own file, where it has one, without running it."""
     plugin = registry.load_engine(engine)
     proto = pipeline.load_onnx(graph)
-    options = EngineOptions(
-        threads,
-        providers=tuple(provider or ()),
+    options = engine_options(
+        [engine],
+        engine_option,
+        threads=threads,
+        providers=provider,
         max_batch=max_batch,
         target=target,
         timing_cache=timing_cache,
-    )
+    )[engine]
     report = plugin.build_ahead(proto, options, out, for_console())
     library = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     print(
@@ -67,11 +78,12 @@ def inspect(
     engine: Engine,
     threads: Threads = None,
     provider: Providers = None,
+    engine_option: EngineOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show which of the layers that a Q/DQ graph quantizes an engine really runs in INT8."""
     plugin = registry.load_engine(engine)
-    options = EngineOptions(threads, providers=tuple(provider or ()))
+    options = engine_options([engine], engine_option, threads=threads, providers=provider)[engine]
     found = run_audit(plugin, pipeline.load_onnx(graph), options)
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,8 @@ import typer
 
 from quantcore import pipeline
 from quantcore.contracts import registry
-from quantcore.contracts.options import filled, pairs
+from quantcore.contracts.engine import EngineOptions, EnginePlugin
+from quantcore.contracts.options import described, filled, pairs
 from quantcore.errors import UsageError
 from quantcore.evaluation.decode_graph import append_decode
 from quantcore.ir.model import FloatModel
@@ -41,6 +43,13 @@ Size = Annotated[
 ]
 Backend = Annotated[str, typer.Option(help="Backend plugin: see `quantcore list`.")]
 Engine = Annotated[str, typer.Option(help="Engine plugin: see `quantcore list`.")]
+EngineOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=VALUE of the engine, or ENGINE.NAME=VALUE; repeat for several. "
+        "`quantcore list --options ENGINE` shows them."
+    ),
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]
 Providers = Annotated[
     list[str] | None,
@@ -69,6 +78,15 @@ Placement = Annotated[
 Device = Annotated[str, typer.Option(help="Where the framework computes: auto, cpu or cuda.")]
 CalibrationSplit = Annotated[str, typer.Option(help="Split to calibrate on.")]
 EvaluationSplit = Annotated[str, typer.Option(help="Split to evaluate on.")]
+
+#: Options of engines that commands spell out, and what they are called there.
+SHORT_FORMS = {
+    "threads": "--threads",
+    "providers": "--provider",
+    "max_batch": "--max-batch",
+    "target": "--target",
+    "timing_cache": "--timing-cache",
+}
 
 
 def load_model(
@@ -111,6 +129,60 @@ def read_policy(
     if placement is not None:
         policy = replace(policy, placement=Profile.read(placement))
     return policy
+
+
+def engine_options(
+    engines: Sequence[str], written: Sequence[str] | None = None, **short: object
+) -> dict[str, EngineOptions]:
+    """The options of the chosen engines; each option goes to those engines that have it.
+
+    Args:
+        engines: Their names.
+        written: Values of `--engine-option`.
+        short: Options that the command line spells out (`SHORT_FORMS`), by their names; what was
+            not given is None or empty.
+
+    Raises:
+        UsageError: None of the engines has an option, or a value does not fit.
+    """
+    plugins = {name: registry.load_engine(name) for name in engines}
+    given: dict[str, list[tuple[str, str]]] = {name: [] for name in engines}
+    for name, found in short.items():
+        values = found if isinstance(found, list) else [found]
+        for value in values:
+            if value is not None:
+                for taker in _takers(plugins, name, SHORT_FORMS[name]):
+                    given[taker].append((name, str(value)))
+    for written_name, value in pairs(written or ()):
+        engine, dot, name = written_name.partition(".")
+        if not dot:
+            name, takers = written_name, _takers(plugins, written_name, "--engine-option")
+        elif engine in plugins:
+            takers = [engine]
+        else:
+            raise UsageError(
+                f"--engine-option {written_name}: {engine!r} is none of the chosen engines: "
+                f"{', '.join(engines)}"
+            )
+        for taker in takers:
+            given[taker].append((name, value))
+    return {name: plugin.make_options(given[name]) for name, plugin in plugins.items()}
+
+
+def _takers(plugins: Mapping[str, EnginePlugin], name: str, said: str) -> list[str]:
+    """The engines that have an option; raises UsageError where none has."""
+    known = {
+        engine: [info.name for info in described(plugin.options)]
+        for engine, plugin in plugins.items()
+    }
+    wanted = name.replace("-", "_")
+    takers = [engine for engine, names in known.items() if wanted in names]
+    if takers:
+        return takers
+    close = difflib.get_close_matches(wanted, {n for names in known.values() for n in names}, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    takes = "; ".join(f"{engine} takes: {', '.join(names)}" for engine, names in known.items())
+    raise UsageError(f"{said}: {', '.join(known)} has no option {name!r}{hint}; {takes}")
 
 
 def table_paths(out: Path, policy: CalibrationPolicy) -> list[Path]:

@@ -13,6 +13,7 @@ from quantcore.commands.options import (
     DataRoot,
     Device,
     Engine,
+    EngineOption,
     EvalImages,
     EvaluationSplit,
     Images,
@@ -24,11 +25,11 @@ from quantcore.commands.options import (
     Size,
     Threads,
     Weights,
+    engine_options,
     load_model,
     read_policy,
     unique,
 )
-from quantcore.contracts.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import BackendError, UsageError
 from quantcore.policy.policy import ARITHMETICS, IMPLEMENTATIONS, CalibrationPolicy
@@ -75,6 +76,7 @@ def portability(
     ] = "float64",
     threads: Threads = None,
     provider: Providers = None,
+    engine_option: EngineOption = None,
 ) -> None:
     """Calibrate with every backend and policy, and deploy every table everywhere.
 
@@ -88,7 +90,7 @@ def portability(
     if arithmetic not in ARITHMETICS:
         raise UsageError(f"--arithmetic must be float32 or float64, not {arithmetic!r}")
     ensure_folder(out)
-    options = EngineOptions(threads, providers=tuple(provider or ()))
+    options = engine_options([engine], engine_option, threads=threads, providers=provider)[engine]
     study = PortabilityStudy(
         model=load_model(model, weights, size, preset, model_option),
         weights=weights,

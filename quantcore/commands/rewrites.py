@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -19,24 +20,32 @@ from quantcore.commands.options import (
     Weights,
     load_model,
 )
+from quantcore.contracts import registry
+from quantcore.contracts.options import pairs
 from quantcore.ir.description import describe
+from quantcore.ir.model import FloatModel
+from quantcore.pipeline import Data
 from quantcore.policy.policy import CalibrationPolicy
-from quantcore.report import terminal
-from quantcore.rewrites.equalization import ALPHA
+from quantcore.results.rewrites import Rewritten
+from quantcore.rewrites.equalization import ALPHA, EqualizationOptions
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.progress import for_console
+from quantcore.table.table import CalibrationTable
 
 _DEFAULT = CalibrationPolicy()
+
+Out = Annotated[Path, typer.Option(help="ONNX file to write; read it as model `onnx`.")]
+RewriteImages = Annotated[
+    int, typer.Option(help="Calibration images that the rewrite looks at.", min=1)
+]
 
 
 def equalize(
     model: Model,
     weights: Weights,
     data: DataRoot,
-    out: Annotated[Path, typer.Option(help="ONNX file to write; read it as model `onnx`.")],
-    images: Annotated[
-        int, typer.Option(help="Images to find the ranges of channels on.", min=1)
-    ] = _DEFAULT.images,
+    out: Out,
+    images: RewriteImages = _DEFAULT.images,
     alpha: Annotated[
         float, typer.Option(help="1 makes all channels of a tensor alike, 0.1 hardly more so.")
     ] = ALPHA,
@@ -47,16 +56,87 @@ def equalize(
 ) -> None:
     """Write the float model with channels of like ranges, so that INT8 loses less.
 
-    In float it computes the same. See docs/rewrites.md for when it helps, and what it costs.
+    In float it computes the same. See docs/rewrites.md for when it helps, and what it costs. It is
+    `quantcore rewrite equalize` in short.
     """
-    ensure_folder(out.parent)
     loaded = load_model(model, weights, size, preset, model_option)
-    where = pipeline.Data(data, calibration=split)
-    found = pipeline.equalize(loaded, where, images, _DEFAULT.seed, alpha, for_console())
-    write_whole(out, describe(found.model).SerializeToString())
-    print(terminal.equalized(found))
-    print(f"{out}: written; next, with a backend of `quantcore list`:")
-    given = f"onnx --weights {quote(str(out))} --data {quote(str(data))}"
-    print(
-        f"  quantcore calibrate {given} --backend NAME --out {quote(str(out.with_suffix('')))}.json"
+    found = _rewritten(
+        "equalize", EqualizationOptions(alpha=alpha), loaded, Data(data, split), images, out
     )
+    print(found.line)
+    _tell_next(found, data, out)
+
+
+def rewrite(
+    name: Annotated[str, typer.Argument(help="Rewrite: see `quantcore list`.")],
+    model: Model,
+    weights: Weights,
+    data: DataRoot,
+    out: Out,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Calibration table of the model, for a rewrite that works on one."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=VALUE of the rewrite; repeat for several. `quantcore list --options NAME` "
+            "shows them."
+        ),
+    ] = None,
+    images: RewriteImages = _DEFAULT.images,
+    split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
+    size: Size = None,
+    preset: Preset = None,
+    model_option: ModelOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Write the float model after a rewrite, and its table where the rewrite works on one."""
+    plugin = registry.load_rewrite(name)
+    options = plugin.make_options(pairs(option or ()))
+    loaded = load_model(model, weights, size, preset, model_option)
+    ranges = CalibrationTable.load(table) if table else None
+    found = _rewritten(name, options, loaded, Data(data, split), images, out, ranges)
+    if as_json:
+        print(json.dumps({"rewrite": name, "ensures": plugin.ensures, **found.to_dict()}, indent=1))
+        return
+    print(found.line)
+    _tell_next(found, data, out)
+
+
+def _rewritten(
+    name: str,
+    options: object,
+    model: FloatModel,
+    data: Data,
+    images: int,
+    out: Path,
+    table: CalibrationTable | None = None,
+) -> Rewritten:
+    """Applies a rewrite and writes what comes out."""
+    ensure_folder(out.parent)
+    found = pipeline.rewrite(
+        model, name, data, images, _DEFAULT.seed, options, table, for_console()
+    )
+    write_whole(out, describe(found.model).SerializeToString())
+    if found.table is not None:
+        found.table.save(_table_beside(out))
+    return found
+
+
+def _table_beside(out: Path) -> Path:
+    return out.with_suffix(".table.json")
+
+
+def _tell_next(found: Rewritten, data: Path, out: Path) -> None:
+    """Prints the command that goes on from here."""
+    weights, stem = quote(str(out)), quote(str(out.with_suffix("")))
+    if found.table is not None:
+        beside = _table_beside(out)
+        print(f"{out} and {beside}: written; next:")
+        given = f"onnx --weights {weights} --table {quote(str(beside))}"
+        print(f"  quantcore quantize {given} --out {stem}.qdq.onnx")
+        return
+    print(f"{out}: written; next, with a backend of `quantcore list`:")
+    given = f"onnx --weights {weights} --data {quote(str(data))}"
+    print(f"  quantcore calibrate {given} --backend NAME --out {stem}.json")

@@ -17,6 +17,7 @@ from quantcore.commands.options import (
     Decode,
     Device,
     Engine,
+    EngineOption,
     EvalImages,
     EvaluationSplit,
     Images,
@@ -31,13 +32,13 @@ from quantcore.commands.options import (
     Threads,
     Weights,
     decoded,
+    engine_options,
     load_model,
     read_policy,
     table_paths,
     unique,
 )
 from quantcore.contracts import registry
-from quantcore.contracts.engine import EngineOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import UsageError
 from quantcore.ir.description import describe
@@ -187,6 +188,7 @@ def evaluate(
     ] = None,
     engine: Engine = REFERENCE_ENGINE,
     provider: Providers = None,
+    engine_option: EngineOption = None,
     out: Annotated[Path | None, typer.Option(help="Result (JSON) to write.")] = None,
     images: EvalImages = None,
     size: Size = None,
@@ -207,7 +209,8 @@ def evaluate(
         ensure_folder(out.parent)
     reference = _drawn(against) if against else None
     loaded = load_model(model, weights, size, preset, model_option)
-    options = EngineOptions(threads, providers=tuple(provider or ()), max_batch=batch_size)
+    short = {"threads": threads, "providers": provider, "max_batch": batch_size}
+    options = engine_options([engine], engine_option, **short)[engine]
     what = plan or (pipeline.load_onnx(graph) if graph else loaded.proto)
     found = pipeline.evaluate(
         loaded,

@@ -6,15 +6,18 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import numpy as np
 import onnx
+from msgspec import Meta
 
+from quantcore.contracts.options import as_given, filled, option
+from quantcore.contracts.plans import BuildReport, Built, manifest_of
 from quantcore.errors import EngineError
 from quantcore.ir.model import Array
 from quantcore.runtime.files import ensure_folder, write_whole
@@ -22,28 +25,39 @@ from quantcore.runtime.progress import Progress, Silent
 
 API_VERSION = 1
 
+Options = TypeVar("Options", bound="EngineOptions")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """How an engine is built.
+    """How an engine is built; what an engine has beyond that, it adds in a class derived from this.
 
     Attributes:
         threads: CPU threads; None leaves it to the engine.
-        exact: Run every node as the graph says, without fusions that change the arithmetic.
-        providers: Execution providers, most wanted first; none leaves the choice to the engine.
         max_batch: Largest batch that an engine with fixed shapes is built for.
-        target: Hardware to build for by the engine's own name (`SM86`); None for this machine's.
-        timing_cache: File in which an engine that times kernels keeps what it learnt.
+        exact: Run every node as the graph says, without fusions that change the arithmetic.
         shared_memory: Let many engines, few running at a time, share memory where they can.
     """
 
-    threads: int | None = None
+    threads: Annotated[int, Meta(ge=1)] | None = option(
+        None, "CPU threads; the engine's own choice by default."
+    )
+    max_batch: Annotated[int, Meta(ge=1)] = option(
+        1, "Largest batch, for engines with fixed shapes."
+    )
     exact: bool = False
-    providers: tuple[str, ...] = ()
-    max_batch: int = 1
-    target: str | None = None
-    timing_cache: Path | None = None
     shared_memory: bool = False
+
+    @classmethod
+    def of(cls: type[Options], options: EngineOptions) -> Options:
+        """Options as an engine's own: what was set for any engine, and defaults for the rest."""
+        if isinstance(options, cls):
+            return options
+        return cls(**{f.name: getattr(options, f.name) for f in fields(EngineOptions)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; a file by its name alone, for the folder is of one machine."""
+        return {k: v.name if isinstance(v, Path) else v for k, v in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -65,100 +79,6 @@ class EngineLayer:
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return {**asdict(self), "nodes": list(self.nodes)}
-
-
-@dataclass(frozen=True)
-class Built:
-    """A graph built ahead of time, as an engine hands it over.
-
-    Attributes:
-        content: The plan file.
-        hardware: What it runs on.
-        layers: What it runs, as far as the engine tells without running it.
-    """
-
-    content: bytes
-    hardware: str
-    layers: tuple[EngineLayer, ...] = ()
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """A plan on disk; its JSON form lies beside it.
-
-    Attributes:
-        path: The plan file.
-        engine: Engine name.
-        versions: Of its library.
-        hardware: What the plan runs on.
-        seconds: Wall time of the build.
-        plan_bytes: Its size.
-        onnx_sha256: Of the graph that it was built from.
-        options: It was built with.
-        layers: What it runs; empty where the engine cannot tell here.
-    """
-
-    path: Path
-    engine: str
-    versions: Mapping[str, str]
-    hardware: str
-    seconds: float
-    plan_bytes: int
-    onnx_sha256: str
-    options: EngineOptions
-    layers: tuple[EngineLayer, ...]
-
-    @property
-    def verified(self) -> bool:
-        """Whether the engine told of every layer in which precision it runs.
-
-        A build that succeeds proves nothing about that.
-        """
-        return bool(self.layers) and all(layer.precision for layer in self.layers)
-
-    @property
-    def manifest(self) -> Path:
-        """The JSON file beside the plan."""
-        return _manifest_beside(self.path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        options = asdict(self.options)
-        cache = self.options.timing_cache
-        return {
-            "plan": self.path.name,
-            "engine": self.engine,
-            "versions": dict(self.versions),
-            "hardware": self.hardware,
-            "seconds": round(self.seconds, 3),
-            "plan_bytes": self.plan_bytes,
-            "onnx_sha256": self.onnx_sha256,
-            "options": {**options, "timing_cache": cache.name if cache else None},
-            "precision_verified": self.verified,
-            "layers": [layer.to_dict() for layer in self.layers],
-        }
-
-
-def _manifest_beside(plan: Path) -> Path:
-    return plan.with_name(plan.name + ".manifest.json")
-
-
-def _manifest_of(plan: Path) -> dict[str, Any]:
-    """What is written beside a plan; empty where nothing is.
-
-    Raises:
-        EngineError: It is no manifest.
-    """
-    path = _manifest_beside(plan)
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EngineError(f"{path}: not a readable manifest: {error}") from None
-    if not isinstance(found, dict) or not {"engine", "versions", "hardware"} <= found.keys():
-        raise EngineError(f"{path}: not the manifest of a plan; build the graph again")
-    return found
 
 
 class Engine(ABC):
@@ -283,12 +203,12 @@ class EnginePlugin(ABC):
     Attributes:
         builds_ahead: Whether graphs can be built into a file, on a machine that may lack the
             hardware to run it.
-        takes: Which of the options `providers`, `target` and `timing_cache` mean something to it.
+        options: What it can be told, with a help line for each that is for people.
     """
 
     api_version: ClassVar[int] = API_VERSION
     builds_ahead: ClassVar[bool] = False
-    takes: ClassVar[frozenset[str]] = frozenset()
+    options: ClassVar[type[EngineOptions]] = EngineOptions
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -297,26 +217,48 @@ class EnginePlugin(ABC):
     def versions(self) -> Mapping[str, str]:
         """Version of the engine's library, by library name."""
 
-    @abstractmethod
+    def make_options(self, given: Iterable[tuple[str, str]], **own: Any) -> EngineOptions:
+        """The engine's options from what a person wrote.
+
+        Args:
+            given: Names and values.
+            own: What quantcore itself sets.
+
+        Raises:
+            UsageError: A name that the engine does not know, or a value that does not fit.
+        """
+        return filled(self.options, given, f"engine {self.name!r}", **own)
+
     def build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
         """Builds a graph.
 
+        Args:
+            proto: The graph.
+            options: The engine's own, or `EngineOptions` that any engine takes.
+
         Raises:
-            EngineError: The engine refuses the graph; names the node where it tells.
+            EngineError: The engine refuses the graph or the options; names the node where it
+                tells.
         """
+        self.check(options)
+        return self._build(proto, options)
+
+    @abstractmethod
+    def _build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
+        """Builds a graph; `of` makes the checked options the engine's own."""
 
     def check(self, options: EngineOptions) -> None:
         """Refuses options before any work is done with them.
 
         Raises:
-            EngineError: One means nothing to this engine, or asks for what is not installed here.
+            EngineError: They are another engine's, or ask for what is not installed here.
         """
-        for what in ("providers", "target", "timing_cache"):
-            given = getattr(options, what)
-            if given and what not in self.takes:
-                shown = ", ".join(given) if isinstance(given, tuple) else given
+        known = {entry.name for entry in fields(self.options)}
+        for name, value in as_given(options).items():
+            if name not in known:
+                shown = ", ".join(value) if isinstance(value, tuple) else value
                 raise EngineError(
-                    f"engine {self.name!r} takes no {what.replace('_', ' ')}: {shown}"
+                    f"engine {self.name!r} takes no {name.replace('_', ' ')}: {shown}"
                 )
 
     def load(self, path: Path, options: EngineOptions) -> Engine:
@@ -336,7 +278,7 @@ class EnginePlugin(ABC):
             content = path.read_bytes()
         except OSError as error:
             raise EngineError(f"{path}: cannot read the plan: {error.strerror or error}") from None
-        built = _manifest_of(path)
+        built = manifest_of(path)
         if built.get("engine", self.name) != self.name:
             raise EngineError(
                 f"{path}: was built by engine {built['engine']!r}; use --engine {built['engine']}"
@@ -408,7 +350,7 @@ class EnginePlugin(ABC):
             time.perf_counter() - began,
             len(built.content),
             hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest(),
-            options,
+            self.options.of(options),
             built.layers,
         )
         write_whole(out, built.content)

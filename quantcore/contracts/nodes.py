@@ -13,9 +13,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper
 
 from quantcore.errors import BackendError
+from quantcore.ir.edits import attributes
 from quantcore.ir.model import FloatModel
 
 T = TypeVar("T")
@@ -197,17 +197,12 @@ def nodes(model: FloatModel, arithmetic: str = "float32") -> list[Node]:
 
 
 def _node(proto: onnx.NodeProto, initializers: Mapping[str, npt.NDArray[np.generic]]) -> Node:
-    attributes = {a.name: _plain(helper.get_attribute_value(a)) for a in proto.attribute}
     constants = {p: initializers[i] for p, i in enumerate(proto.input) if i in initializers}
     return Node(
         proto.name,
         proto.op_type,
-        attributes,
+        attributes(proto),
         tuple(proto.input),
         tuple(proto.output),
         constants,
     )
-
-
-def _plain(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value

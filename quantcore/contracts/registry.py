@@ -12,10 +12,11 @@ from typing import Any, cast
 from packaging.requirements import Requirement
 from stevedore import DriverManager
 
-from quantcore.contracts import backend, engine, model, remote
+from quantcore.contracts import backend, engine, model, remote, rewrite
 from quantcore.contracts.backend import BackendPlugin
 from quantcore.contracts.engine import EnginePlugin
 from quantcore.contracts.model import ModelPlugin
+from quantcore.contracts.rewrite import Rewrite
 from quantcore.errors import BackendUnavailable, PluginError, QuantcoreError
 from quantcore.ir.decoding import Decoding
 from quantcore.runtime.progress import Progress, Silent
@@ -24,11 +25,13 @@ MODELS = "quantcore.models"
 BACKENDS = "quantcore.backends"
 ENGINES = "quantcore.engines"
 DECODINGS = "quantcore.decodings"
+REWRITES = "quantcore.rewrites"
 
 _CONTRACTS: dict[str, tuple[type, int]] = {
     MODELS: (ModelPlugin, model.API_VERSION),
     BACKENDS: (BackendPlugin, backend.API_VERSION),
     ENGINES: (EnginePlugin, engine.API_VERSION),
+    REWRITES: (Rewrite, rewrite.API_VERSION),
 }
 
 
@@ -125,6 +128,11 @@ def load_decoding(kind: str) -> type[Decoding]:
     if not (isinstance(found, type) and issubclass(found, Decoding)):
         raise PluginError(f"decoding {kind!r} of {owner} is no {Decoding.__name__}")
     return found
+
+
+def load_rewrite(name: str) -> Rewrite:
+    """The rewrite of that name; see `_load` for the errors."""
+    return cast(Rewrite, _load(REWRITES, name))
 
 
 def _load(group: str, name: str) -> object:

@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,17 @@ import numpy as np
 import onnx
 
 from quantcore.contracts.engine import (
-    Built,
     Engine,
     EngineLayer,
     EngineOptions,
     EnginePlugin,
     Surroundings,
 )
+from quantcore.contracts.options import option
+from quantcore.contracts.plans import Built
 from quantcore.engines.common import HEAVY, names_of_nodes, one_line
 from quantcore.errors import EngineError
+from quantcore.ir.edits import nodes_by_name
 from quantcore.ir.model import Array
 from quantcore.runtime.host import host
 from quantcore.runtime.progress import Progress
@@ -43,11 +45,24 @@ _WORDS: Mapping[int, str] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnnxRuntimeOptions(EngineOptions):
+    """How a session is opened.
+
+    Attributes:
+        providers: Execution providers, most wanted first; the CPU's where none is given.
+    """
+
+    providers: tuple[str, ...] = option(
+        (), "Execution provider; repeat, the most wanted first. The CPU's by default."
+    )
+
+
 class OnnxRuntimeEngine(EnginePlugin):
     """Builds inference sessions; on the CPU unless other execution providers are asked for."""
 
     builds_ahead = True
-    takes = frozenset({"providers"})
+    options = OnnxRuntimeOptions
 
     def versions(self) -> Mapping[str, str]:
         """See EnginePlugin."""
@@ -55,15 +70,13 @@ class OnnxRuntimeEngine(EnginePlugin):
 
         return {"onnxruntime": str(onnxruntime.__version__)}
 
-    def build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
-        """See EnginePlugin."""
-        self.check(options)
-        return _Session(proto, options)
+    def _build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
+        return _Session(proto, OnnxRuntimeOptions.of(options))
 
     def check(self, options: EngineOptions) -> None:
         """See EnginePlugin; execution providers must be in this build of ONNX Runtime."""
         super().check(options)
-        _providers(options.providers)
+        _providers(OnnxRuntimeOptions.of(options).providers)
 
     def explain(self, where: Surroundings) -> str:
         """See EnginePlugin; the pattern is DQ, DQ -> Conv -> Q with an INT32 bias or none."""
@@ -80,7 +93,7 @@ class OnnxRuntimeEngine(EnginePlugin):
     def _build_ahead(
         self, proto: onnx.ModelProto, options: EngineOptions, progress: Progress
     ) -> Built:
-        session = _Session(proto, options)
+        session = _Session(proto, OnnxRuntimeOptions.of(options))
         try:
             # The file holds layouts chosen for this processor.
             hardware = f"{host()['processor']}, {session.runs_on()}"
@@ -95,13 +108,13 @@ class OnnxRuntimeEngine(EnginePlugin):
         except Exception as error:  # protobuf's own class
             raise EngineError(f"not an ONNX graph: {one_line(error)}") from None
         # The file is optimized already; to do it again would fuse what was kept apart.
-        return _Session(proto, replace(options, exact=True))
+        return _Session(proto, replace(OnnxRuntimeOptions.of(options), exact=True))
 
 
 class _Session(Engine):
     """One InferenceSession."""
 
-    def __init__(self, proto: onnx.ModelProto, options: EngineOptions) -> None:
+    def __init__(self, proto: onnx.ModelProto, options: OnnxRuntimeOptions) -> None:
         self._providers = _providers(options.providers)
         self._proto = proto
         self._options = options
@@ -194,7 +207,7 @@ class _Reader:
 
     def __init__(self, given: onnx.ModelProto, optimized: onnx.ModelProto) -> None:
         self._given = names_of_nodes(given)
-        self._made = {node.name: node for node in given.graph.node}
+        self._made = nodes_by_name(given.graph)
         graph = optimized.graph
         self.nodes = list(graph.node)
         self._types: dict[str, int] = {i.name: i.data_type for i in graph.initializer}

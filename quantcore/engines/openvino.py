@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 
 from quantcore.contracts.engine import (
-    Built,
     Engine,
     EngineLayer,
     EngineOptions,
     EnginePlugin,
     Surroundings,
 )
+from quantcore.contracts.plans import Built
 from quantcore.engines.common import (
     HEAVY,
     PRECISIONS,
@@ -56,9 +56,7 @@ class OpenVinoEngine(EnginePlugin):
 
         return {"openvino": str(openvino.get_version()).partition("-")[0]}
 
-    def build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
-        """See EnginePlugin."""
-        self.check(options)
+    def _build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
         return _Compiled(proto, options)
 
     def caveat(self) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import onnx
 
 from quantcore.contracts.engine import Surroundings
+from quantcore.ir.edits import attributes, consumers, producers
 
 #: Operators that engines have INT8 kernels for, where data and weight are quantized.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -33,14 +34,10 @@ class _Graph:
     """Who makes and who reads each tensor."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
-        self._makers = {tensor: node for node in proto.graph.node for tensor in node.output}
+        self._makers, self._readers = producers(proto.graph), consumers(proto.graph)
         self._shapes: Mapping[str, tuple[int, ...]] = {
             i.name: tuple(i.dims) for i in proto.graph.initializer
         }
-        self._readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in proto.graph.node:
-            for tensor in node.input:
-                self._readers.setdefault(tensor, []).append(node)
 
     def maker(self, tensor: str) -> onnx.NodeProto | None:
         """The node that makes a tensor, casts left out; None for inputs and constants."""
@@ -61,8 +58,7 @@ class _Graph:
     def surroundings(self, node: onnx.NodeProto) -> Surroundings:
         """What stands around a node."""
         followers = [n.op_type for t in node.output for n in self._readers.get(t, ())]
-        attributes = {a.name: a for a in node.attribute}
-        groups = int(attributes["group"].i) if "group" in attributes else 1
+        groups = int(attributes(node).get("group", 1))
         maker = self.maker(node.input[0])
         behind = maker.op_type if maker is not None else None
         channels_in, channels_out = self._channels(node, groups)
@@ -93,5 +89,5 @@ class _Graph:
             return shape[1] * groups, shape[0]
         if node.op_type == "ConvTranspose":
             return shape[0], shape[1] * groups
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        transposed = attributes(node).get("transB", 0)
         return (shape[1], shape[0]) if transposed else (shape[-2], shape[-1])

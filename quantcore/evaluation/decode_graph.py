@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 from quantcore.errors import ModelError
 from quantcore.evaluation.decoding.pen import PREFIX
 from quantcore.ir.decoding import DECODED, Decoding
+from quantcore.ir.edits import copied, opset_of
 
 
 def append_decode(
@@ -29,8 +30,7 @@ def append_decode(
     Raises:
         ModelError: The outputs do not fit the decoding, or the graph's opset is below 13.
     """
-    drawn = onnx.ModelProto()
-    drawn.CopyFrom(proto)
+    drawn = copied(proto)
     heads = [output.name for output in drawn.graph.output]
     if heads == [DECODED] and decoding.drawn == decoding:
         return drawn
@@ -47,7 +47,7 @@ def append_decode(
 
 
 def _check(proto: onnx.ModelProto, decoding: Decoding) -> None:
-    opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    opset = opset_of(proto)
     if opset < 13:
         raise ModelError(f"decoding in the graph needs opset 13 or later, the graph has {opset}")
     heads = [output.name for output in proto.graph.output]

@@ -16,6 +16,7 @@ import onnx
 
 from quantcore.errors import CheckpointError, ModelError, PluginError
 from quantcore.ir.decoding import Decoding
+from quantcore.ir.edits import copied
 from quantcore.ir.model import FloatModel, Preprocessing
 from quantcore.ir.values import listed, mapping, positive, text, whole
 
@@ -76,8 +77,7 @@ def described(proto: onnx.ModelProto, path: Path, decodings: Decodings) -> Float
 
 def _bare(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without a description."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    copy = copied(proto)
     others = [entry for entry in proto.metadata_props if entry.key != KEY]
     del copy.metadata_props[:]
     copy.metadata_props.extend(others)

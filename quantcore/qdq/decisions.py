@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import onnx
 
+from quantcore.ir.edits import attributes, nodes_by_name
 from quantcore.ir.model import FloatGraph, LayerInfo
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import PlacementRule
-from quantcore.qdq.topology import Topology, attributes, moves_values
+from quantcore.qdq.topology import Topology, moves_values
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class _Decider:
         self._model = model
         self._policy = policy
         self._topology = Topology(model.proto.graph)
-        self._nodes = {node.name: node for node in model.proto.graph.node}
+        self._nodes = nodes_by_name(model.proto.graph)
         weighted = [self._nodes[layer.name] for layer in model.layers if layer.weights]
         self._behind = self._topology.beyond(weighted, forward=True)
         self._before = self._topology.beyond(weighted, forward=False)

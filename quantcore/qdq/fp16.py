@@ -9,6 +9,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
 
+from quantcore.ir.edits import Names, copied, opset_of, set_constants, set_nodes
+
 FP32, FP16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 _SUFFIX = {FP32: "fp32", FP16: "fp16"}
@@ -19,11 +21,6 @@ def narrow(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float16]:
     with np.errstate(over="ignore"):
         found: npt.NDArray[np.float16] = np.asarray(values).astype(np.float16)
     return found
-
-
-def opset_of(proto: onnx.ModelProto) -> int:
-    """Version of the default operator set; 0 where the graph names none."""
-    return int(next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0))
 
 
 def element_types(proto: onnx.ModelProto) -> dict[str, int]:
@@ -72,7 +69,7 @@ def takes_fp16(node: onnx.NodeProto, types: Mapping[str, int], opset: int) -> bo
     return reads and not rigid
 
 
-class Typist:
+class Fp16Writer:
     """Rewrites a graph in place, node by node in its order.
 
     Args:
@@ -86,8 +83,7 @@ class Typist:
         self._types = element_types(proto)
         self._constants = {i.name: i for i in proto.graph.initializer}
         self._outputs = {o.name for o in proto.graph.output}
-        self._taken = {n for node in proto.graph.node for n in (node.name, *node.output)}
-        self._taken |= self._constants.keys() | self._types.keys()
+        self._new = Names.of(proto.graph).fresh
         self._fp16 = self._wanted(frozenset(fp32))
         self._actual = {i.name: FP32 for i in proto.graph.input}
         self._renamed: dict[str, str] = {}  # what an output is called before its Cast to FP32
@@ -98,16 +94,12 @@ class Typist:
         """Types every node and puts the Casts between."""
         self._round_scales()
         for node in self._graph.node:
-            self._type(onnx.NodeProto.FromString(node.SerializeToString()))
+            self._type(copied(node))
         for name in self._renamed:
             self._cast(name, FP32)
-        del self._graph.node[:]
-        self._graph.node.extend(self._nodes)
+        set_nodes(self._graph, self._nodes)
         del self._graph.value_info[:]  # stale, and the checker infers it
-        read = {name for node in self._nodes for name in node.input} | self._outputs
-        kept = [i for i in self._constants.values() if i.name in read]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(kept)
+        set_constants(self._graph, self._constants.values())
 
     def _wanted(self, fp32: frozenset[str]) -> frozenset[str]:
         """Names of the nodes that compute in FP16; a DQ does where a reader of it does."""
@@ -176,11 +168,3 @@ class Typist:
             self._nodes.append(cast)
             self._made[name, kind] = made
         return self._made[name, kind]
-
-    def _new(self, name: str) -> str:
-        count, found = 1, name
-        while found in self._taken:
-            count += 1
-            found = f"{name}.{count}"
-        self._taken.add(found)
-        return found

@@ -7,10 +7,18 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 import quantcore
 from quantcore.errors import ModelError, RangeError, TableError
+from quantcore.ir.edits import (
+    Names,
+    add_constant,
+    copied,
+    drop_unread,
+    nodes_by_name,
+    set_nodes,
+)
 from quantcore.ir.model import FloatModel, QdqModel
 from quantcore.qdq.groups import merged
 from quantcore.qdq.placement import Plan, Site
@@ -39,8 +47,7 @@ def insert(model: FloatModel, plan: Plan, table: CalibrationTable) -> QdqModel:
         ModelError: The result fails the ONNX checker.
     """
     _check_table(model, plan, table)
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto = copied(model.proto)
     writer = _Writer(proto.graph, model)
     ranges = merged(plan, table.tensors)
     for site in plan.sites:
@@ -83,9 +90,8 @@ class _Writer:
     def __init__(self, graph: onnx.GraphProto, model: FloatModel) -> None:
         self._graph = graph
         self._model = model
-        self._nodes = {node.name: node for node in graph.node}
-        self._taken = {name for node in graph.node for name in (node.name, *node.input)}
-        self._taken.update(name for node in graph.node for name in node.output)
+        self._nodes = nodes_by_name(graph)
+        self._new = Names.of(graph).fresh
         self._after: dict[str, list[onnx.NodeProto]] = {}
         self._first: list[onnx.NodeProto] = []
 
@@ -93,8 +99,9 @@ class _Writer:
         """Quantizes one tensor for the site's consumers."""
         scale, zero = code_of(found, site.policy)
         names = [self._new(f"{site.tensor}.{part}") for part in ("scale", "zero_point")]
-        self._constant(names[0], scale)
-        self._constant(names[1], zero.astype(np.int8 if site.policy.symmetric else np.uint8))
+        kind = np.int8 if site.policy.symmetric else np.uint8
+        add_constant(self._graph, names[0], scale)
+        add_constant(self._graph, names[1], zero.astype(kind))
         code, value = (self._new(f"{site.tensor}.{p}") for p in ("quantized", "dequantized"))
         dequantize = helper.make_node(
             "DequantizeLinear",
@@ -106,7 +113,7 @@ class _Writer:
             dequantize.attribute.append(helper.make_attribute("axis", site.axis))
         if site.role == "weight":
             weight = self._model.initializers[site.tensor]
-            self._constant(code, quantize(weight, scale, site.axis, site.policy.code))
+            add_constant(self._graph, code, quantize(weight, scale, site.axis, site.policy.code))
             self._first.append(dequantize)
         else:
             clip = self._clip(site, scale, zero)
@@ -133,7 +140,7 @@ class _Writer:
             return []
         ends = [self._new(f"{site.tensor}.{end}") for end in ("lowest", "highest")]
         for name, code in zip(ends, codes_of(site.policy), strict=True):
-            self._constant(name, np.asarray((code - zero) * scale, dtype=np.float32))
+            add_constant(self._graph, name, np.asarray((code - zero) * scale, dtype=np.float32))
         output = self._new(f"{site.tensor}.clipped")
         name = self._new(f"{site.tensor}.clip")
         return [helper.make_node("Clip", [site.tensor, *ends], [output], name=name)]
@@ -145,25 +152,8 @@ class _Writer:
             ordered.append(node)
             for output in node.output:
                 ordered.extend(self._after.pop(output, []))
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
-        del self._graph.node[:]
-        self._graph.node.extend(copies)
-        read = {name for node in copies for name in node.input}
-        kept = [i for i in self._graph.initializer if i.name in read]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(kept)
-
-    def _new(self, name: str) -> str:
-        """The name, or the next one that the float graph does not use already."""
-        count, found = 1, name
-        while found in self._taken:
-            count += 1
-            found = f"{name}.{count}"
-        self._taken.add(found)
-        return found
-
-    def _constant(self, name: str, values: npt.NDArray[np.generic]) -> None:
-        self._graph.initializer.append(numpy_helper.from_array(values, name))
+        set_nodes(self._graph, ordered)
+        drop_unread(self._graph)
 
 
 def _manifest(model: FloatModel, plan: Plan, table: CalibrationTable) -> Mapping[str, object]:

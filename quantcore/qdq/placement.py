@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from quantcore.errors import PolicyError
+from quantcore.ir.edits import attributes, nodes_by_name
 from quantcore.ir.model import FloatGraph, LayerInfo
 from quantcore.policy.code import Code
 from quantcore.policy.matcher import TENSORS
@@ -221,6 +222,5 @@ def channel_axis(layer: LayerInfo, model: FloatGraph) -> int:
         return 0
     if layer.op == "conv_transpose2d":
         return 1
-    node = next(n for n in model.proto.graph.node if n.name == layer.name)
-    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    transposed = attributes(nodes_by_name(model.proto.graph)[layer.name]).get("transB", 0)
     return 0 if transposed else model.initializers[layer.weights[0]].ndim - 1

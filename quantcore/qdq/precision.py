@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import AttributeProto, numpy_helper, version_converter
+from onnx import AttributeProto, version_converter
 
 from quantcore.errors import ModelError, PolicyError, UsageError
+from quantcore.ir.edits import constants, copied, opset_of
 from quantcore.ir.model import FloatModel
 from quantcore.policy.matcher import TENSORS
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.fp16 import (
     PAIR,
-    Typist,
+    Fp16Writer,
     element_types,
     narrow,
-    opset_of,
     takes_fp16,
     touches_floats,
 )
@@ -80,7 +80,7 @@ def mixed(proto: onnx.ModelProto, keep_fp32: Iterable[str] = ()) -> Mixed:
     typed = _raised(proto)
     asked |= {name for name in names if name.startswith(_DECODE)}
     kept = _forced(typed, asked)
-    Typist(typed, asked | kept.keys()).write()
+    Fp16Writer(typed, asked | kept.keys()).write()
     try:
         onnx.checker.check_model(typed, full_check=True)
     except onnx.checker.ValidationError as error:
@@ -138,8 +138,7 @@ def _chosen(model: FloatModel, proto: onnx.ModelProto, policy: CalibrationPolicy
 
 def _raised(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy at opset 19 or later; newer ones are left alone."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    copy = copied(proto)
     opset = opset_of(copy)
     if opset < LOWEST_OPSET:
         try:
@@ -156,14 +155,14 @@ def _raised(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _forced(proto: onnx.ModelProto, asked: AbstractSet[str]) -> dict[str, str]:
     """Nodes that cannot be FP16, and why."""
-    constants = {i.name: numpy_helper.to_array(i) for i in proto.graph.initializer}
+    values = constants(proto.graph)
     types, opset = element_types(proto), opset_of(proto)
     found: dict[str, str] = {}
     for node in proto.graph.node:
         if any(a.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS) for a in node.attribute):
             raise ModelError(f"node {node.name!r} ({node.op_type}): control flow stays untyped")
         if node.op_type in PAIR:
-            scale = constants.get(node.input[1])
+            scale = values.get(node.input[1])
             if scale is None or not _holds(scale):
                 reason = f"FP16 cannot hold the scale {node.input[1]!r}"
                 found.update(dict.fromkeys((node.name, *_readers(proto, node)), reason))
@@ -171,7 +170,7 @@ def _forced(proto: onnx.ModelProto, asked: AbstractSet[str]) -> dict[str, str]:
             if touches_floats(node, types):
                 found[node.name] = f"{node.op_type} has no FP16 form"
         else:
-            wide = [i for i in node.input if i in constants and _overflows(constants[i])]
+            wide = [i for i in node.input if i in values and _overflows(values[i])]
             if wide:
                 found[node.name] = f"FP16 cannot hold the constant {wide[0]!r}"
     return {name: reason for name, reason in found.items() if name not in asked}

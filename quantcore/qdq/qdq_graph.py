@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from quantcore.qdq.fp16 import opset_of
-from quantcore.qdq.topology import Topology, attributes, moves_values
+from quantcore.ir.edits import attributes, constants, opset_of
+from quantcore.qdq.topology import Topology, moves_values
 
 Values = npt.NDArray[np.generic]
 
@@ -29,9 +29,7 @@ class QdqGraph(Topology):
         super().__init__(proto.graph)
         self.proto = proto
         self.opset = opset_of(proto)
-        self.values: dict[str, Values] = {
-            i.name: numpy_helper.to_array(i) for i in proto.graph.initializer
-        }
+        self.values: dict[str, Values] = constants(proto.graph)
         for node in proto.graph.node:
             if node.op_type == "Constant" and "value" in attributes(node):
                 self.values[node.output[0]] = numpy_helper.to_array(attributes(node)["value"])

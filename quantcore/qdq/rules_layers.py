@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
+from quantcore.ir.edits import attributes
 from quantcore.qdq.qdq_graph import QUANTIZE, QdqGraph
 from quantcore.qdq.rules_pairs import Found
-from quantcore.qdq.topology import attributes, moves_values
+from quantcore.qdq.topology import moves_values
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 _INTEGER = frozenset(

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 
+from quantcore.ir.edits import attributes
 from quantcore.qdq.qdq_graph import DEQUANTIZE, QUANTIZE, QdqGraph
-from quantcore.qdq.topology import attributes
 
 #: A node and what is wrong with it.
 Found = Iterator[tuple[str, str]]

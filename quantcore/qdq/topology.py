@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import onnx
-from onnx import helper
+
+from quantcore.ir.edits import attributes, consumers, producers
 
 #: Convolutions and the like: what an element-wise add can be fused behind.
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -23,12 +23,6 @@ _MOVES = frozenset(
 )
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """The attributes of a node by name; text as str."""
-    found = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    return {k: v.decode() if isinstance(v, bytes) else v for k, v in found.items()}
-
-
 class Topology:
     """The edges of a graph.
 
@@ -41,17 +35,11 @@ class Topology:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
-        self.producers: dict[str, onnx.NodeProto] = {}
-        self.consumers: dict[str, list[onnx.NodeProto]] = {}
+        self.producers = producers(graph)
+        self.consumers = consumers(graph)
         self.constants = frozenset(i.name for i in graph.initializer)
         self.outputs = frozenset(o.name for o in graph.output)
-        self._order: dict[str, int] = {}
-        for index, node in enumerate(graph.node):
-            for name in dict.fromkeys(node.input):
-                self.consumers.setdefault(name, []).append(node)
-            for name in node.output:
-                self.producers[name] = node
-                self._order[name] = index
+        self._order = {t: index for index, node in enumerate(graph.node) for t in node.output}
 
     def fused_branch(self, node: onnx.NodeProto) -> str | None:
         """The input of an add whose convolution the add can be fused behind.

@@ -11,7 +11,6 @@ from quantcore.results.audit import Int8Audit, SimulationAudit
 from quantcore.results.comparison import Evaluated, LeftInFloat, RunRecord, Variant
 from quantcore.results.difference import TableDifference
 from quantcore.results.estimate import Estimate, Neighbours
-from quantcore.results.rewrites import Equalized
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -160,16 +159,6 @@ def audit(found: SimulationAudit, backend: str) -> str:
         f"{found.worst_db:.1f} dB SQNR (worst: {found.worst_tensor}), raw heads "
         f"{found.heads_db:.1f} dB; end to end {found.end_to_end_db:.1f} dB, where moving the "
         f"scales by one unit in the last place puts the graph {found.floor_db:.1f} dB from itself"
-    )
-
-
-def equalized(found: Equalized) -> str:
-    """What was done to the channels, in one line."""
-    muls, folded = len(found.multiplied), len(found.folded)
-    return (
-        f"{muls + folded} tensors equalized by channel: {muls} by a Mul node, {folded} in the "
-        f"weights before them; the float network agrees with the given one to {found.parity:.1e} "
-        "relative"
     )
 
 

@@ -1,1 +1,1 @@
-"""Rewrites of the float graph that leave its results alone and make it easier to quantize."""
+"""The rewrites that quantcore ships: float graph to float graph, easier to quantize."""

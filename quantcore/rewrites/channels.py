@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from quantcore.ir.edits import attributes
 from quantcore.ir.model import FloatModel, LayerInfo
-from quantcore.qdq.topology import Topology, attributes
+from quantcore.qdq.topology import Topology
 
 #: Nodes that work within each channel, and on x / s as on x for any s > 0; Concat, Resize and
 #: Slice do where their attributes say so.

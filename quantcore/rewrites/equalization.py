@@ -14,70 +14,83 @@ is therefore equalized fully, with an exponent of 1.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from quantcore.analysis.agreement import PARITY_LIMIT, check_finite, disagreement
 from quantcore.contracts.engine import EngineOptions, EnginePlugin
+from quantcore.contracts.options import option
+from quantcore.contracts.rewrite import Rewrite
 from quantcore.data.batches import Batches
-from quantcore.errors import RangeError, RewriteError, UsageError
+from quantcore.errors import RangeError, UsageError
+from quantcore.ir.edits import add_constant, copied, opset_of
 from quantcore.ir.model import Array, FloatModel
-from quantcore.qdq.fp16 import opset_of
-from quantcore.results.rewrites import Equalized
+from quantcore.results.rewrites import Rewritten
 from quantcore.rewrites.channels import Channels, Source
 from quantcore.rewrites.scaling import Factors, scale
-from quantcore.runtime.progress import Progress, Silent
+from quantcore.runtime.progress import Progress
+from quantcore.table.table import CalibrationTable
 
 #: SmoothQuant's own exponent; docs/rewrites.md has what others lose.
 ALPHA = 0.5
 #: Channels of a smaller share of the tensor's range count as if they had this share: dead ones
 #: have no range, and what they show on other images must not be blown up.
 FLOOR = 1e-3
-CHECKED_IMAGES = 2
 #: From this opset on ReduceMax and ReduceL1 take their axes as an input, not as an attribute.
 _AXES_INPUT = 18
 
 
-def equalize(
-    model: FloatModel,
-    batches: Batches,
-    engine: EnginePlugin,
-    alpha: float = ALPHA,
-    progress: Progress | None = None,
-) -> Equalized:
-    """Scales the channels of all that convolutions read, the network input excepted.
+@dataclass(frozen=True, kw_only=True)
+class EqualizationOptions:
+    """How much alike channels get.
 
-    Args:
-        model: The float model.
-        batches: Calibration images for this model.
-        engine: Runs the float graph; the numerical reference.
+    Attributes:
         alpha: 0..1; 1 makes all channels of a tensor alike, 0 would leave them as they are. What
             only depthwise convolutions read has 1.
-        progress: Where to report.
-
-    Raises:
-        UsageError: `alpha` is out of range.
-        RangeError: An activation is NaN or infinite; names tensor and image.
-        ModelError: The float graph itself yields NaN or infinity.
-        RewriteError: The new graph computes something else.
-        DataError: As `Batches`.
     """
-    if not 0 < alpha <= 1:
-        raise UsageError(f"alpha must be above 0 and at most 1, not {alpha}")
-    inputs = batches.inputs()
-    with inputs.naming_images():
-        found = (progress or Silent()).track(inputs, "ranges of channels")
-        ranges = channel_ranges(model, found, engine)
-    sources = Channels(model).sources()
-    exponents = {name: 1.0 if s.depthwise else alpha for name, s in sources.items()}
-    scaled = scale(model, {name: factors(r, exponents[name]) for name, r in ranges.items()})
-    new = replace(model, proto=scaled.proto)
-    few = Batches(batches.images[:CHECKED_IMAGES], model.preprocessing, batches.batch_size)
-    parity = check(model, new, few.inputs(), engine)
-    return Equalized(new, scaled.multiplied, scaled.folded, parity)
+
+    alpha: float = option(ALPHA, "1 makes all channels of a tensor alike, 0.1 hardly more so.")
+
+    def __post_init__(self) -> None:
+        """Raises UsageError where alpha is out of range."""
+        if not 0 < self.alpha <= 1:
+            raise UsageError(f"alpha must be above 0 and at most 1, not {self.alpha}")
+
+
+class Equalization(Rewrite):
+    """Scales the channels of all that convolutions read, the network input excepted."""
+
+    preserves_float = True
+    ensures = "channels of what convolutions read have like ranges"
+    makes = "equalized"
+    options = EqualizationOptions
+
+    def _apply(
+        self,
+        model: FloatModel,
+        table: CalibrationTable | None,
+        batches: Batches,
+        engine: EnginePlugin,
+        options: EqualizationOptions,
+        progress: Progress,
+    ) -> Rewritten:
+        """Raises RangeError where an activation is NaN or infinite; names tensor and image."""
+        inputs = batches.inputs()
+        with inputs.naming_images():
+            found = progress.track(inputs, "ranges of channels")
+            ranges = channel_ranges(model, found, engine)
+        sources = Channels(model).sources()
+        exponents = {name: 1.0 if s.depthwise else options.alpha for name, s in sources.items()}
+        scaled = scale(model, {name: factors(r, exponents[name]) for name, r in ranges.items()})
+        muls, folded = len(scaled.multiplied), len(scaled.folded)
+        summary = (
+            f"{muls + folded} tensors equalized by channel: {muls} by a Mul node, {folded} in the "
+            "weights before them"
+        )
+        details = {"multiplied": list(scaled.multiplied), "folded": list(scaled.folded)}
+        return Rewritten(replace(model, proto=scaled.proto), None, summary, details)
 
 
 def factors(ranges: Factors, alpha: float) -> Factors:
@@ -132,8 +145,7 @@ def _measuring(model: FloatModel, watched: Mapping[str, Source]) -> onnx.ModelPr
 
     Max |x|, and the sum of |x| for what is not finite: ONNX Runtime's ReduceMax passes over NaN.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto = copied(model.proto)
     graph = proto.graph
     del graph.output[:]
     for tensor, source in watched.items():
@@ -143,9 +155,7 @@ def _measuring(model: FloatModel, watched: Mapping[str, Source]) -> onnx.ModelPr
         for op, read, end in (("ReduceMax", ends[0], ends[1]), ("ReduceL1", tensor, ends[2])):
             node = helper.make_node(op, [read], [end], end, keepdims=0)
             if opset_of(proto) >= _AXES_INPUT:
-                node.input.append(f"{end}.axes")
-                constant = numpy_helper.from_array(np.asarray(axes, np.int64), f"{end}.axes")
-                graph.initializer.append(constant)
+                node.input.append(add_constant(graph, f"{end}.axes", np.asarray(axes, np.int64)))
             else:
                 node.attribute.append(helper.make_attribute("axes", axes))
             graph.node.append(node)
@@ -160,33 +170,3 @@ def _check_finite(tensor: str, sums: Array, images: int) -> None:
         first = int(np.argmax(bad))
         nan = bool(np.isnan(sums[first]).any())
         raise RangeError.not_finite(f"tensor {tensor!r}", nan, images + first)
-
-
-def check(
-    model: FloatModel, rewritten: FloatModel, batches: Iterable[Array], engine: EnginePlugin
-) -> float:
-    """Holds the heads of a rewritten model against those of the float model.
-
-    Returns:
-        Largest difference over the largest magnitude of a head, the worst of all heads and batches.
-
-    Raises:
-        ModelError: The float graph itself yields NaN or infinity.
-        RewriteError: The figure exceeds 1e-4; names the head.
-    """
-    worst = 0.0
-    with (
-        engine.build(model.proto, EngineOptions()) as before,
-        engine.build(rewritten.proto, EngineOptions()) as after,
-    ):
-        for batch in batches:
-            expected = before.infer(batch)
-            check_finite(model, expected)
-            error, head = disagreement(expected, after.infer(batch))
-            if not error <= PARITY_LIMIT:
-                raise RewriteError(
-                    f"{model.name}: the rewritten graph differs from the float graph by "
-                    f"{error:.1e} relative at output {head!r} (limit {PARITY_LIMIT:.0e})"
-                )
-            worst = max(worst, error)
-    return worst

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from quantcore.ir.edits import Names, add_constant, attributes, copied, drop_unread, set_nodes
 from quantcore.ir.model import FloatModel
-from quantcore.qdq.topology import attributes
 from quantcore.rewrites.channels import Channels
 
 Factors = npt.NDArray[np.float64]
@@ -56,15 +56,14 @@ class _Rewriting:
     def __init__(self, model: FloatModel, factors: Mapping[str, Factors]) -> None:
         self._model = model
         self._channels = Channels(model)
-        self._proto = onnx.ModelProto()
-        self._proto.CopyFrom(model.proto)
+        self._proto = copied(model.proto)
         self._factors = {model.input_name: np.ones(3), **factors}
         self._twins: dict[str, str] = {}  # names, by tensor
         self._copies: dict[str, onnx.NodeProto] = {}  # what makes twins of joined, pooled ... ones
         self._muls: dict[str, onnx.NodeProto] = {}  # what makes twins of sources
         nodes = model.proto.graph.node
-        self._nodes = {node.name for node in nodes}
-        self._tensors = {name for node in nodes for name in (*node.input, *node.output)}
+        self._nodes = Names(node.name for node in nodes)
+        self._tensors = Names(name for node in nodes for name in (*node.input, *node.output))
 
     def result(self) -> Scaled:
         """See `scale`."""
@@ -101,19 +100,18 @@ class _Rewriting:
         factor = self._factor(tensor, rank)
         if np.all(factor == 1):
             return tensor
-        name = self._twins[tensor] = _new(f"{tensor}.equalized", self._tensors)
+        name = self._twins[tensor] = self._tensors.fresh(f"{tensor}.equalized")
         producer = self._channels.topology.producers[tensor]
         parts = self._channels.parts(tensor, rank)
         if not parts:
-            constant = _new(f"{tensor}.equalized.factors", self._tensors)
+            constant = self._tensors.fresh(f"{tensor}.equalized.factors")
             values = (1 / factor).reshape(1, -1, *[1] * (rank - 2)).astype(np.float32)
-            self._proto.graph.initializer.append(numpy_helper.from_array(values, constant))
-            label = _new(f"{producer.name}.equalize", self._nodes)
+            add_constant(self._proto.graph, constant, values)
+            label = self._nodes.fresh(f"{producer.name}.equalize")
             self._muls[tensor] = helper.make_node("Mul", [tensor, constant], [name], label)
             return name
-        copy = self._copies[tensor] = onnx.NodeProto()
-        copy.CopyFrom(producer)
-        copy.name = _new(f"{producer.name}.equalized", self._nodes)
+        copy = self._copies[tensor] = copied(producer)
+        copy.name = self._nodes.fresh(f"{producer.name}.equalized")
         copy.input[: len(parts)] = [self._twin(part, rank) for part in parts]
         copy.output[:] = [name]
         return name
@@ -122,8 +120,7 @@ class _Rewriting:
         """All nodes, each twin behind its original; convolutions read what they are told to."""
         nodes = []
         for original in self._model.proto.graph.node:
-            node = onnx.NodeProto()
-            node.CopyFrom(original)
+            node = copied(original)
             if node.name in read:
                 node.input[0] = read[node.name]
             nodes.append(node)
@@ -183,7 +180,7 @@ class _Rewriting:
             name = node.input[position]
             if readers[name] > 1:
                 readers[name] -= 1
-                name = node.input[position] = _new(f"{name}.equalized", self._tensors)
+                name = node.input[position] = self._tensors.fresh(f"{name}.equalized")
                 initializers[name] = self._proto.graph.initializer.add()
             initializers[name].CopyFrom(numpy_helper.from_array(values, name))
 
@@ -203,33 +200,18 @@ class _Rewriting:
     def _finish(self, nodes: list[onnx.NodeProto]) -> None:
         """Puts the nodes into the graph, with the constants and shapes that belong to them."""
         graph = self._proto.graph
-        del graph.node[:]
-        graph.node.extend(nodes)
-        read = {name for node in nodes for name in node.input}.union(self._model.output_names)
-        constants = [i for i in graph.initializer if i.name in read]
-        del graph.initializer[:]
-        graph.initializer.extend(constants)
+        set_nodes(graph, nodes)
+        drop_unread(graph)
         made = {name for node in nodes for name in node.output}
         infos = {info.name: info for info in graph.value_info if info.name in made}
         known = {info.name: info for info in (*graph.value_info, *graph.output)}
         for tensor, twin in self._twins.items():
             if twin in made and tensor in known:
-                infos[twin] = onnx.ValueInfoProto()
-                infos[twin].CopyFrom(known[tensor])
+                infos[twin] = copied(known[tensor])
                 infos[twin].name = twin
         kept = list(infos.values())
         del graph.value_info[:]
         graph.value_info.extend(kept)
-
-
-def _new(name: str, taken: set[str]) -> str:
-    """The name, or the next one that is not taken; it is now."""
-    count, found = 1, name
-    while found in taken:
-        count += 1
-        found = f"{name}.{count}"
-    taken.add(found)
-    return found
 
 
 def _rescaled(

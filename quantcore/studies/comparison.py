@@ -45,7 +45,7 @@ from quantcore.studies.keep import quantized_layers
 from quantcore.studies.layers import LayerStudy, mix
 from quantcore.studies.macs import int8_share, macs_of
 from quantcore.studies.mixed import SearchTarget
-from quantcore.studies.rewriting import equalized_once
+from quantcore.studies.rewriting import rewritten
 from quantcore.studies.sensitivity import StudiedModel
 from quantcore.table.table import CalibrationTable
 
@@ -66,8 +66,8 @@ class Comparison:
         precision: Of what stays unquantized; see `pipeline.quantize`.
         target: What is asked of a search for the layers to leave in float, whose result is one more
             variant of every backend; None for no search.
-        equalize: Whether the backends are given the model with equalized channels, see
-            `quantcore.rewrites.equalization`; the float model is evaluated as it was given.
+        rewrites: What is done, in order, to the model that the backends are given; the float model
+            is evaluated as it was given.
         graphs: How many graphs stand for each variant: its own, and others that hardly differ; see
             `quantcore.analysis.neighbours`.
     """
@@ -82,7 +82,7 @@ class Comparison:
     device: str = "auto"
     precision: str = "int8"
     target: SearchTarget | None = None
-    equalize: bool = False
+    rewrites: tuple[str, ...] = ()
     graphs: int = 1
 
 
@@ -112,8 +112,8 @@ def compare(
     _check(what)
     with kept_in(what.out, progress, executor) as runtime:
         run = _Comparing(what, runtime, say)
-        if what.equalize:
-            run.equalize()
+        for name in what.rewrites:
+            run.rewrite(name)
         run.float_model()
         for backend in what.backends:
             run.backend(backend)
@@ -130,6 +130,8 @@ def _check(what: Comparison) -> None:
     for backend in what.backends:
         check_capabilities(backend, registry.load_backend(backend).capabilities, sites)
     check_precision(what.precision)
+    for name in what.rewrites:
+        registry.load_rewrite(name).check_table(what.model, None)
     data = what.data
     calibration = CocoDataset.open(data.root, data.calibration)
     calibration.select(what.policy.images, what.policy.seed)
@@ -207,14 +209,15 @@ class _Comparing:
         self._failures: list[Failure] = []
         self._tables: dict[str, CalibrationTable] = {}
 
-    def equalize(self) -> None:
-        """Gives channels like ranges in what the backends are given; writes that model."""
+    def rewrite(self, name: str) -> None:
+        """Rewrites what the backends are given; writes that model."""
         what = self._what
-        found = equalized_once(what.model, what.data, what.policy, self._runtime)
+        found = rewritten(self._model, name, what.data, what.policy, self._runtime)
         self._model = found.model
-        write_whole(what.out / "equalized.onnx", describe(found.model).SerializeToString())
-        self._rewrites.append(terminal.equalized(found))
-        self._say(self._rewrites[-1])
+        path = what.out / f"{registry.load_rewrite(name).makes}.onnx"
+        write_whole(path, describe(found.model).SerializeToString())
+        self._rewrites.append(found.line)
+        self._say(found.line)
 
     def float_model(self) -> None:
         """Writes the float graph and evaluates it on every engine."""

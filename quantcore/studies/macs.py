@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import onnx
 
 from quantcore.errors import ModelError
+from quantcore.ir.edits import copied, fixed_shapes
 from quantcore.ir.model import WEIGHTED_OPS, FloatModel
 
 Shape = tuple[int, ...]
@@ -19,8 +20,7 @@ def shapes_of(model: FloatModel) -> dict[str, Shape]:
     Raises:
         ModelError: ONNX's shape inference fails on the graph.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto = copied(model.proto)
     # Shapes that were inferred for a dynamic batch would stand in the way of the fixed ones.
     del proto.graph.value_info[:]
     for output in proto.graph.output:
@@ -34,13 +34,8 @@ def shapes_of(model: FloatModel) -> dict[str, Shape]:
     except Exception as error:  # the library's own class derives from RuntimeError
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{model.name}: shapes cannot be inferred: {reason}") from None
-    graph = inferred.graph
-    found = {i.name: tuple(i.dims) for i in graph.initializer}
-    for info in (*graph.input, *graph.value_info, *graph.output):
-        sides = info.type.tensor_type.shape.dim
-        if all(d.HasField("dim_value") for d in sides):
-            found[info.name] = tuple(d.dim_value for d in sides)
-    return found
+    weights = {i.name: tuple(i.dims) for i in inferred.graph.initializer}
+    return weights | fixed_shapes(inferred.graph)
 
 
 def macs_of(model: FloatModel, shapes: Mapping[str, Shape] | None = None) -> dict[str, int]:

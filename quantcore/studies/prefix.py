@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from quantcore.ir.edits import leading_to, producers
 from quantcore.ir.model import Array, FloatModel
 from quantcore.studies.macs import Shape
 
@@ -64,19 +65,9 @@ def cut(model: FloatModel, changed: onnx.ModelProto, shapes: Mapping[str, Shape]
             dirty.update(node.output)
             reached.append(node)
     heads = tuple(name for name in model.output_names if name in dirty)
-    nodes = _needed(reached, heads)
+    nodes = leading_to(reached, heads)
     nodes = _with_producers(model, nodes, shapes)
     return extract(changed, nodes, heads, shapes)
-
-
-def _needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
-    """The nodes that the outputs depend on, in order."""
-    wanted, kept = set(outputs), []
-    for node in reversed(nodes):
-        if not wanted.isdisjoint(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    return kept[::-1]
 
 
 def _feeds(constants: Iterable[str], nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
@@ -95,7 +86,7 @@ def _with_producers(
     types = {i.name: i.type.tensor_type.elem_type for i in model.proto.graph.value_info}
     types[model.input_name] = _FLOAT
     order = {node.name: place for place, node in enumerate(model.proto.graph.node)}
-    makers = {name: node for node in model.proto.graph.node for name in node.output}
+    makers = producers(model.proto.graph)
     constants = {i.name for i in model.proto.graph.initializer}
     extra: list[onnx.NodeProto] = []
     while True:

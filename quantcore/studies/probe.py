@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx import helper
 
+from quantcore.ir.edits import copied, nodes_by_name, set_nodes
 from quantcore.ir.model import FloatModel, LayerInfo
 from quantcore.studies.macs import Shape
 from quantcore.studies.prefix import Suffix, extract
@@ -28,11 +29,10 @@ def layer_probe(
     Returns:
         A graph with two scalar outputs, signal and noise.
     """
-    float_nodes = {node.name: node for node in model.proto.graph.node}
+    float_nodes = nodes_by_name(model.proto.graph)
     added = [node for node in alone.graph.node if node.name not in float_nodes]
-    quantized = next(node for node in alone.graph.node if node.name == layer.name)
-    reference = onnx.NodeProto()
-    reference.CopyFrom(float_nodes[layer.name])
+    quantized = nodes_by_name(alone.graph)[layer.name]
+    reference = copied(float_nodes[layer.name])
     reference.name = f"{layer.name}.float"
     reference.output[0] = f"{layer.outputs[0]}.float"
     error = f"{layer.outputs[0]}.error"
@@ -63,9 +63,8 @@ def layers_probe(
         A graph from images to `<layer>.signal` and `<layer>.noise`, sums of squares of the layer's
         float outputs and of their errors.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    float_nodes = {node.name: node for node in model.proto.graph.node}
+    proto = copied(model.proto)
+    float_nodes = nodes_by_name(model.proto.graph)
     measured = {layer.name for layer in layers}
     nodes: list[onnx.NodeProto] = []
     outputs: list[str] = []
@@ -77,8 +76,7 @@ def layers_probe(
             outputs.extend(ends)
     have = {i.name for i in proto.graph.initializer}
     proto.graph.initializer.extend(i for i in quantized.graph.initializer if i.name not in have)
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
+    set_nodes(proto.graph, nodes)
     del proto.graph.output[:]
     infos = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []) for name in outputs)
     proto.graph.output.extend(infos)
@@ -97,8 +95,7 @@ def noise_name(layer: str) -> str:
 
 def _beside(node: onnx.NodeProto, signal: str, noise: str) -> list[onnx.NodeProto]:
     """The quantized layer under another name, and what measures its first output."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
+    copy = copied(node)
     copy.name = f"{node.name}.int8"
     copy.output[:] = [f"{name}.int8" for name in node.output]
     error = f"{node.output[0]}.error"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
 import onnx
 
 import quantcore
+from quantcore.contracts import registry
 from quantcore.data.coco import CocoDataset
 from quantcore.ir.model import FloatModel
-from quantcore.pipeline import Data, equalize
+from quantcore.pipeline import Data, rewrite
 from quantcore.policy.policy import CalibrationPolicy
-from quantcore.results.rewrites import Equalized
-from quantcore.rewrites.equalization import ALPHA
+from quantcore.results.rewrites import Rewritten
 from quantcore.runtime.jobs import Runtime, whole
 from quantcore.runtime.keys import content_key, file_digests
 from quantcore.runtime.progress import Progress
@@ -23,21 +24,22 @@ REVISION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class _Kept:
-    """An equalized graph and what was done to it."""
+    """A rewritten graph and what was done to it; details as JSON."""
 
     proto: onnx.ModelProto
-    multiplied: tuple[str, ...]
-    folded: tuple[str, ...]
-    parity: float
+    summary: str
+    details: str
+    parity: float | None
 
 
-def equalized_once(
-    model: FloatModel, data: Data, policy: CalibrationPolicy, runtime: Runtime
-) -> Equalized:
-    """What `quantcore.pipeline.equalize` gives, unless the runtime has it already.
+def rewritten(
+    model: FloatModel, name: str, data: Data, policy: CalibrationPolicy, runtime: Runtime
+) -> Rewritten:
+    """What `quantcore.pipeline.rewrite` gives, unless the runtime has it already.
 
     Args:
         model: The float model.
+        name: Of a rewrite that works without a table.
         data: Where the calibration images are.
         policy: Says which of them.
         runtime: Where it is done and kept.
@@ -47,24 +49,28 @@ def equalized_once(
     """
     images = CocoDataset.open(data.root, data.calibration).select(policy.images, policy.seed)
     digests = file_digests((image.path for image in images), runtime.progress)
+    options = registry.load_rewrite(name).options()
     key = content_key(
-        "equalize",
+        "rewrite",
         REVISION,
         quantcore.__version__,
         model.key,
-        ALPHA,
+        (name, options),
         [digests[image.path] for image in images],
     )
-    given = (model, data, policy.images, policy.seed)
-    kept = runtime.one(whole("equalization", key, _Kept, _equalize, *given))
-    return Equalized(replace(model, proto=kept.proto), kept.multiplied, kept.folded, kept.parity)
+    given = (model, name, data, policy.images, policy.seed)
+    kept = runtime.one(whole(name, key, _Kept, _rewrite, *given))
+    details = json.loads(kept.details)
+    return Rewritten(replace(model, proto=kept.proto), None, kept.summary, details, kept.parity)
 
 
-def _equalize(model: FloatModel, data: Data, images: int, seed: int, progress: Progress) -> _Kept:
-    done = equalize(model, data, images, seed, ALPHA, progress)
+def _rewrite(
+    model: FloatModel, name: str, data: Data, images: int, seed: int, progress: Progress
+) -> _Kept:
+    done = rewrite(model, name, data, images, seed, progress=progress)
     return _Kept(
         proto=done.model.proto,
-        multiplied=done.multiplied,
-        folded=done.folded,
+        summary=done.summary,
+        details=json.dumps(done.details),
         parity=done.parity,
     )

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 
 from quantcore.errors import TableError
+from quantcore.ir.edits import copied
 from quantcore.ir.model import FloatGraph
 from quantcore.table.packing import pack, unpack
 from quantcore.table.statistics import Statistics
@@ -47,8 +48,7 @@ class Kept:
     @classmethod
     def of(cls, model: FloatGraph, tensors: Mapping[str, tuple[Statistics, ...]]) -> Kept:
         """Keeps statistics of a model's activations; what needs no data is left out."""
-        proto = onnx.ModelProto()
-        proto.CopyFrom(model.proto)
+        proto = copied(model.proto)
         del proto.graph.value_info[:]
         del proto.graph.initializer[:]
         for constant in model.proto.graph.initializer:

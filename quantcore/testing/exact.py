@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper, version_converter
+from onnx import version_converter
 from onnx.reference import ReferenceEvaluator
 
+from quantcore.ir.edits import constants, with_constants
 from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Plan
 from quantcore.qdq.scales import quantize, symmetric_scale
@@ -25,12 +26,10 @@ def in_float64(proto: onnx.ModelProto, batch: Array) -> dict[str, Array]:
     Returns:
         Float64, by name.
     """
-    graph = onnx.ModelProto()
-    graph.CopyFrom(version_converter.convert_version(proto, 19))  # its first with Q/DQ
-    for constant in graph.graph.initializer:
-        if constant.data_type == TensorProto.FLOAT:
-            values = numpy_helper.to_array(constant).astype(np.float64)
-            constant.CopyFrom(numpy_helper.from_array(values, constant.name))
+    graph = version_converter.convert_version(proto, 19)  # its first with Q/DQ
+    known = constants(graph.graph).items()
+    wide = {name: v.astype(np.float64) for name, v in known if v.dtype == np.float32}
+    graph = with_constants(graph, wide)
     names = [output.name for output in graph.graph.output]
     feed = {graph.graph.input[0].name: batch.astype(np.float64)}
     found = ReferenceEvaluator(graph).run(names, feed)
@@ -49,18 +48,14 @@ def on_codes(
         plan: Which weights are quantized.
         table: Their ranges.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    weights = {site.tensor: site for site in plan.sites if site.role == "weight"}
-    for constant in proto.graph.initializer:
-        if constant.name in weights:
-            site, values = weights[constant.name], numpy_helper.to_array(constant)
-            scale = symmetric_scale(table.tensors[site.tensor], site.policy.code)
-            codes = quantize(values, scale, site.axis, site.policy.code)
-            if site.axis is not None:
-                scale = scale.reshape([-1 if i == site.axis else 1 for i in range(values.ndim)])
-            moved = np.asarray(codes * scale, dtype=np.float32)
-            constant.CopyFrom(numpy_helper.from_array(moved, constant.name))
-    found = replace(model, proto=proto)
+    moved = {}
+    for site in (site for site in plan.sites if site.role == "weight"):
+        values = model.initializers[site.tensor]
+        scale = symmetric_scale(table.tensors[site.tensor], site.policy.code)
+        codes = quantize(values, scale, site.axis, site.policy.code)
+        if site.axis is not None:
+            scale = scale.reshape([-1 if i == site.axis else 1 for i in range(values.ndim)])
+        moved[site.tensor] = np.asarray(codes * scale, dtype=np.float32)
+    found = replace(model, proto=with_constants(model.proto, moved))
     provenance = replace(table.provenance, fingerprint=found.fingerprint)
     return found, replace(table, provenance=provenance)

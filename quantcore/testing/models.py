@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from quantcore.evaluation.decoding.anchors import AnchorDecoding
+from quantcore.ir.edits import copied
 from quantcore.ir.model import Array, FloatModel, Preprocessing
 
 SIZE = 32
@@ -99,8 +100,7 @@ def small_detector(seed: int = 0) -> FloatModel:
 def foreign_model() -> FloatModel:
     """The small detector with one node, `odd.one`, that no framework has ever heard of."""
     model = small_detector()
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
+    proto = copied(model.proto)
     odd = helper.make_node(
         "NoSuchOperator", ["odd.in"], ["head.out"], name="odd.one", domain="nowhere"
     )

@@ -22,7 +22,7 @@ class Told(EnginePlugin):
     def versions(self) -> dict[str, str]:
         return {"library": "1.0"}
 
-    def build(self, proto, options) -> Engine:
+    def _build(self, proto, options) -> Engine:
         raise EngineError("nothing to run on")
 
     def inspect(self, proto, options) -> list[EngineLayer]:

@@ -10,8 +10,11 @@ import typer
 from typer.testing import CliRunner
 
 from quantcore.commands import engines
+from quantcore.commands.options import engine_options
 from quantcore.contracts import registry
-from quantcore.errors import EngineError
+from quantcore.contracts.engine import EngineOptions
+from quantcore.engines.onnxruntime import OnnxRuntimeOptions
+from quantcore.errors import EngineError, UsageError
 
 
 @pytest.fixture
@@ -143,7 +146,7 @@ def test_compare_gives_providers_to_the_engines_that_have_them(cli, squares) -> 
     words = (*words, "--out", out, "--images", 2, "--eval-images", 2, "--engine", "openvino")
     done = cli(*words, "--provider", "CPUExecutionProvider")
     assert done.code == 2
-    assert "openvino has no execution providers" in done.err
+    assert "--provider: openvino has no option 'providers'" in done.err
     done = cli(*words, "--engine", "onnxruntime", "--provider", "Nonsense")
     assert done.code == 2
     assert "no execution provider 'Nonsense'" in done.err
@@ -154,3 +157,71 @@ def test_compare_gives_providers_to_the_engines_that_have_them(cli, squares) -> 
     assert [v["runs_on"] for v in report["floats"]] == ["CPU", "CPUExecutionProvider"]
     assert "runs on" in done.out
     assert "CPUExecutionProvider" in (out / "report.html").read_text()
+
+
+def test_short_forms_and_options_by_name_are_the_same(cli, graph, tmp_path) -> None:
+    short = ["--threads", 1, "--provider", "CPUExecutionProvider", "--max-batch", 2]
+    named = ["threads=1", "providers=CPUExecutionProvider", "onnxruntime.max-batch=2"]
+    long = [word for option in named for word in ("--engine-option", option)]
+    manifests = []
+    for number, words in enumerate((short, long)):
+        out = tmp_path / f"{number}.plan"
+        done = cli("build", graph, "--engine", "onnxruntime", "--out", out, *words)
+        assert done.code == 0, done.err
+        manifests.append(json.loads(out.with_name(f"{out.name}.manifest.json").read_text()))
+    assert manifests[0]["options"] == manifests[1]["options"]
+    assert manifests[0]["options"] == {
+        "threads": 1,
+        "max_batch": 2,
+        "exact": False,
+        "shared_memory": False,
+        "providers": ["CPUExecutionProvider"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--engine-option", "thread=2"], "(did you mean 'threads'?); onnxruntime takes: threads"),
+        (["--engine-option", "openvino.threads=2"], "'openvino' is none of the chosen engines"),
+        (["--engine-option", "threads"], "is written NAME=VALUE, not 'threads'"),
+        (["--engine-option", "threads=0"], "engine 'onnxruntime': option threads: expected `int`"),
+        (["--threads", 1, "--engine-option", "threads=2"], "'threads' is given twice"),
+        (["--engine-option", "exact=true"], "no option 'exact'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_in_one_line(cli, graph, words, said) -> None:
+    done = cli("inspect", graph, "--engine", "onnxruntime", *words)
+    assert done.code == 2
+    assert said in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_an_option_goes_to_the_engines_that_have_it() -> None:
+    pytest.importorskip("openvino")
+    found = engine_options(
+        ["onnxruntime", "openvino"],
+        ["openvino.threads=2", "providers=CPUExecutionProvider"],
+        max_batch=4,
+    )
+    assert found["onnxruntime"] == OnnxRuntimeOptions(
+        max_batch=4, providers=("CPUExecutionProvider",)
+    )
+    assert found["openvino"] == EngineOptions(max_batch=4, threads=2)
+    with pytest.raises(UsageError, match="--target: onnxruntime, openvino has no option 'target'"):
+        engine_options(["onnxruntime", "openvino"], target="SM86")
+
+
+def test_options_of_an_engine_are_listed(cli) -> None:
+    done = cli("list", "--options", "onnxruntime", "--json")
+    assert done.code == 0, done.err
+    infos = json.loads(done.out)["engines"]
+    assert [info["name"] for info in infos] == ["threads", "max_batch", "providers"]
+    assert [info["repeats"] for info in infos] == [False, False, True]
+    assert all(info["help"] for info in infos)
+    shown = cli("list", "--options", "onnxruntime")
+    assert "engines: onnxruntime" in shown.out
+    assert "providers" in shown.out
+    done = cli("list", "--options", "nothing")
+    assert done.code == 2
+    assert "no engine or rewrite is called 'nothing'; installed: " in done.err

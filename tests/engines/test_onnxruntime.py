@@ -12,6 +12,8 @@ import pytest
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_engine
 from quantcore.engines.audit import inspect
+from quantcore.engines.onnxruntime import OnnxRuntimeOptions
+from quantcore.engines.tensorrt.options import TensorRtOptions
 from quantcore.errors import EngineError
 
 
@@ -73,11 +75,11 @@ def test_unknown_providers_are_refused_with_those_there_are(plugin, net) -> None
     with pytest.raises(
         EngineError, match=r"no execution provider 'Nonsense'.*CPUExecutionProvider"
     ):
-        plugin.build(net.proto, EngineOptions(providers=("Nonsense",)))
+        plugin.build(net.proto, OnnxRuntimeOptions(providers=("Nonsense",)))
 
 
 def test_the_cpu_can_be_asked_for(plugin, net, run, pictures) -> None:
-    options = EngineOptions(threads=1, providers=("CPUExecutionProvider",))
+    options = OnnxRuntimeOptions(threads=1, providers=("CPUExecutionProvider",))
     with plugin.build(net.proto, options) as engine:
         assert engine.infer(pictures)["y"].shape == run(net.proto, pictures)["y"].shape
         assert all(layer.precision for layer in engine.layers())
@@ -141,7 +143,7 @@ def test_a_provider_that_runs_nothing_is_not_told(plugin, net, pictures) -> None
         pytest.skip("this build of ONNX Runtime has no second execution provider")
     if not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
         pytest.skip("this release of ONNX Runtime does not tell where nodes run")
-    options = EngineOptions(threads=1, providers=("AzureExecutionProvider",))
+    options = OnnxRuntimeOptions(threads=1, providers=("AzureExecutionProvider",))
     with plugin.build(net.proto, options) as engine:
         engine.infer(pictures)
         assert {layer.precision for layer in engine.layers()} == {None}
@@ -150,7 +152,7 @@ def test_a_provider_that_runs_nothing_is_not_told(plugin, net, pictures) -> None
 
 def test_options_of_other_engines_are_refused(plugin, net) -> None:
     with pytest.raises(EngineError, match="'onnxruntime' takes no target: SM86"):
-        plugin.build(net.proto, EngineOptions(target="SM86"))
+        plugin.build(net.proto, TensorRtOptions(target="SM86"))
 
 
 def test_another_provider_runs_the_graph_where_one_is_installed(
@@ -163,7 +165,7 @@ def test_another_provider_runs_the_graph_where_one_is_installed(
     if not others:
         pytest.skip("only the ordinary build of ONNX Runtime is installed")
     want = plugin.build(chain.proto, EngineOptions(threads=1)).infer(pictures)["y"]
-    with plugin.build(chain.proto, EngineOptions(threads=1, providers=(others[0],))) as engine:
+    with plugin.build(chain.proto, OnnxRuntimeOptions(threads=1, providers=(others[0],))) as engine:
         np.testing.assert_allclose(engine.infer(pictures)["y"], want, rtol=1e-3, atol=1e-3)
         assert engine.runs_on().startswith(others[0])
         assert {layer.precision for layer in engine.layers()} <= {None}

@@ -13,6 +13,8 @@ from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_engine
 from quantcore.engines.audit import inspect
 from quantcore.engines.common import has_vnni
+from quantcore.engines.onnxruntime import OnnxRuntimeOptions
+from quantcore.engines.tensorrt.options import TensorRtOptions
 from quantcore.errors import EngineError
 
 pytest.importorskip("openvino")
@@ -125,7 +127,7 @@ def test_build_ahead_writes_plan_and_manifest(plugin, qdq, chain, tmp_path) -> N
 def test_errors_name_the_reason(plugin, net, by_hand, pictures) -> None:
     with pytest.raises(EngineError, match=r"OpenVINO refuses the graph: .*m.1.conv"):
         plugin.build(by_hand.rename(net.proto, "m.0.act", "NotAnOp"), EngineOptions())
-    for options in (EngineOptions(providers=("GPU",)), EngineOptions(target="SM86")):
+    for options in (OnnxRuntimeOptions(providers=("GPU",)), TensorRtOptions(target="SM86")):
         with pytest.raises(EngineError, match="takes no"):
             plugin.build(net.proto, options)
     engine = plugin.build(net.proto, EngineOptions(threads=1))

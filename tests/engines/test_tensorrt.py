@@ -13,8 +13,10 @@ from quantcore import pipeline
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_engine
 from quantcore.engines.audit import inspect
+from quantcore.engines.onnxruntime import OnnxRuntimeOptions
 from quantcore.engines.tensorrt import cuda
 from quantcore.engines.tensorrt.inspector import read_layers
+from quantcore.engines.tensorrt.options import TensorRtOptions
 from quantcore.errors import EngineError
 from quantcore.evaluation.latency import measure
 from quantcore.runtime.progress import Progress
@@ -84,16 +86,16 @@ def test_detectors_build(plugin, name, tmp_path) -> None:
 
 def test_targets_can_be_chosen(plugin, chain, tmp_path) -> None:
     out = tmp_path / "engine.plan"
-    report = plugin.build_ahead(chain.proto, EngineOptions(target="SM89"), out)
+    report = plugin.build_ahead(chain.proto, TensorRtOptions(target="SM89"), out)
     assert "SM89" in report.hardware
     out.unlink()
     with pytest.raises(EngineError, match=r"no target 'SM90'; it has .*SM75.*SM120"):
-        plugin.build_ahead(chain.proto, EngineOptions(target="SM90"), out)
+        plugin.build_ahead(chain.proto, TensorRtOptions(target="SM90"), out)
     assert not out.exists()
 
 
 def test_a_timing_cache_is_refused_where_it_would_do_nothing(plugin, chain, tmp_path) -> None:
-    options = EngineOptions(timing_cache=tmp_path / "cache")
+    options = TensorRtOptions(timing_cache=tmp_path / "cache")
     with pytest.raises(EngineError, match="no timing cache"):
         plugin.build_ahead(chain.proto, options, tmp_path / "engine.plan")
     assert list(tmp_path.iterdir()) == []
@@ -139,7 +141,7 @@ def test_a_plan_without_a_gpu_is_one_clear_line(plugin, chain, tmp_path) -> None
 
 
 def test_execution_providers_are_refused(plugin, chain, tmp_path) -> None:
-    options = EngineOptions(providers=("CPUExecutionProvider",))
+    options = OnnxRuntimeOptions(providers=("CPUExecutionProvider",))
     with pytest.raises(EngineError, match="'tensorrt' takes no providers: CPUExecutionProvider"):
         plugin.build_ahead(chain.proto, options, tmp_path / "engine.plan")
 

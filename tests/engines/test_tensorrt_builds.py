@@ -14,6 +14,7 @@ from quantcore.contracts import registry
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.model import ModelOptions
 from quantcore.engines import REFERENCE_ENGINE
+from quantcore.engines.tensorrt.options import TensorRtOptions
 from quantcore.ir.edits import exposed
 from quantcore.ir.model import FloatModel
 from quantcore.policy.policy import CalibrationPolicy
@@ -71,6 +72,8 @@ def test_real_networks_build_in_every_precision(name: str, tmp_path: Path) -> No
         "FP16": int8_fp16(model.proto, ()),
         "INT8+FP16": int8_fp16(codes, ()),
     }.items():
-        report = engine.build_ahead(graph, EngineOptions(target="SM86"), tmp_path / f"{what}.plan")
+        report = engine.build_ahead(
+            graph, TensorRtOptions(target="SM86"), tmp_path / f"{what}.plan"
+        )
         assert report.path.stat().st_size > 100_000, f"{name} in {what}: no plan"
         assert not report.verified, "without a GPU nothing is known of the layers"

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from quantcore.contracts.registry import load_engine
+from quantcore.contracts.registry import load_engine, load_rewrite
+from quantcore.contracts.rewrite import check_same
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import ModelError, RangeError, RewriteError, UsageError
-from quantcore.ir.edits import exposed
+from quantcore.ir.edits import exposed, with_constants
 from quantcore.ir.model import FloatModel
+from quantcore.results.rewrites import Rewritten
 from quantcore.rewrites.channels import Channels
-from quantcore.rewrites.equalization import channel_ranges, check, equalize, factors
+from quantcore.rewrites.equalization import EqualizationOptions, channel_ranges, factors
 
 node = helper.make_node
 
@@ -24,6 +25,11 @@ node = helper.make_node
 @pytest.fixture(scope="module")
 def engine():
     return load_engine("onnxruntime")
+
+
+def equalize(model: FloatModel, photos: Batches, engine, **given: float) -> Rewritten:
+    options = EqualizationOptions(**given)
+    return load_rewrite("equalize").apply(model, None, photos, engine, options)
 
 
 @pytest.fixture
@@ -98,7 +104,7 @@ def test_with_alpha_one_all_channels_have_the_range_one(net, run, engine, photos
     done = equalize(net, photos, engine, alpha=1.0)
     assert 0 < done.parity < 1e-5
     assert done.model.preprocessing == net.preprocessing
-    assert (done.multiplied, done.folded) == (("t1", "t6"), ("t3",))
+    assert done.details == {"multiplied": ["t1", "t6"], "folded": ["t3"]}
     inputs = np.concatenate(list(photos.inputs()))
     convolutions = Channels(done.model).layers.values()
     reads = [x.inputs[0] for x in convolutions if x.inputs[0] != "images"]
@@ -155,33 +161,28 @@ def test_the_same_images_give_the_same_graph(net, engine, photos) -> None:
 @pytest.mark.parametrize("alpha", [0.0, -0.5, 1.01, float("nan")])
 def test_an_alpha_out_of_range_is_refused(net, engine, photos, alpha: float) -> None:
     with pytest.raises(UsageError, match="alpha"):
-        equalize(net, photos, engine, alpha)
+        equalize(net, photos, engine, alpha=alpha)
 
 
 def with_constant(model: FloatModel, name: str, values: np.ndarray) -> FloatModel:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    for constant in proto.graph.initializer:
-        if constant.name == name:
-            constant.CopyFrom(numpy_helper.from_array(values, name))
-    return replace(model, proto=proto)
+    return replace(model, proto=with_constants(model.proto, {name: values}))
 
 
 def test_a_graph_that_computes_something_else_is_refused(net, engine, images) -> None:
-    assert check(net, net, [images], engine) == 0
+    assert check_same(net, net, [images], engine) == 0
     bias = net.initializers["b4"]
     near = with_constant(net, "b4", bias * np.float32(1 + 1e-6))
-    assert 0 < check(net, near, [images], engine) < 1e-5
+    assert 0 < check_same(net, near, [images], engine) < 1e-5
     with pytest.raises(RewriteError, match="'z'"):
-        check(net, with_constant(net, "b4", bias * np.float32(1.01)), [images], engine)
+        check_same(net, with_constant(net, "b4", bias * np.float32(1.01)), [images], engine)
     with pytest.raises(RewriteError, match="nan relative at output 'z'"):
-        check(net, with_constant(net, "b4", bias * np.float32("nan")), [images], engine)
+        check_same(net, with_constant(net, "b4", bias * np.float32("nan")), [images], engine)
 
 
 def test_a_model_that_is_broken_itself_is_named_as_such(net, engine, images) -> None:
     broken = with_constant(net, "b4", np.full(4, np.inf, np.float32))
     with pytest.raises(ModelError, match="b4"):
-        check(broken, broken, [images], engine)
+        check_same(broken, broken, [images], engine)
 
 
 def test_the_files_that_were_read_are_named(build, engine, photos) -> None:

@@ -100,12 +100,66 @@ def test_a_comparison_equalizes_first(cli: Cli, squares: SimpleNamespace, tmp_pa
     new = loaded(out / "equalized.onnx")
     assert table.provenance.fingerprint == new.fingerprint != given_model.fingerprint
     assert loaded(out / "float.onnx").fingerprint == given_model.fingerprint
+    # Each rewrite is done once, whichever way it is asked for.
+    rewritten = tmp_path / "rewritten"
+    words = [rewritten if word == out else word for word in given]
+    named = ["--rewrite", "equalize", "--equalize"]
+    done = cli("compare", *squares.model, "--data", squares.data, *words, *named)
+    assert done.code == 0, done.err
+    assert json.loads((rewritten / "report.json").read_text())["rewrites"] == [line]
+    assert loaded(rewritten / "equalized.onnx").fingerprint == new.fingerprint
     same = cli(
         *("equalize", *squares.model, "--data", squares.data, "--images", "4"),
         *("--out", tmp_path / "equalized.onnx"),
     )
     assert same.code == 0
     assert loaded(tmp_path / "equalized.onnx").fingerprint == new.fingerprint
+
+
+def test_the_general_command_does_the_same(cli: Cli, squares: SimpleNamespace, tmp_path: Path):
+    paths = [tmp_path / "short.onnx", tmp_path / "general.onnx"]
+    given = [*squares.model, "--data", squares.data, "--images", "4"]
+    done = cli("equalize", *given, "--alpha", "0.3", "--out", paths[0])
+    assert done.code == 0, done.err
+    general = cli("rewrite", "equalize", *given, "--option", "alpha=0.3", "--out", paths[1])
+    assert general.code == 0, general.err
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert general.out == done.out.replace("short", "general")
+    done = cli("rewrite", "equalize", *given, "--out", paths[1], "--json")
+    told = json.loads(done.out)
+    assert told["rewrite"] == "equalize"
+    assert told["fingerprint"] == loaded(paths[1]).fingerprint
+    assert set(told["details"]) == {"multiplied", "folded"}
+    assert 0 <= told["parity"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--option", "alfa=1"], "rewrite 'equalize' has no option 'alfa' (did you mean 'alpha'?)"),
+        (["--option", "alpha=2"], "alpha must be above 0 and at most 1, not 2.0"),
+        (["--option", "alpha=much"], "rewrite 'equalize': option alpha: expected `float`"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    cli: Cli, squares: SimpleNamespace, tmp_path: Path, words: list[str], said: str
+) -> None:
+    out = tmp_path / "new.onnx"
+    done = cli("rewrite", "equalize", *squares.model, "--data", squares.data, "--out", out, *words)
+    assert done.code == 2
+    assert said in done.err
+    assert not out.exists()
+
+
+def test_rewrites_are_listed(cli: Cli) -> None:
+    listed = json.loads(cli("list", "--json").out)["rewrites"]
+    assert [info["name"] for info in listed if info["available"]] == ["equalize"]
+    (alpha,) = json.loads(cli("list", "--options", "equalize", "--json").out)["rewrites"]
+    assert (alpha["name"], alpha["default"]) == ("alpha", 0.5)
+    assert "like ranges" in cli("list", "--options", "equalize").out
+    done = cli("rewrite", "equalise", "onnx", "--weights", "x", "--data", "x", "--out", "x")
+    assert done.code == 2
+    assert "unknown rewrite 'equalise' (did you mean 'equalize'?)" in done.err
 
 
 def test_an_exported_file_is_read_again_as_the_same_model(

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_backend, load_engine
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.ir.edits import exposed
 from quantcore.ir.model import Array, FloatModel, Preprocessing
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, plan
@@ -139,11 +140,7 @@ def tensors() -> Callable[..., dict[str, list[Array]]]:
     """What ONNX Runtime computes for some tensors, batch by batch, in one session."""
 
     def collect(model: FloatModel, names: Sequence[str], batches: Sequence[Array]) -> Any:
-        proto = onnx.ModelProto()
-        proto.CopyFrom(model.proto)
-        known = {o.name for o in proto.graph.output} | {model.input_name}
-        new = [helper.make_empty_tensor_value_info(n) for n in names if n not in known]
-        proto.graph.output.extend(new)
+        proto = exposed(model.proto, names)
         found: dict[str, list[Array]] = {name: [] for name in names}
         with load_engine("onnxruntime").build(
             proto, EngineOptions(threads=1, exact=True)

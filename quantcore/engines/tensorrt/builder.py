@@ -9,15 +9,15 @@ from typing import Any
 
 import onnx
 
-from quantcore.contracts.engine import EngineOptions
 from quantcore.engines.common import one_line
 from quantcore.engines.tensorrt.library import Logger, trt
+from quantcore.engines.tensorrt.options import TensorRtOptions
 from quantcore.errors import EngineError
 from quantcore.runtime.files import write_whole
 from quantcore.runtime.progress import Progress
 
 
-def build_plan(proto: onnx.ModelProto, options: EngineOptions, progress: Progress) -> bytes:
+def build_plan(proto: onnx.ModelProto, options: TensorRtOptions, progress: Progress) -> bytes:
     """Builds a plan.
 
     Networks are strongly typed, so every layer has the type that the graph gives it; releases
@@ -62,7 +62,9 @@ def _network_flags() -> int:
     return 0
 
 
-def _set_flags(config: trt.IBuilderConfig, proto: onnx.ModelProto, options: EngineOptions) -> None:
+def _set_flags(
+    config: trt.IBuilderConfig, proto: onnx.ModelProto, options: TensorRtOptions
+) -> None:
     flags = trt.BuilderFlag
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         for name in sorted(_reduced(proto)):

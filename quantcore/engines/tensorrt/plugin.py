@@ -7,14 +7,15 @@ from collections.abc import Mapping
 import onnx
 
 from quantcore.contracts.engine import (
-    Built,
     Engine,
     EngineLayer,
     EngineOptions,
     EnginePlugin,
     Surroundings,
 )
+from quantcore.contracts.plans import Built
 from quantcore.engines.tensorrt import cuda
+from quantcore.engines.tensorrt.options import TensorRtOptions
 from quantcore.errors import EngineError
 from quantcore.runtime.progress import Progress, Silent
 
@@ -23,7 +24,7 @@ class TensorRtEngine(EnginePlugin):
     """Builds with `tensorrt` (8.6 and later) or `tensorrt_rtx`; runs where there is a GPU."""
 
     builds_ahead = True
-    takes = frozenset({"target", "timing_cache"})
+    options = TensorRtOptions
 
     def versions(self) -> Mapping[str, str]:
         """See EnginePlugin."""
@@ -31,14 +32,13 @@ class TensorRtEngine(EnginePlugin):
 
         return {trt.__name__: str(trt.__version__)}
 
-    def build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
-        """See EnginePlugin; without a GPU this is refused before any time is spent."""
+    def _build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
+        """Without a GPU this is refused before any time is spent."""
         from quantcore.engines.tensorrt.builder import build_plan
         from quantcore.engines.tensorrt.session import Session
 
-        self.check(options)
         driver = self._driver("a graph")
-        return Session(build_plan(proto, options, Silent()), driver)
+        return Session(build_plan(proto, TensorRtOptions.of(options), Silent()), driver)
 
     def _load(self, content: bytes, options: EngineOptions) -> Engine:
         from quantcore.engines.tensorrt.session import Session
@@ -60,6 +60,7 @@ class TensorRtEngine(EnginePlugin):
 
     def inspect(self, proto: onnx.ModelProto, options: EngineOptions) -> list[EngineLayer]:
         """See EnginePlugin; without a GPU the graph is built all the same, and nothing claimed."""
+        self.check(options)
         return list(self._build_ahead(proto, options, Silent()).layers)
 
     def explain(self, where: Surroundings) -> str:
@@ -81,13 +82,14 @@ class TensorRtEngine(EnginePlugin):
         from quantcore.engines.tensorrt.builder import build_plan
         from quantcore.engines.tensorrt.session import Session
 
-        plan = build_plan(proto, options, progress)
+        own = TensorRtOptions.of(options)
+        plan = build_plan(proto, own, progress)
         gpu = cuda.gpu()
         if isinstance(gpu, cuda.NoGpu):
             # A plan that builds proves nothing about the kernels in it: no layers are claimed.
-            where = options.target or "the library's default set of GPUs"
+            where = own.target or "the library's default set of GPUs"
             return Built(plan, f"built for {where}, without a GPU")
-        if options.target not in (None, "CURRENT"):
-            return Built(plan, f"built for {options.target} on {gpu.name}")
+        if own.target not in (None, "CURRENT"):
+            return Built(plan, f"built for {own.target} on {gpu.name}")
         with Session(plan, self._driver("a plan")) as session:
             return Built(plan, gpu.name, tuple(session.layers()))

@@ -7,7 +7,9 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
+
+from quantcore.ir.edits import add_constant, attributes, constants, producers, set_nodes
 
 Values = dict[str, npt.NDArray[np.generic]]
 
@@ -38,8 +40,7 @@ def drop_identities(graph: onnx.GraphProto) -> None:
             renamed[node.output[0]] = node.input[0]
         else:
             kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
+    set_nodes(graph, kept)
 
 
 def fold_batch_norms(graph: onnx.GraphProto) -> None:
@@ -47,10 +48,10 @@ def fold_batch_norms(graph: onnx.GraphProto) -> None:
 
     One that follows no convolution becomes a multiplication and an addition.
     """
-    values: Values = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    values: Values = constants(graph)
     readers = Counter(name for node in graph.node for name in node.input)
     readers.update(o.name for o in graph.output)
-    makers = {name: node for node in graph.node for name in node.output}
+    makers = producers(graph)
     kept: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type != "BatchNormalization" or any(n not in values for n in node.input[1:]):
@@ -69,8 +70,7 @@ def fold_batch_norms(graph: onnx.GraphProto) -> None:
             makers[node.output[0]] = conv
         else:
             kept.extend(_as_arithmetic(node, scale, shift, graph))
-    del graph.node[:]
-    graph.node.extend(kept)
+    set_nodes(graph, kept)
 
 
 def resize_by_scales(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -82,7 +82,7 @@ def resize_by_scales(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]])
         graph: The graph.
         shapes: Shapes of the tensors, where they are fixed.
     """
-    values: Values = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    values: Values = constants(graph)
     for index, node in enumerate(graph.node):
         sizes = values.get(node.input[3]) if len(node.input) > 3 else None
         shape = shapes.get(node.input[0]) if node.op_type == "Resize" else None
@@ -92,9 +92,8 @@ def resize_by_scales(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]])
         # A ratio that FP32 cannot hold could come out one row short.
         if np.all(np.floor(scales.astype(np.float32) * np.array(shape, np.float64)) == sizes):
             name = f"{node.output[0]}.scales.{index}"
-            graph.initializer.append(numpy_helper.from_array(scales.astype(np.float32), name))
             del node.input[2:]
-            node.input.append(name)
+            node.input.append(add_constant(graph, name, scales.astype(np.float32)))
 
 
 def _affine(
@@ -102,7 +101,7 @@ def _affine(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """The factor and the summand that a batch-norm comes to at inference."""
     gamma, beta, mean, variance = (values[n].astype(np.float64) for n in node.input[1:5])
-    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+    epsilon = attributes(node).get("epsilon", 1e-5)
     scale = gamma / np.sqrt(variance + epsilon)
     return scale, beta - mean * scale
 
@@ -123,8 +122,7 @@ def _fold_into(
     del conv.input[1:]
     for name, value in folded.items():
         values[name] = value.astype(np.float32)
-        graph.initializer.append(numpy_helper.from_array(values[name], name))
-        conv.input.append(name)
+        conv.input.append(add_constant(graph, name, values[name]))
 
 
 def _as_arithmetic(
@@ -136,8 +134,7 @@ def _as_arithmetic(
     output = node.output[0]
     names = (f"{output}.scale", f"{output}.shift")
     for name, value in zip(names, (scale, shift), strict=True):
-        array = value.astype(np.float32).reshape(-1, 1, 1)
-        graph.initializer.append(numpy_helper.from_array(array, name))
+        add_constant(graph, name, value.astype(np.float32).reshape(-1, 1, 1))
     return [
         helper.make_node(
             "Mul", [node.input[0], names[0]], [f"{output}.scaled"], f"{node.name}.mul"

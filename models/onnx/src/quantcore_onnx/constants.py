@@ -5,10 +5,17 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from quantcore_onnx.shapes import shapes_of
+from quantcore.ir.edits import (
+    add_constant,
+    constants,
+    drop_unread,
+    fixed_shapes,
+    leading_to,
+    set_nodes,
+)
 
 Constants = dict[str, npt.NDArray[np.generic]]
 
@@ -25,8 +32,8 @@ def fold_constants(model: onnx.ModelProto) -> None:
         model: With all tensor shapes inferred; a Shape node is folded where its input is fixed.
     """
     graph = model.graph
-    known: Constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
-    shapes = shapes_of(model)
+    known: Constants = constants(graph)
+    shapes = fixed_shapes(graph)
     produced: Constants = {}
     kept = []
     for node in graph.node:
@@ -36,24 +43,15 @@ def fold_constants(model: onnx.ModelProto) -> None:
         else:
             known.update(values)
             produced.update(values)
-    del graph.node[:]
-    graph.node.extend(kept)
-    graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in produced.items())
+    set_nodes(graph, kept)
+    for name, value in produced.items():
+        add_constant(graph, name, value)
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
     """Removes nodes that lead to no output, and initializers that nothing reads, in place."""
-    wanted = {o.name for o in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    initializers = [i for i in graph.initializer if i.name in wanted]
-    del graph.initializer[:]
-    graph.initializer.extend(initializers)
+    set_nodes(graph, leading_to(graph.node, (output.name for output in graph.output)))
+    drop_unread(graph)
 
 
 def _evaluate(

@@ -13,7 +13,7 @@ from quantcore.evaluation.decoding.anchors import AnchorDecoding
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
 from quantcore.evaluation.decoding.grid import GridDecoding
 from quantcore.ir.decoding import Decoding
-from quantcore_onnx.shapes import shapes_of
+from quantcore.ir.edits import attributes, fixed_shapes, producers
 
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
@@ -69,7 +69,7 @@ def find_heads(model: onnx.ModelProto, preset: str, size: tuple[int, int], path:
     Raises:
         CheckpointError: The outputs are not those of the preset.
     """
-    shapes = shapes_of(model)
+    shapes = fixed_shapes(model.graph)
     outputs = {o.name: shapes.get(o.name, ()) for o in model.graph.output}
     # An export may hold the raw heads beside the decoded predictions; the latter suffice.
     flat = [name for name, shape in outputs.items() if len(shape) == 3]
@@ -113,7 +113,7 @@ def _anchored(
     path: Path,
 ) -> Heads:
     """Three raw heads, finest first, each B x A*(5+C) x H x W."""
-    shapes = shapes_of(model)
+    shapes = fixed_shapes(model.graph)
     names = [
         _before_split(model.graph, n, shapes) if len(s) == 5 else n for n, s in outputs.items()
     ]
@@ -135,10 +135,11 @@ def _before_split(graph: onnx.GraphProto, name: str, shapes: dict[str, Shape]) -
     Exports reshape a head to B x A x (5+C) x H x W and move the middle to the end; both steps
     only rearrange, so that the tensor before them holds the same predictions.
     """
-    makers = {output: node for node in graph.node for output in node.output}
+    makers = producers(graph)
     moved = makers.get(name)
-    order = next((list(a.ints) for a in moved.attribute if a.name == "perm"), []) if moved else []
-    if moved is None or moved.op_type != "Transpose" or order != [0, 1, 3, 4, 2]:
+    if moved is None or moved.op_type != "Transpose":
+        return name
+    if attributes(moved).get("perm") != [0, 1, 3, 4, 2]:
         return name
     split = makers.get(moved.input[0])
     if split is None or split.op_type != "Reshape":

@@ -13,6 +13,7 @@ from quantcore.contracts.options import option
 from quantcore.contracts.registry import load_decoding
 from quantcore.errors import UsageError
 from quantcore.ir.description import described
+from quantcore.ir.edits import fixed_shapes
 from quantcore.ir.model import FloatModel, Preprocessing
 from quantcore_onnx.cleanup import drop_identities, fold_batch_norms, name_nodes, resize_by_scales
 from quantcore_onnx.coco import class_names
@@ -25,7 +26,6 @@ from quantcore_onnx.shapes import (
     free_batch,
     in_words,
     infer_shapes,
-    shapes_of,
 )
 
 
@@ -125,7 +125,7 @@ def _normalise(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     model = infer_shapes(model, path)
     fold_constants(model)
     drop_identities(model.graph)
-    resize_by_scales(model.graph, shapes_of(model))
+    resize_by_scales(model.graph, fixed_shapes(model.graph))
     name_nodes(model.graph)
     fold_batch_norms(model.graph)
     drop_unused(model.graph)

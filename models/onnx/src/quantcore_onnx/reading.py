@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto
 
 from quantcore.errors import CheckpointError
+from quantcore.ir.edits import opset_of
 
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _QUANTIZED_PREFIXES = ("QLinear", "ConvInteger", "MatMulInteger")
@@ -105,7 +106,7 @@ def check_input(model: onnx.ModelProto, path: Path) -> None:
 
 def _raise_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """Leaves newer opsets alone: a conversion that is not needed can only do harm."""
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     if opset >= LOWEST_OPSET:
         return model
     try:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from quantcore.contracts.engine import EngineOptions
 from quantcore.engines.onnxruntime import OnnxRuntimeEngine
 from quantcore.errors import CheckpointError, EngineError, UsageError
+from quantcore.ir.edits import add_constant, attributes, constants, copied, fixed_shapes
 from quantcore.ir.model import Array
 from quantcore_onnx.reading import invalid
 
@@ -83,17 +83,6 @@ def check(model: onnx.ModelProto, path: Path) -> None:
         raise invalid(error, path) from None
 
 
-def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shapes of all tensors whose shape is fixed."""
-    graph = model.graph
-    shapes = {}
-    for info in (*graph.input, *graph.value_info, *graph.output):
-        kind = info.type.tensor_type
-        if kind.HasField("shape") and all(d.HasField("dim_value") for d in kind.shape.dim):
-            shapes[info.name] = tuple(int(d.dim_value) for d in kind.shape.dim)
-    return shapes
-
-
 def free_batch(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """A copy with a dynamic batch dimension, or the model itself where that does not work.
 
@@ -101,11 +90,10 @@ def free_batch(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         model: With a batch of 1 and all shapes inferred.
         path: The file, for error messages.
     """
-    shapes = shapes_of(model)
+    shapes = fixed_shapes(model.graph)
     if any(shapes.get(o.name, (0,))[0] != 1 for o in model.graph.output):
         return model
-    freed = onnx.ModelProto()
-    freed.CopyFrom(model)
+    freed = copied(model)
     _free_reshapes(freed.graph, shapes)
     freed.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     try:
@@ -125,16 +113,14 @@ def free_batch(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 def _free_reshapes(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> None:
     """Lets Reshape keep the first dimension where its constant target says 1 for the batch."""
-    targets = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    targets = constants(graph)
     for index, node in enumerate(graph.node):
-        if node.op_type != "Reshape" or any(a.name == "allowzero" and a.i for a in node.attribute):
+        if node.op_type != "Reshape" or attributes(node).get("allowzero"):
             continue
         target, shape = targets.get(node.input[1]), shapes.get(node.input[0])
         if target is not None and target.size and target[0] == 1 and shape and shape[0] == 1:
-            name = f"{node.input[1]}.batch.{index}"
             patched = np.concatenate([[0], target[1:]]).astype(np.int64)
-            graph.initializer.append(numpy_helper.from_array(patched, name))
-            node.input[1] = name
+            node.input[1] = add_constant(graph, f"{node.input[1]}.batch.{index}", patched)
 
 
 def _same_results(one: onnx.ModelProto, many: onnx.ModelProto, shape: tuple[int, ...]) -> bool:

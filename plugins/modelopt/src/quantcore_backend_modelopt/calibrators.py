@@ -17,6 +17,7 @@ from onnxruntime.quantization.calibrate import CalibrationDataReader
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from quantcore.errors import RangeError
+from quantcore.ir.edits import with_sums
 from quantcore.ir.model import Array
 
 _METHODS = {"max": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}
@@ -105,7 +106,7 @@ class Watch:
         self.tensors = tuple(tensors)
         self.observer = observer
         graph = folder / "float.onnx"
-        probed = _probed(proto, self.tensors)
+        probed = with_sums(proto, {t: t + _SUM for t in self.tensors})
         graph.write_bytes(probed.SerializeToString())
         # As its own quantize_static calls it: the list holds nodes, whose tensors are watched.
         self._calibrator = calibrate.create_calibrator(
@@ -126,17 +127,3 @@ class Watch:
         found = self._calibrator.compute_data()
         ends = {tensor: np.asarray(found[tensor].range_value) for tensor in self.tensors}
         return {tensor: float(np.abs(both).max()) for tensor, both in ends.items()}
-
-
-def _probed(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """The graph with a sum over each tensor: a node to name it by, and an output to check it."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    for tensor in tensors:
-        sums = tensor + _SUM
-        copy.graph.node.append(
-            onnx.helper.make_node("ReduceSum", [tensor], [sums], name=sums, keepdims=0)
-        )
-        scalar = onnx.helper.make_tensor_value_info(sums, onnx.TensorProto.FLOAT, [])
-        copy.graph.output.append(scalar)
-    return copy

@@ -18,6 +18,7 @@ from onnxruntime.quantization.calibrate import (
 )
 
 from quantcore.errors import RangeError
+from quantcore.ir.edits import with_sums
 from quantcore.ir.model import Array
 from quantcore.policy.policy import TensorPolicy
 
@@ -67,25 +68,8 @@ class _OneBatch(CalibrationDataReader):  # type: ignore[misc]
         return feeds
 
 
-def with_sums(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """The graph with the sum over each tensor as an output, which shows NaN and infinity.
-
-    The calibraters' own ReduceMin, ReduceMax, nanmin and nanmax step over NaN.
-    """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    for tensor in tensors:
-        sums = tensor + _SUM
-        copy.graph.node.append(
-            onnx.helper.make_node("ReduceSum", [tensor], [sums], name=sums, keepdims=0)
-        )
-        scalar = onnx.helper.make_tensor_value_info(sums, onnx.TensorProto.FLOAT, [])
-        copy.graph.output.append(scalar)
-    return copy
-
-
 class _Guarded:
-    """An inference session on a graph `with_sums` that refuses tensors with NaN or infinity."""
+    """An inference session on a graph with sums that refuses tensors with NaN or infinity."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
@@ -123,7 +107,8 @@ class Watch:
         self.tensors = tuple(tensors)
         self.kind = f"{policy.observer} calibrater"
         graph = folder / "float.onnx"
-        graph.write_bytes(with_sums(proto, self.tensors).SerializeToString())
+        summed = with_sums(proto, {tensor: tensor + _SUM for tensor in self.tensors})
+        graph.write_bytes(summed.SerializeToString())
         self._calibrater = _calibrater(graph, folder / "augmented.onnx", policy)
         self._calibrater.chosen = self.tensors
         with _hushed():
