@@ -30,8 +30,9 @@ from quantcore.evaluation.detections import Detections
 from quantcore.evaluation.evaluator import evaluate
 from quantcore.runtime.executor import kept_in
 from quantcore.runtime.threads import cores
+from quantcore.studies.graph_job import Candidate
 from quantcore.studies.keep import alone
-from quantcore.studies.runs import Candidate, GraphRuns, RunOutcome
+from quantcore.studies.runs import GraphRuns, RunOutcome
 from quantcore.studies.sensitivity import StudiedModel
 from quantcore.table.table import CalibrationTable
 

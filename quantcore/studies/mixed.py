@@ -16,9 +16,10 @@ from quantcore.results.mixed import Mixed, Point, Unseen
 from quantcore.results.sensitivity import Sensitivity
 from quantcore.runtime.jobs import Runtime
 from quantcore.studies.accuracy import Scorer
+from quantcore.studies.graph_job import Candidate
 from quantcore.studies.keep import keeping
 from quantcore.studies.macs import macs_of
-from quantcore.studies.runs import Candidate, GraphRuns
+from quantcore.studies.runs import GraphRuns
 from quantcore.studies.search import Kept, Search
 from quantcore.studies.sensitivity import StudiedModel
 

@@ -16,9 +16,10 @@ from quantcore.results.estimate import Loss
 from quantcore.results.sensitivity import DEFAULT_METHOD, METHODS, LayerCost, Sensitivity
 from quantcore.runtime.jobs import Runtime
 from quantcore.studies.accuracy import Scorer
+from quantcore.studies.graph_job import Candidate
 from quantcore.studies.keep import alone, quantized_layers
 from quantcore.studies.macs import macs_of
-from quantcore.studies.runs import Candidate, GraphRuns
+from quantcore.studies.runs import GraphRuns
 from quantcore.table.table import CalibrationTable
 
 

@@ -28,8 +28,9 @@ from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.plain import json_text, plain
 from quantcore.runtime.store import Store
 from quantcore.studies import mixed, sensitivity
+from quantcore.studies.graph_job import Candidate
 from quantcore.studies.keep import alone, keeping, quantized_layers
-from quantcore.studies.runs import Candidate, GraphRuns
+from quantcore.studies.runs import GraphRuns
 from quantcore.studies.sensitivity import StudiedModel
 
 #: One that every backend takes, one in the framework's own observers, and one with rules.
