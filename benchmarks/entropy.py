@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcore import pipeline
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts import registry
 from quantcore.contracts.model import ModelOptions
 from quantcore.data.batches import Batches
@@ -53,7 +54,7 @@ def quantcore(given: argparse.Namespace, arithmetic: str, _: Progress) -> tuple[
     sites = replace(sites, arithmetic=arithmetic)
     with registry.load_backend(given.backend).open(model) as session:
         began = time.perf_counter()
-        session.calibrate(sites, batches.inputs())
+        calibrate(session, sites, batches.inputs())
         return len(activations(sites)), time.perf_counter() - began
 
 

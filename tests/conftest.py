@@ -15,9 +15,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantcore.contracts.backend import BackendSession, Capabilities, symmetric_range
+from quantcore.contracts.backend import BackendSession, Capabilities
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.nodes import GraphRunner, Node, Tap
+from quantcore.contracts.observing import symmetric_range
 from quantcore.contracts.registry import load_engine
 from quantcore.ir.model import Array, Decoding, FloatModel, Preprocessing
 from quantcore.policy.policy import CalibrationPolicy

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from quantcore.analysis.agreement import noise
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts.capabilities import Capabilities, check_capabilities
 from quantcore.contracts.remote.wire import planned as planned_over_there
 from quantcore.contracts.remote.wire import written
@@ -84,13 +85,13 @@ def test_a_calibration_computes_in_what_its_plan_says(node_session, net, planned
         session._watch, session._observe = watched, observed
         portable = planned(net, implementation="portable")
         native = planned(net, activations={"observer": "max"})
-        session.calibrate(portable, [images])
+        calibrate(session, portable, [images])
         session.collect([portable], [images])
         session.collect([native], [images])
-        session.calibrate(planned(net, implementation="portable", arithmetic="float32"), [images])
+        calibrate(session, planned(net, implementation="portable", arithmetic="float32"), [images])
         assert wanted == ["float64", "float64", "float32", "float32"]
         assert session.arithmetic == "float32"
         session.compute_in("float64")
-        session.calibrate(native, [images])
+        calibrate(session, native, [images])
         assert wanted[4:] == ["float32"]
         assert session.arithmetic == "float64"

@@ -32,7 +32,7 @@ class Outline(FloatModel):
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptHistograms:
     """Statistics of every activation that was observed, and the graph they belong to.
 
     Attributes:
@@ -45,7 +45,7 @@ class Kept:
     tensors: Mapping[str, tuple[Statistics, ...]]
 
     @classmethod
-    def of(cls, model: FloatModel, tensors: Mapping[str, tuple[Statistics, ...]]) -> Kept:
+    def of(cls, model: FloatModel, tensors: Mapping[str, tuple[Statistics, ...]]) -> KeptHistograms:
         """Keeps statistics of a model's activations; what needs no data is left out."""
         proto = onnx.ModelProto()
         proto.CopyFrom(model.proto)
@@ -80,7 +80,7 @@ class Kept:
         }
 
     @classmethod
-    def from_dict(cls, data: Any) -> Kept:
+    def from_dict(cls, data: Any) -> KeptHistograms:
         """Reads the JSON form.
 
         Raises:

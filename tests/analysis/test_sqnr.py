@@ -21,7 +21,7 @@ from quantcore.calibration.recalibration import recalibrate
 from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
 from quantcore.qdq.placement import Site, plan
 from quantcore.report import plots
-from quantcore.table.kept import Kept
+from quantcore.table.kept import KeptHistograms
 from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 RANDOM = np.random.default_rng(5)
@@ -122,7 +122,7 @@ def pair(net):
 
     collector = watch(sites, feed, keep_histograms=True)
     ranges = {**weight_ranges(sites, net), **collector.ranges()}
-    kept = Kept.of(net, collector.seen)
+    kept = KeptHistograms.of(net, collector.seen)
     provenance = Provenance(net.name, net.fingerprint, "x", {}, wanted.to_dict())
     table = CalibrationTable(ranges, provenance, kept)
     return lambda **keys: (

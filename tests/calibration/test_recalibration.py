@@ -18,7 +18,7 @@ from quantcore.calibration.recalibration import recalibrate
 from quantcore.errors import CapabilityError, PolicyError, RangeError, TableError
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
-from quantcore.table.kept import Kept
+from quantcore.table.kept import KeptHistograms
 from quantcore.table.packing import pack, pack_array, unpack, unpack_array
 from quantcore.table.table import CalibrationTable, Provenance
 
@@ -53,7 +53,7 @@ def kept(net, tmp_path):
     sites = plan(net, wanted)
     collector = watch(sites, feed(net, wanted), keep_histograms=True)
     ranges = {**weight_ranges(sites, net), **collector.ranges()}
-    found = Kept.of(net, collector.seen)
+    found = KeptHistograms.of(net, collector.seen)
     provenance = Provenance(net.name, net.fingerprint, "x", {}, wanted.to_dict(), (3, 1, 2))
     table = CalibrationTable({s.tensor: ranges[s.tensor] for s in sites.sites}, provenance, found)
     table.save(tmp_path / "kept.json")

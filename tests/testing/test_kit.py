@@ -6,10 +6,10 @@ import ast
 from pathlib import Path
 
 import pytest
+from quantcore.testing.subject import Subject
 
 from quantcore.errors import PluginError, QuantcoreError
 from quantcore.testing import CHECKS, kit
-from quantcore.testing.subject import Subject
 
 FAKES = Path(__file__).with_name("fake_backends.py")
 BY_ID = [pytest.param(check, id=check.name) for check in CHECKS]

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts import registry, remote
+from quantcore.contracts.backend import SessionOptions
 from quantcore.contracts.remote import client
 from quantcore.errors import (
     BackendError,
@@ -95,10 +97,10 @@ def sites_of(model, **policy):
 
 def calibrate(batches, progress=None):
     model = small_detector()
-    with registry.load_backend("fake").open(model, "cpu") as session:
+    with registry.load_backend("fake").open(model, SessionOptions(device="cpu")) as session:
         if progress:
             session.progress = progress
-        return session.calibrate(sites_of(model), batches)
+        return calibrate(session, sites_of(model), batches)
 
 
 def test_the_variable_is_named_after_the_backend(monkeypatch) -> None:
@@ -136,8 +138,8 @@ def test_numbers_are_the_same_bit_for_bit(apart) -> None:
     model = small_detector()
     found = {}
     for where in ("there", "here"):
-        with registry.load_backend("fake").open(model, "cpu") as session:
-            ranges = session.calibrate(sites_of(model), Stream(8))
+        with registry.load_backend("fake").open(model, SessionOptions(device="cpu")) as session:
+            ranges = calibrate(session, sites_of(model), Stream(8))
             session.apply(sites_of(model), ranges)
             batch = images(2)
             forced = {"cat.out": np.ones((2, 24, 16, 16), np.float32)}
@@ -209,10 +211,10 @@ def test_a_refusal_comes_before_any_image_is_read(apart) -> None:
     model, stream = small_detector(), Stream(4)
     sites = sites_of(model, weights={"observer": "percentile"})
     with (
-        registry.load_backend("fake").open(model, "cpu") as session,
+        registry.load_backend("fake").open(model, SessionOptions(device="cpu")) as session,
         pytest.raises(CapabilityError, match="backend 'fake' has no observer 'percentile'"),
     ):
-        session.calibrate(sites, stream)
+        calibrate(session, sites, stream)
     assert stream.read == 0
 
 
@@ -222,10 +224,10 @@ def test_an_unreadable_image_ends_it_as_it_would_here(apart) -> None:
         raise DataError("7.jpg: broken")
 
     model = small_detector()
-    with registry.load_backend("fake").open(model, "cpu") as session:
+    with registry.load_backend("fake").open(model, SessionOptions(device="cpu")) as session:
         with pytest.raises(DataError, match=r"7\.jpg: broken"):
-            session.calibrate(sites_of(model), batches())
-        assert session.calibrate(sites_of(model), Stream(4))  # still of use
+            calibrate(session, sites_of(model), batches())
+        assert calibrate(session, sites_of(model), Stream(4))  # still of use
 
 
 def test_cancelling_ends_the_process_and_leaves_no_file(apart, tmp_path) -> None:
@@ -233,12 +235,12 @@ def test_cancelling_ends_the_process_and_leaves_no_file(apart, tmp_path) -> None
     folder.mkdir()
     apart.setattr(tempfile, "tempdir", str(folder))
     model = small_detector()
-    session = registry.load_backend("fake").open(model, "cpu")
+    session = registry.load_backend("fake").open(model, SessionOptions(device="cpu"))
     process = session._peer._process
     assert list(folder.iterdir())
     apart.setattr(session._peer, "_read", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        session.calibrate(sites_of(model), Stream(4))
+        calibrate(session, sites_of(model), Stream(4))
     # Under load the other process may have noticed by itself before it was killed.
     assert process.poll() in (-signal.SIGKILL, 0)
     assert not list(folder.iterdir())
@@ -248,7 +250,7 @@ def test_cancelling_ends_the_process_and_leaves_no_file(apart, tmp_path) -> None
 
 
 def test_it_goes_when_this_process_goes(apart) -> None:
-    session = registry.load_backend("fake").open(small_detector(), "cpu")
+    session = registry.load_backend("fake").open(small_detector(), SessionOptions(device="cpu"))
     session._peer._process.stdin.close()  # what the end of this process does
     assert session._peer._process.wait(timeout=20) == 0
     session.close()
@@ -256,11 +258,11 @@ def test_it_goes_when_this_process_goes(apart) -> None:
 
 def test_memory_is_that_of_the_other_process(apart) -> None:
     model = small_detector()
-    with registry.load_backend("fake").open(model, "cpu") as session:
-        session.calibrate(sites_of(model), Stream(4))
+    with registry.load_backend("fake").open(model, SessionOptions(device="cpu")) as session:
+        calibrate(session, sites_of(model), Stream(4))
         assert remote.peak_of(session) == session.peak_rss_mb > 20
     apart.delenv("QUANTCORE_PYTHON_FAKE")
-    with registry.load_backend("fake").open(model, "cpu") as session:
+    with registry.load_backend("fake").open(model, SessionOptions(device="cpu")) as session:
         assert remote.peak_of(session) > 20
 
 
@@ -337,7 +339,7 @@ def test_statistics_are_the_same_bit_for_bit(apart) -> None:
     plans = [sites_of(model), sites_of(model, activations={"observer": "moving_average"})]
     found = []
     for _ in ("there", "here"):
-        with registry.load_backend("fake").open(model, "cpu") as session:
+        with registry.load_backend("fake").open(model, SessionOptions(device="cpu")) as session:
             found.append(session.collect(plans, Stream(8), keep=True))
         apart.delenv("QUANTCORE_PYTHON_FAKE", raising=False)
     assert found[0] == found[1]

@@ -27,6 +27,7 @@ from paddle.quantization.observers import AbsmaxObserver
 from quantcore_paddle.session import Session
 
 from quantcore.contracts import registry
+from quantcore.contracts.backend import SessionOptions
 from quantcore.contracts.model import ModelOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
@@ -45,7 +46,7 @@ def through_quantcore(observer: str) -> Run:
         policy = CalibrationPolicy.from_dict(
             {"placement": "minimal", "activations": {"observer": observer}}
         )
-        session.calibrate(plan(model, policy), feed)
+        calibrate(session, plan(model, policy), feed)
 
     return calibrate
 
@@ -131,7 +132,7 @@ def main() -> None:
     order = list(variants)
     for _ in range(options.rounds):
         for name in order:
-            with backend.open(model, "cpu") as session:
+            with backend.open(model, SessionOptions(device="cpu")) as session:
                 session.forward(feed[0][:1])
                 began = time.perf_counter(), time.process_time()
                 variants[name][1](session, model, feed)

@@ -6,7 +6,9 @@ import pytest
 from onnx import helper
 
 from quantcore.analysis.agreement import check_parity
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts import registry
+from quantcore.contracts.backend import SessionOptions
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.model import ModelOptions
 from quantcore.errors import BackendError, CapabilityError
@@ -34,7 +36,7 @@ def test_parameter_names_are_structured_and_touch_no_process_state(backend, mode
     drawn = paddle.rand([4]).numpy()
     paddle.seed(7)
     for _ in range(2):
-        with backend.open(model, "cpu") as session:
+        with backend.open(model, SessionOptions(device="cpu")) as session:
             for name, parameter in session.network.named_parameters():
                 assert parameter.name == name
     assert np.array_equal(paddle.rand([4]).numpy(), drawn)
@@ -44,9 +46,9 @@ def test_parameter_names_are_structured_and_touch_no_process_state(backend, mode
 
 def test_the_float_model_is_left_as_it_is(backend, model, make_plan, images):
     before = model.proto.SerializeToString()
-    with backend.open(model, "cpu") as session:
+    with backend.open(model, SessionOptions(device="cpu")) as session:
         plan = make_plan(model, observer="max")
-        session.apply(plan, session.calibrate(plan, [images]))
+        session.apply(plan, calibrate(session, plan, [images]))
         session.simulate(images)
     assert model.proto.SerializeToString() == before
 
@@ -120,7 +122,10 @@ def test_every_function_agrees_with_onnx_runtime(backend, engine, make_model, im
     attributes, constants, outputs = OPS[case]
     model = one_node(make_model, case.split()[0], attributes, constants, outputs)
     batch = images[:2] - HALF
-    with engine.build(model.proto, EngineOptions()) as built, backend.open(model, "cpu") as session:
+    with (
+        engine.build(model.proto, EngineOptions()) as built,
+        backend.open(model, SessionOptions(device="cpu")) as session,
+    ):
         expected, found = built.infer(batch), session.forward(batch)
         session.compute_in("float64")
         double = session._forward(batch)
@@ -154,7 +159,10 @@ LAYERS = {
 @pytest.mark.parametrize("case", LAYERS)
 def test_every_layer_agrees_with_onnx_runtime(backend, engine, make_model, images, case):
     model = one_node(make_model, *LAYERS[case])
-    with engine.build(model.proto, EngineOptions()) as built, backend.open(model, "cpu") as session:
+    with (
+        engine.build(model.proto, EngineOptions()) as built,
+        backend.open(model, SessionOptions(device="cpu")) as session,
+    ):
         expected, found = built.infer(images[:2]), session.forward(images[:2])
         session.compute_in("float64")
         (wide,) = session._forward(images[:2])
@@ -179,7 +187,7 @@ def test_what_cannot_be_materialised_is_refused_by_name(
 ):
     model = one_node(make_model, op, attributes, constants)
     with pytest.raises(BackendError, match=rf"'m\.node'.*{why}"):
-        backend.open(model, "cpu")
+        backend.open(model, SessionOptions(device="cpu"))
 
 
 def test_a_failure_of_paddle_names_the_layer(session, monkeypatch):
@@ -213,5 +221,5 @@ def test_real_networks_agree_with_their_float_graphs(
     shared, backend, engine, name, weights, preset
 ):
     loaded = registry.load_model(name).load(shared / weights, ModelOptions(preset=preset))
-    with backend.open(loaded, "cpu") as session:
+    with backend.open(loaded, SessionOptions(device="cpu")) as session:
         assert check_parity(session, engine) <= 1e-4

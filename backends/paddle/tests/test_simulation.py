@@ -15,14 +15,16 @@ from quantcore_paddle.layer_map import framework_layer
 from quantcore_paddle.quanted import QuantedConv2DTranspose, QuanterDequanter64, quanter_dequanter
 
 from quantcore.analysis.agreement import audit
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts import registry
+from quantcore.contracts.backend import SessionOptions
 from quantcore.contracts.model import ModelOptions
 from quantcore.qdq.insertion import insert
 from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 
 def audited(session, plan, batch, engine):
-    ranges = session.calibrate(plan, [batch])
+    ranges = calibrate(session, plan, [batch])
     table = CalibrationTable(
         ranges, Provenance(session.model.name, session.model.fingerprint, session.name)
     )
@@ -45,7 +47,7 @@ def test_the_simulation_of_yolov5n_agrees_layer_by_layer(shared, backend, make_p
         shared / "weights/yolov5n-coco.pt", ModelOptions(image_size=160)
     )
     batch = np.random.default_rng(0).random((1, 3, 160, 160), dtype=np.float32)
-    with backend.open(model, "cpu") as session:
+    with backend.open(model, SessionOptions(device="cpu")) as session:
         found = audited(session, make_plan(model, observer="max"), batch, engine)
     assert found.worst_db >= 50
 
@@ -53,7 +55,7 @@ def test_the_simulation_of_yolov5n_agrees_layer_by_layer(shared, backend, make_p
 def test_quantizers_stay_out_of_the_float_forward(session, model, make_plan, images):
     before = session.forward(images)
     plan = make_plan(model, observer="percentile", percentile=95)
-    session.apply(plan, session.calibrate(plan, [images]))
+    session.apply(plan, calibrate(session, plan, [images]))
     simulated, after = session.simulate(images), session.forward(images)
     for name, head in before.items():
         assert np.array_equal(after[name], head)
@@ -64,7 +66,7 @@ def test_quantizers_stay_out_of_the_float_forward(session, model, make_plan, ima
 
 def test_the_network_keeps_its_quantizers_at_hand(session, model, make_plan, images):
     plan = make_plan(model, observer="max")
-    session.apply(plan, session.calibrate(plan, [images]))
+    session.apply(plan, calibrate(session, plan, [images]))
     network, names = session.network, dict(session.network.named_sublayers())
     weighted = {layer.name for layer in model.layers if layer.weights}
     assert set(network.weight_quantizers) == weighted
@@ -84,15 +86,15 @@ def test_calibrating_again_takes_the_applied_table_out(session, model, make_plan
     from quantcore.errors import BackendError
 
     plan = make_plan(model, observer="max")
-    session.apply(plan, session.calibrate(plan, [images]))
-    session.calibrate(plan, [images])
+    session.apply(plan, calibrate(session, plan, [images]))
+    calibrate(session, plan, [images])
     with pytest.raises(BackendError, match="apply a table"):
         session.simulate(images)
 
 
 def test_forced_tensors_are_given_back_as_computed(session, model, make_plan, images):
     plan = make_plan(model, observer="max")
-    session.apply(plan, session.calibrate(plan, [images]))
+    session.apply(plan, calibrate(session, plan, [images]))
     free = session.simulate(images)
     layered = session.simulate(images, {"t1": np.zeros((8, 8, 16, 15), np.float32)})
     assert layered["t1"].std() > 0
@@ -101,7 +103,7 @@ def test_forced_tensors_are_given_back_as_computed(session, model, make_plan, im
 
 def test_a_constant_zero_channel_stays_zero(session, model, make_plan, images):
     plan = make_plan(model, observer="max")
-    ranges = dict(session.calibrate(plan, [images]))
+    ranges = dict(calibrate(session, plan, [images]))
     amax = list(ranges["w0"].amax)
     amax[0] = 0.0
     ranges["w0"] = TensorRange.symmetric("weight", amax, 0)
@@ -154,11 +156,11 @@ def test_paddles_own_apis_recognise_the_layers(backend, model, images):
     batch = paddle.to_tensor(images)
     config = QuantConfig(activation=None, weight=None)
     config.add_type_config(paddle.nn.Conv2D, activation=AbsmaxObserver(), weight=None)
-    with backend.open(model, "cpu") as session:
+    with backend.open(model, SessionOptions(device="cpu")) as session:
         PTQ(config).quantize(session.network, inplace=True)(batch)
         wrapped = dict(session.network.named_sublayers())["model.0.conv"]
     assert wrapped.activation_quanter.scales().item() == images.max()
-    with backend.open(model, "cpu") as session:
+    with backend.open(model, SessionOptions(device="cpu")) as session:
         ImperativePTQ().quantize(session.network, inplace=True)
         hooked = {n for n, x in session.network.named_sublayers() if hasattr(x, "_quant_config")}
     assert hooked == {layer.name for layer in model.layers if framework_layer(layer)} - {

@@ -13,7 +13,8 @@ from onnx import helper
 from pytorch_quantization import calib
 
 from quantcore.analysis.agreement import audit, check_parity
-from quantcore.contracts.backend import BackendSession
+from quantcore.calibration.driver import calibrate
+from quantcore.contracts.backend import BackendSession, SessionOptions
 from quantcore.contracts.registry import load_engine
 from quantcore.errors import BackendError, CapabilityError, QuantcoreError, RangeError
 from quantcore.qdq.insertion import insert
@@ -25,7 +26,7 @@ ALL = {"match": "*", "quantize": True}
 
 @pytest.fixture
 def session(backend, net) -> Iterator[BackendSession]:
-    with backend.open(net, "cpu") as opened:
+    with backend.open(net, SessionOptions(device="cpu")) as opened:
         yield opened
 
 
@@ -34,8 +35,8 @@ def calibrated(backend, net, planned, images):
     """Ranges of a fresh session under a policy."""
 
     def make(batches: Any = images, model: Any = net, **policy: Any) -> dict[str, TensorRange]:
-        with backend.open(model, "cpu") as opened:
-            return opened.calibrate(planned(model, **policy), batches)
+        with backend.open(model, SessionOptions(device="cpu")) as opened:
+            return calibrate(opened, planned(model, **policy), batches)
 
     return make
 
@@ -99,7 +100,7 @@ def test_histogram_observers_equal_the_toolkit_fed_by_hand(
         monkeypatch.setattr(torch.Tensor, "cuda", lambda self, *_, **__: self)
     found = activations(calibrated(activations=policy))
     by_hand = {name: calib.HistogramCalibrator(8, None, False, num_bins=bins) for name in found}
-    with backend.open(net, "cpu") as opened, torch.inference_mode():
+    with backend.open(net, SessionOptions(device="cpu")) as opened, torch.inference_mode():
         for batch in images:
             seen: dict[str, torch.Tensor] = {}
 
@@ -141,8 +142,8 @@ def test_linear_layers_are_coded_by_output_however_they_lie(
     model = build([node], {"w": weight}, shape=(6,))
     plan = planned(model, activations={"observer": "max"})
     batch = np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32)
-    with backend.open(model, "cpu") as opened:
-        ranges = opened.calibrate(plan, [batch])
+    with backend.open(model, SessionOptions(device="cpu")) as opened:
+        ranges = calibrate(opened, plan, [batch])
         np.testing.assert_array_equal(ranges["w"].amax, np.abs(plain).max(axis=0))
         assert ranges["w"].axis == (0 if keys else 1)
         opened.apply(plan, ranges)
@@ -189,7 +190,7 @@ def test_a_shared_tensor_is_observed_once_a_batch(
         collect(self, x)
 
     monkeypatch.setattr(calib.MaxCalibrator, "collect", counted)
-    session.calibrate(planned(net, activations={"observer": "max"}), images)
+    calibrate(session, planned(net, activations={"observer": "max"}), images)
     assert seen[(2, 8, 8, 8)] == len(images), "t1, which two layers read"
     assert seen[(2, 16)] == len(images), "t9"
     assert seen[(8, 3, 3, 3)] == 1, "weights do not change"
@@ -202,10 +203,10 @@ def test_two_runs_are_equal_bit_for_bit(calibrated) -> None:
 
 def test_a_session_calibrates_again_from_scratch(session, net, planned, images) -> None:
     plan = planned(net, activations={"observer": "max"})
-    first = session.calibrate(plan, images)
-    small = session.calibrate(plan, [images[0] * np.float32(0.25)])
+    first = calibrate(session, plan, images)
+    small = calibrate(session, plan, [images[0] * np.float32(0.25)])
     assert small["images"].amax < first["images"].amax / 4
-    assert session.calibrate(plan, images) == first
+    assert calibrate(session, plan, images) == first
 
 
 def test_the_batch_size_does_not_change_max(calibrated, images) -> None:
@@ -238,7 +239,7 @@ def test_what_the_toolkit_has_not_is_refused_before_an_image_is_read(
     session, net, planned, policy, message
 ) -> None:
     with pytest.raises(CapabilityError, match=message):
-        session.calibrate(planned(net, **policy), Untouched())
+        calibrate(session, planned(net, **policy), Untouched())
 
 
 @pytest.mark.parametrize("device", ["tpu", "CPU", "cuda:7"])
@@ -319,7 +320,7 @@ def shared_graph(net, planned):
 
     def make(session: BackendSession, batches: Any, **policy: Any):
         plan = planned(net, **policy)
-        ranges = session.calibrate(plan, batches)
+        ranges = calibrate(session, plan, batches)
         table = CalibrationTable(ranges, Provenance(net.name, net.fingerprint, session.name))
         return plan, ranges, insert(net, plan, table)
 
@@ -367,8 +368,8 @@ def test_dead_channels_simulate_as_they_are_written(backend, build, planned, run
     model = build([node], {"w": weight, "b": bias})
     plan = planned(model, activations={"observer": "max"})
     batch = np.random.default_rng(1).random((1, 3, 12, 10), dtype=np.float32)
-    with backend.open(model, "cpu") as opened:
-        ranges = opened.calibrate(plan, [batch])
+    with backend.open(model, SessionOptions(device="cpu")) as opened:
+        ranges = calibrate(opened, plan, [batch])
         opened.apply(plan, ranges)
         found = opened.simulate(batch)["y"]
     table = CalibrationTable(ranges, Provenance(model.name, model.fingerprint, "x"))
@@ -409,7 +410,7 @@ def test_calibrating_with_a_table_applied_sees_the_float_network(
 ) -> None:
     plan, ranges, _ = shared_graph(session, images)
     session.apply(plan, ranges)
-    assert session.calibrate(plan, images) == ranges
+    assert calibrate(session, plan, images) == ranges
 
 
 def test_ranges_of_another_framework_can_be_applied(session, net, planned, images) -> None:
@@ -459,7 +460,7 @@ def test_forced_values_replace_and_are_returned(session, shared_graph, images) -
 def test_the_float_model_is_untouched(backend, net, shared_graph, images) -> None:
     before = net.proto.SerializeToString(deterministic=True)
     weights = {name: values.copy() for name, values in net.initializers.items()}
-    with backend.open(net, "cpu") as opened:
+    with backend.open(net, SessionOptions(device="cpu")) as opened:
         plan, ranges, _ = shared_graph(opened, images)
         opened.apply(plan, ranges)
         opened.simulate(images[0])
@@ -474,7 +475,7 @@ def test_the_images_are_untouched(session, net, planned, images) -> None:
     kept = [image.copy() for image in images]
     for image in images:
         image.flags.writeable = False
-    session.calibrate(planned(net, layers=[ALL]), images)
+    calibrate(session, planned(net, layers=[ALL]), images)
     for image, before in zip(images, kept, strict=True):
         np.testing.assert_array_equal(image, before)
 
@@ -520,7 +521,7 @@ def test_a_gpu_finds_the_same_ranges(backend, net, planned, images, calibrated) 
         expected = calibrated(**policy)
         with backend.open(net, "cuda") as opened:
             plan = planned(net, **policy)
-            found = opened.calibrate(plan, images)
+            found = calibrate(opened, plan, images)
             for name, wanted in expected.items():
                 width = 0.02 if keys or observer == "percentile" else 1e-3
                 np.testing.assert_allclose(found[name].amax, wanted.amax, rtol=width)

@@ -11,7 +11,12 @@ from pathlib import Path
 import quantcore
 from quantcore.contracts import registry
 from quantcore.contracts.backend import BackendPlugin
-from quantcore.contracts.capabilities import check_arithmetic, check_capabilities, simulates
+from quantcore.contracts.capabilities import (
+    Support,
+    check_arithmetic,
+    check_capabilities,
+    check_simulates,
+)
 from quantcore.data.coco import CocoDataset, CocoImage
 from quantcore.errors import CapabilityError, QuantcoreError, UsageError
 from quantcore.ir.edits import nudged
@@ -60,7 +65,7 @@ class Study:
         out: Folder for the report, the tables and what is needed to go on after an interruption.
         how: How graphs are evaluated; latency is not measured.
         device: Where frameworks compute.
-        arithmetic: What they simulate in, as `BackendSession.compute_in`.
+        arithmetic: What they simulate in, as `SessionOptions.arithmetic`.
         reference: Name of the table that others are held against; None for the first.
     """
 
@@ -152,7 +157,9 @@ class _Run:
         }
         registry.load_engine(study.how.engine).check(study.how.options)
         self._recipes = self._possible()
-        self._simulating = [n for n, p in self._plugins.items() if p.capabilities.simulate]
+        self._simulating = [
+            n for n, p in self._plugins.items() if p.capabilities.simulate is not Support.NONE
+        ]
         self._store = Store(study.out)
         self._training = CocoDataset.open(study.data.root, study.data.calibration)
         dataset = CocoDataset.open(study.data.root, study.data.evaluation)
@@ -315,9 +322,9 @@ class _Run:
 
     def _check_simulates(self, backend: str, sites: Plan) -> None:
         """Raises CapabilityError where a framework cannot simulate a plan as the study has it."""
-        check_arithmetic(backend, self._plugins[backend].capabilities, self._study.arithmetic)
-        if not simulates(self._plugins[backend].capabilities, sites):
-            raise CapabilityError(f"backend {backend!r} simulates symmetric codes only")
+        capabilities = self._plugins[backend].capabilities
+        check_arithmetic(backend, capabilities, self._study.arithmetic)
+        check_simulates(backend, capabilities, sites)
 
     def _ran(self, made: _Made, kind: str, runner: str) -> None:
         """Notes a cell that has been run, and tells its mAP."""

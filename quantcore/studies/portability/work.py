@@ -11,6 +11,7 @@ import onnx
 
 from quantcore.contracts import registry
 from quantcore.contracts.engine import Engine, EngineOptions
+from quantcore.contracts.session import SessionOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoImage
 from quantcore.engines import REFERENCE_ENGINE
@@ -90,15 +91,17 @@ def on_simulation(
         task: What to run.
         backend: Backend name; need not be the one that found the ranges.
         device: Where it computes.
-        arithmetic: In what, as `BackendSession.compute_in`.
+        arithmetic: In what, as `SessionOptions.arithmetic`.
         plan: What is quantized.
         ranges: By tensor name.
         progress: Where to report.
     """
-    with registry.load_backend(backend).open(task.model, device) as session:
-        session.compute_in(arithmetic)
-        session.apply(plan, ranges)
-        _run(task, SimulationEngine(session), progress)
+    options = SessionOptions(device=device, arithmetic=arithmetic)
+    with (
+        registry.load_backend(backend).open(task.model, options) as session,
+        SimulationEngine(session.simulation(plan, ranges)) as engine,
+    ):
+        _run(task, engine, progress)
 
 
 def _run(task: Task, engine: Engine, progress: Progress) -> None:

@@ -17,11 +17,9 @@ from onnxruntime.quantization.calibrate import (
     PercentileCalibrater,
 )
 
-from quantcore.errors import RangeError
+from quantcore.contracts.observing import SumsChecked, with_sums
 from quantcore.ir.model import Array
 from quantcore.policy.policy import TensorPolicy
-
-_SUM = "!sum"
 
 
 class _Chosen:
@@ -67,42 +65,6 @@ class _OneBatch(CalibrationDataReader):  # type: ignore[misc]
         return feeds
 
 
-def with_sums(proto: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
-    """The graph with the sum over each tensor as an output, which shows NaN and infinity.
-
-    The calibraters' own ReduceMin, ReduceMax, nanmin and nanmax step over NaN.
-    """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    for tensor in tensors:
-        sums = tensor + _SUM
-        copy.graph.node.append(
-            onnx.helper.make_node("ReduceSum", [tensor], [sums], name=sums, keepdims=0)
-        )
-        scalar = onnx.helper.make_tensor_value_info(sums, onnx.TensorProto.FLOAT, [])
-        copy.graph.output.append(scalar)
-    return copy
-
-
-class _Guarded:
-    """An inference session on a graph `with_sums` that refuses tensors with NaN or infinity."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def run(self, names: Any, feeds: dict[str, Array]) -> list[Array]:
-        """See InferenceSession."""
-        values: list[Array] = self._session.run(names, feeds)
-        for output, value in zip(self._session.get_outputs(), values, strict=True):
-            if output.name.endswith(_SUM) and not np.isfinite(value):
-                tensor = output.name.removesuffix(_SUM)
-                raise RangeError(f"activation {tensor!r}: NaN or infinite; check the weights")
-        return values
-
-
 class Watch:
     """Some tensors, watched by one calibrater.
 
@@ -121,7 +83,7 @@ class Watch:
         self, proto: onnx.ModelProto, folder: Path, policy: TensorPolicy, tensors: Sequence[str]
     ) -> None:
         self.tensors = tuple(tensors)
-        self.kind = f"{policy.observer} calibrater"
+        self.who = f"ONNX Runtime's {policy.observer} calibrater"
         graph = folder / "float.onnx"
         graph.write_bytes(with_sums(proto, self.tensors).SerializeToString())
         self._calibrater = _calibrater(graph, folder / "augmented.onnx", policy)
@@ -129,7 +91,7 @@ class Watch:
         with _hushed():
             self._calibrater.augment_graph()
             self._calibrater.create_inference_session()
-        self._calibrater.infer_session = _Guarded(self._calibrater.infer_session)
+        self._calibrater.infer_session = SumsChecked(self._calibrater.infer_session)
 
     def see(self, feeds: dict[str, Array]) -> None:
         """Takes one more batch into account."""
