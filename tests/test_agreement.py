@@ -45,8 +45,8 @@ def audited(net, session, planned, table, images, engine):
         found = table(net, sites, amax={n: r.amax for n, r in ranges.items() if r.axis is None})
         proto = insert(net, sites, found).proto
         tamper(proto)
-        session.apply(sites, ranges)
-        return audit(session, QdqModel(proto, {}), sites, images, engine)
+        with session.simulation(sites, ranges) as simulation:
+            return audit(simulation, QdqModel(proto, {}), sites, images, engine)
 
     return make
 

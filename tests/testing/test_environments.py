@@ -139,7 +139,7 @@ def test_a_backend_of_the_file_runs_over_there(apart) -> None:
     plugin = registry.load_backend("fake")
     assert isinstance(plugin, remote.RemoteBackend)  # and the other side does not go on from there
     with plugin.open(small_detector(), SessionOptions(device="cpu")) as session:
-        assert session.peak_rss_mb >= 0
+        assert session.peak_rss_mb() >= 0
 
 
 def test_listing_tells_what_is_over_there(apart, config, cli) -> None:

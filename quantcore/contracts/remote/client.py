@@ -145,6 +145,8 @@ class _RemoteSimulation(Simulation):
     def _infer(
         self, batch: Array, forced: Mapping[str, Array], computed: dict[str, Array]
     ) -> Sequence[Array]:
+        if self._number is None:
+            raise BackendError(f"backend {self.name!r}: the simulation is closed")
         arrays = self._peer.save([batch, *forced.values()])
         found = self._peer.ask("infer", number=self._number, arrays=arrays, forced=list(forced))
         values = dict(zip(found["names"], wire.load(found["arrays"]), strict=True))
