@@ -23,6 +23,7 @@ from typing import Any
 from quantcore import pipeline
 from quantcore.calibration.driver import calibrate
 from quantcore.contracts import registry
+from quantcore.contracts.backend import SessionOptions
 from quantcore.contracts.model import ModelOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
@@ -52,7 +53,8 @@ def quantcore(given: argparse.Namespace, arithmetic: str, _: Progress) -> tuple[
     """How many activations got a range, and the seconds from images to ranges."""
     model, sites, batches = opened(given)
     sites = replace(sites, arithmetic=arithmetic)
-    with registry.load_backend(given.backend).open(model) as session:
+    options = SessionOptions(arithmetic=arithmetic)
+    with registry.load_backend(given.backend).open(model, options) as session:
         began = time.perf_counter()
         calibrate(session, sites, batches.inputs())
         return len(activations(sites)), time.perf_counter() - began

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from quantcore.analysis.agreement import sqnr_db
+from quantcore.contracts.backend import SessionOptions
 from quantcore.contracts.model import ModelOptions
 from quantcore.contracts.registry import load_backend
 from quantcore.data.batches import Batches
@@ -37,15 +38,17 @@ def simulated(
 ) -> dict[str, tuple[list[Heads], float]]:
     """By arithmetic: the heads of each image, and seconds for the quickest."""
     found = {}
-    with load_backend(backend).open(model) as session:
-        for arithmetic in ARITHMETICS:
-            session.compute_in(arithmetic)
-            session.apply(sites, table.tensors)
-            session.simulate(images[0])
+    for arithmetic in ARITHMETICS:
+        options = SessionOptions(arithmetic=arithmetic)
+        with (
+            load_backend(backend).open(model, options) as session,
+            session.simulation(sites, table.tensors) as simulation,
+        ):
+            simulation.infer(images[0])
             heads, seconds = [], []
             for image in images:
                 began = time.perf_counter()
-                heads.append(session.simulate(image))
+                heads.append(simulation.infer(image))
                 seconds.append(time.perf_counter() - began)
             found[arithmetic] = heads, min(seconds)
     return found

@@ -14,6 +14,7 @@ from quantcore.contracts.model import ModelOptions
 from quantcore.errors import BackendError, CapabilityError
 
 SIDE = 16
+FLOAT64 = SessionOptions(device="cpu", arithmetic="float64")
 
 
 def test_the_network_agrees_with_the_float_graph(session, engine):
@@ -48,8 +49,7 @@ def test_the_float_model_is_left_as_it_is(backend, model, make_plan, images):
     before = model.proto.SerializeToString()
     with backend.open(model, SessionOptions(device="cpu")) as session:
         plan = make_plan(model, observer="max")
-        session.apply(plan, calibrate(session, plan, [images]))
-        session.simulate(images)
+        session.simulation(plan, calibrate(session, plan, [images])).infer(images)
     assert model.proto.SerializeToString() == before
 
 
@@ -127,7 +127,7 @@ def test_every_function_agrees_with_onnx_runtime(backend, engine, make_model, im
         backend.open(model, SessionOptions(device="cpu")) as session,
     ):
         expected, found = built.infer(batch), session.forward(batch)
-        session.compute_in("float64")
+    with backend.open(model, FLOAT64) as session:
         double = session._forward(batch)
     for (name, reference), wide in zip(expected.items(), double, strict=True):
         assert found[name].shape == reference.shape
@@ -164,7 +164,7 @@ def test_every_layer_agrees_with_onnx_runtime(backend, engine, make_model, image
         backend.open(model, SessionOptions(device="cpu")) as session,
     ):
         expected, found = built.infer(images[:2]), session.forward(images[:2])
-        session.compute_in("float64")
+    with backend.open(model, FLOAT64) as session:
         (wide,) = session._forward(images[:2])
     np.testing.assert_allclose(found["y0"], expected["y0"], rtol=1e-5, atol=1e-5)
     assert wide.dtype == np.float64
@@ -204,7 +204,7 @@ def test_a_failure_of_paddle_names_the_layer(session, monkeypatch):
 
 def test_an_unknown_device_is_refused(backend, model):
     with pytest.raises(CapabilityError, match="no device 'tpu' here; it has: cpu"):
-        backend.open(model, "tpu")
+        backend.open(model, SessionOptions(device="tpu"))
 
 
 @pytest.mark.shared

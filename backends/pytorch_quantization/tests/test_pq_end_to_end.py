@@ -33,9 +33,8 @@ def test_yolov7_tiny_from_checkpoint_to_audited_graph(shared, backend, run) -> N
         ranges = calibrate(session, sites, batches)
         table = CalibrationTable(ranges, Provenance(model.name, model.fingerprint, session.name))
         qdq = insert(model, sites, table)
-        session.apply(sites, ranges)
         batch = next(iter(batches))
-        found = audit(session, qdq, sites, batch, engine)
+        found = audit(session.simulation(sites, ranges), qdq, sites, batch, engine)
     onnx.checker.check_model(qdq.proto, full_check=True)
     assert found.worst_db >= 50
     assert found.heads_db >= 50

@@ -166,7 +166,8 @@ def test_an_operator_agrees_with_onnx_runtime(case: Case, build, backend, run) -
     expected = run(model.proto, images)
     with backend.open(model, SessionOptions(device="cpu")) as session:
         found = session.forward(images)
-        session.compute_in("float64")
+    wide = SessionOptions(device="cpu", arithmetic="float64")
+    with backend.open(model, wide) as session:
         double = session._forward(images)
     assert found.keys() == expected.keys()
     for (name, values), wide in zip(expected.items(), double, strict=True):
