@@ -23,7 +23,9 @@ from pytorch_quantization import calib
 from quantcore_pytorch_quantization.network import Network
 
 from quantcore import pipeline
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts import registry
+from quantcore.contracts.backend import SessionOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.ir.model import FloatModel
@@ -69,8 +71,8 @@ def through_quantcore(model: FloatModel, batches: Batches, observer: str) -> dic
             {"placement": "minimal", "activations": {"observer": observer}}
         ),
     )
-    with registry.load_backend(BACKEND).open(model, "cpu") as session:
-        ranges = session.calibrate(sites, batches.inputs())
+    with registry.load_backend(BACKEND).open(model, SessionOptions(device="cpu")) as session:
+        ranges = calibrate(session, sites, batches.inputs())
     return {
         consumer: float(ranges[site.tensor].amax_array)
         for site in sites.sites

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from quantcore import pipeline
+from quantcore.calibration.driver import calibrate
 from quantcore.commands.options import load_model
 from quantcore.contracts import registry
+from quantcore.contracts.backend import SessionOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.ir.model import FloatModel
@@ -51,9 +53,10 @@ def quantcore(given: argparse.Namespace, arithmetic: str, _: Progress) -> tuple[
     """How many activations got a range, and the seconds from images to ranges."""
     model, sites, batches = opened(given)
     sites = replace(sites, arithmetic=arithmetic)
-    with registry.load_backend(given.backend).open(model) as session:
+    options = SessionOptions(arithmetic=arithmetic)
+    with registry.load_backend(given.backend).open(model, options) as session:
         began = time.perf_counter()
-        session.calibrate(sites, batches.inputs())
+        calibrate(session, sites, batches.inputs())
         return len(activations(sites)), time.perf_counter() - began
 
 

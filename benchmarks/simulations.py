@@ -18,6 +18,7 @@ import numpy as np
 
 from quantcore.analysis.agreement import sqnr_db
 from quantcore.commands.options import load_model
+from quantcore.contracts.backend import SessionOptions
 from quantcore.contracts.registry import load_backend
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
@@ -36,15 +37,17 @@ def simulated(
 ) -> dict[str, tuple[list[Heads], float]]:
     """By arithmetic: the heads of each image, and seconds for the quickest."""
     found = {}
-    with load_backend(backend).open(model) as session:
-        for arithmetic in ARITHMETICS:
-            session.compute_in(arithmetic)
-            session.apply(sites, table.tensors)
-            session.simulate(images[0])
+    for arithmetic in ARITHMETICS:
+        options = SessionOptions(arithmetic=arithmetic)
+        with (
+            load_backend(backend).open(model, options) as session,
+            session.simulation(sites, table.tensors) as simulation,
+        ):
+            simulation.infer(images[0])
             heads, seconds = [], []
             for image in images:
                 began = time.perf_counter()
-                heads.append(session.simulate(image))
+                heads.append(simulation.infer(image))
                 seconds.append(time.perf_counter() - began)
             found[arithmetic] = heads, min(seconds)
     return found

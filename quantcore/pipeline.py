@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,21 +14,22 @@ import quantcore
 from quantcore.analysis.agreement import audit, check_parity, noise
 from quantcore.analysis.neighbours import neighbours
 from quantcore.analysis.scoring import Scored, scores_job
-from quantcore.calibration.collecting import find_ranges
-from quantcore.contracts import registry, remote
+from quantcore.calibration.driver import find_ranges
+from quantcore.contracts import registry
 from quantcore.contracts.capabilities import check_capabilities, check_shows_activations, simulates
-from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.engine import EngineOptions, EnginePlugin
 from quantcore.contracts.model import ModelOptions
+from quantcore.contracts.session import BackendSession, SessionOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.engines.audit import audit as int8_audit
 from quantcore.errors import CheckpointError
 from quantcore.evaluation.jobs import Found, LatencyTest, Measured, RunSettings, graph_job
-from quantcore.ir.model import FloatModel, QdqModel
+from quantcore.ir.model import Array, FloatModel, QdqModel
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
-from quantcore.qdq.placement import plan
+from quantcore.qdq.placement import Plan, plan
 from quantcore.qdq.precision import with_precision
 from quantcore.results.audit import SimulationAudit
 from quantcore.results.comparison import Evaluated
@@ -36,7 +37,7 @@ from quantcore.results.rewrites import Rewritten
 from quantcore.runtime.executor import InProcess
 from quantcore.runtime.files import write_whole
 from quantcore.runtime.jobs import Runtime
-from quantcore.runtime.progress import Progress, Silent
+from quantcore.runtime.progress import Progress
 from quantcore.table.table import CalibrationTable, Provenance
 
 CALIBRATION_SPLIT = "train2017"
@@ -207,36 +208,55 @@ def calibrate_each(
     versions = {**plugin.versions(), "quantcore": quantcore.__version__}
     origin = Provenance(model.name, model.fingerprint, backend, versions, image_ids=ids)
     engine = registry.load_engine(REFERENCE_ENGINE)
-    with plugin.open(model, device) as session:
-        session.progress = progress or Silent()
-        session.compute_in(plans[0].arithmetic)  # parity is that of the network that calibrates
+    options = SessionOptions(device=device, arithmetic=plans[0].arithmetic)
+    # The framework's own fake quantization is what is audited, and that is in float32.
+    audited_in = replace(options, arithmetic="float32")
+    if not any(simulates(plugin.capabilities, sites) for sites in plans):
+        audited_in = options  # nothing to open the model once more for
+    with plugin.open(model, options) as session:  # parity is that of the network that calibrates
         parity = check_parity(session, engine)
         began = time.perf_counter()
         inputs = batches.inputs()
         with inputs.naming_images():
-            found, kept = find_ranges(session, plans, inputs, keep_histograms)
-        seconds, peak = time.perf_counter() - began, remote.peak_of(session)
-        session.compute_in("float32")  # the framework's own fake quantization is what is audited
-        few = Batches(images, model.preprocessing, model.batch_size or AUDIT_IMAGES)
-        done = []
+            found, kept = find_ranges(session, plans, inputs, keep_histograms, progress)
+        seconds, peak = time.perf_counter() - began, session.peak_rss_mb()
+        made = []
         for policy, sites, ranges in zip(policies, plans, found, strict=True):
             table = CalibrationTable(ranges, replace(origin, policy=policy.to_dict()), kept)
-            audited = None
-            if simulates(plugin.capabilities, sites):
-                session.apply(sites, ranges)
-                qdq = insert(model, sites, table)
-                audited = audit(session, qdq, sites, next(iter(few.inputs())), engine)
-            done.append(
-                Calibrated(
-                    model=model,
-                    table=table,
-                    seconds=seconds,
-                    peak_rss_mb=peak,
-                    parity=parity,
-                    audit=audited,
-                )
-            )
-    return done
+            made.append((sites, table, insert(model, sites, table)))
+        batch = Batches(images, model.preprocessing, model.batch_size or AUDIT_IMAGES).inputs()
+        audits = _audits(session, made, batch, engine) if options == audited_in else None
+    if audits is None:
+        with plugin.open(model, audited_in) as session:
+            audits = _audits(session, made, batch, engine)
+    return [
+        Calibrated(
+            model=model,
+            table=table,
+            seconds=seconds,
+            peak_rss_mb=peak,
+            parity=parity,
+            audit=audited,
+        )
+        for (_, table, _), audited in zip(made, audits, strict=True)
+    ]
+
+
+def _audits(
+    session: BackendSession,
+    made: Sequence[tuple[Plan, CalibrationTable, QdqModel]],
+    batches: Iterable[Array],
+    engine: EnginePlugin,
+) -> list[SimulationAudit | None]:
+    """Each graph against the framework's own simulation of its table, on the first batch."""
+    audits: list[SimulationAudit | None] = []
+    for sites, table, qdq in made:
+        found = None
+        if simulates(session.capabilities, sites):
+            with session.simulation(sites, table.tensors) as simulation:
+                found = audit(simulation, qdq, sites, next(iter(batches)), engine)
+        audits.append(found)
+    return audits
 
 
 def quantize(

@@ -15,15 +15,24 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantcore.contracts.backend import BackendSession, Capabilities, symmetric_range
+from quantcore.contracts.backend import (
+    BackendSession,
+    Capabilities,
+    SessionOptions,
+    Show,
+    Simulation,
+    Support,
+)
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.nodes import GraphRunner, Node, Tap
+from quantcore.contracts.observing import swaps, symmetric_range
 from quantcore.contracts.registry import load_engine
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
 from quantcore.ir.model import Array, FloatModel, Preprocessing
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, Site, plan
 from quantcore.qdq.scales import quantize, symmetric_scale
+from quantcore.runtime.progress import Progress
 from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -144,14 +153,12 @@ def planned() -> Callable[..., Plan]:
 class NodeSession(BackendSession):
     """A backend whose framework is one ONNX Runtime session per node."""
 
-    def __init__(self, model: FloatModel) -> None:
-        known = Capabilities({"max": frozenset()}, {"max": frozenset()}, simulate=True)
-        super().__init__("nodes", model, known)
+    def __init__(self, model: FloatModel, options: SessionOptions | None = None) -> None:
+        known = Capabilities({"max": frozenset()}, {"max": frozenset()}, simulate=Support.SYMMETRIC)
+        super().__init__("nodes", model, known, options or SessionOptions())
         self.seen = 0
-        self._coded: dict[str, np.ndarray] = {}
-        self._taps: dict[str, Tap[Array]] = {}
 
-    def _runner(self) -> GraphRunner[Array]:
+    def runner(self, coded: Mapping[str, np.ndarray] | None = None) -> GraphRunner[Array]:
         opsets, ir_version = self.model.proto.opset_import, self.model.proto.ir_version
         protos = {node.name: node for node in self.model.proto.graph.node}
 
@@ -160,7 +167,7 @@ class NodeSession(BackendSession):
             names = list(dict.fromkeys(node.activations))
             info = helper.make_tensor_value_info
             constants = [
-                numpy_helper.from_array(self._coded.get(node.inputs[p], c), node.inputs[p])
+                numpy_helper.from_array((coded or {}).get(node.inputs[p], c), node.inputs[p])
                 for p, c in node.constants.items()
             ]
             graph = helper.make_graph(
@@ -189,13 +196,10 @@ class NodeSession(BackendSession):
         return GraphRunner(self.model, call)
 
     def _forward(self, batch: Array) -> Sequence[Array]:
-        coded, self._coded = self._coded, {}
-        heads = self._runner().run(batch)
-        self._coded = coded
-        return heads
+        return self.runner().run(batch)
 
     def _observe(
-        self, sites: Sequence[Site], batches: Iterable[Array]
+        self, sites: Sequence[Site], batches: Iterable[Array], progress: Progress
     ) -> Mapping[str, TensorRange]:
         top = {site.tensor: 0.0 for site in sites}
 
@@ -206,7 +210,7 @@ class NodeSession(BackendSession):
 
             return note
 
-        runner = self._runner()
+        runner = self.runner()
         taps = {
             s.tensor: Tap(watch(s.tensor), frozenset(s.consumers))
             for s in sites
@@ -219,8 +223,20 @@ class NodeSession(BackendSession):
         amax = {s.tensor: top[s.tensor] for s in sites if s.role == "activation"}
         return _table(self.model, plan_, amax=amax).tensors
 
-    def _apply(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> None:
-        self._taps, self._coded = {}, {}
+    def _simulation(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> Simulation:
+        return NodeSimulation(self, sites, ranges)
+
+
+class NodeSimulation(Simulation):
+    """Codes what the nodes read."""
+
+    def __init__(
+        self, session: NodeSession, sites: Sequence[Site], ranges: Mapping[str, TensorRange]
+    ) -> None:
+        super().__init__(session)
+        self._session = session
+        self._coded: dict[str, np.ndarray] = {}
+        self._taps: dict[str, Tap[Array]] = {}
         for site in sites:
             scale = symmetric_scale(ranges[site.tensor])
 
@@ -237,17 +253,43 @@ class NodeSession(BackendSession):
             else:
                 self._taps[site.tensor] = Tap(code, frozenset(site.consumers))
 
-    def _simulate(
+    def _infer(
         self, batch: Array, forced: Mapping[str, Array], computed: dict[str, Array]
     ) -> Sequence[Array]:
-        def swap(name: str) -> Callable[[Array], Array]:
-            def put(x: Array) -> Array:
-                computed[name] = x
-                return forced[name]
+        swapped = swaps(forced, computed, lambda x: x, lambda x: x)
+        return self._session.runner(self._coded).run(batch, self._taps, swapped)
 
-            return put
 
-        return self._runner().run(batch, self._taps, {name: swap(name) for name in forced})
+class GivenSession(BackendSession):
+    """A backend without a framework: its activations are what `values(tensor, batch)` gives."""
+
+    def __init__(self, model: FloatModel, values: Callable[[str, Array], Array]) -> None:
+        known = Capabilities(
+            {},
+            {},
+            implementations=frozenset({"portable"}),
+            arithmetics=frozenset({"float32", "float64"}),
+        )
+        super().__init__("given", model, known, SessionOptions(arithmetic="float64"))
+        self._values = values
+
+    def _forward(self, batch: Array) -> Sequence[Array]:
+        raise NotImplementedError
+
+    def _observe(
+        self, sites: Sequence[Site], batches: Iterable[Array], progress: Progress
+    ) -> Mapping[str, TensorRange]:
+        raise NotImplementedError
+
+    def _watch(self, batch: Array, show: Mapping[str, Show]) -> None:
+        for tensor, see in show.items():
+            see(self._values(tensor, batch))
+
+
+@pytest.fixture(scope="session")
+def given_session() -> type[GivenSession]:
+    """The class of a backend session that shows what a test gives it."""
+    return GivenSession
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from quantcore.analysis.agreement import audit, check_parity, noise, sqnr_db
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts.registry import load_engine
 from quantcore.errors import ParityError
 from quantcore.ir.model import QdqModel
@@ -40,12 +41,12 @@ def audited(net, session, planned, table, images, engine):
 
     def make(tamper: Any = lambda proto: None) -> SimulationAudit:
         sites = planned(net, activations={"observer": "max"})
-        ranges = session.calibrate(sites, [images])
+        ranges = calibrate(session, sites, [images])
         found = table(net, sites, amax={n: r.amax for n, r in ranges.items() if r.axis is None})
         proto = insert(net, sites, found).proto
         tamper(proto)
-        session.apply(sites, ranges)
-        return audit(session, QdqModel(proto, {}), sites, images, engine)
+        with session.simulation(sites, ranges) as simulation:
+            return audit(simulation, QdqModel(proto, {}), sites, images, engine)
 
     return make
 

@@ -12,6 +12,7 @@ from quantcore_onnx import OnnxOptions
 from quantcore import pipeline
 from quantcore.analysis.agreement import sqnr_db
 from quantcore.contracts import registry
+from quantcore.contracts.backend import SessionOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.ir.model import FloatModel
@@ -122,7 +123,9 @@ def test_a_table_means_the_same_in_both_simulations(detector, frameworks: None) 
     batch = next(iter(Batches(images, model.preprocessing, 1).inputs()))
     shared = in_float64(insert(model, sites, calibrated).proto, batch)
     for backend in BACKENDS:
-        with registry.load_backend(backend).open(model, "cpu") as session:
-            session.compute_in("float64")
-            session.apply(sites, calibrated.tensors)
-            assert sqnr_db(shared, session.simulate(batch)) >= 120, backend
+        options = SessionOptions(device="cpu", arithmetic="float64")
+        with (
+            registry.load_backend(backend).open(model, options) as session,
+            session.simulation(sites, calibrated.tensors) as simulation,
+        ):
+            assert sqnr_db(shared, simulation.infer(batch)) >= 120, backend

@@ -21,7 +21,7 @@ from quantcore.contracts.backend import BackendPlugin, Capabilities
 class Plugin(BackendPlugin):
     capabilities = Capabilities({"max": frozenset()}, {"max": frozenset()})
     def versions(self): return {}
-    def open(self, model, device="auto"): raise NotImplementedError
+    def _open(self, model, options): raise NotImplementedError
 """
 
 
@@ -110,16 +110,54 @@ def test_one_distribution_found_twice_is_no_duplicate(
     assert registry.load_backend("acme").name == "acme"
 
 
-@pytest.mark.parametrize("version", [0, 2])
-def test_another_api_version_is_refused(install: Install, version: int) -> None:
+@pytest.mark.parametrize(("version", "behind"), [(0, "acme-quant"), (3, "quantcore-ptq")])
+def test_another_api_version_is_refused(install: Install, version: int, behind: str) -> None:
     install("acme-quant", "acme", PLUGIN + f"    api_version = {version}\n")
-    with pytest.raises(PluginError, match=f"acme-quant 1.2 is written for API version {version}"):
+    told = rf"acme-quant 1\.2 is written for API version {version}; .* API version 2; run: "
+    with pytest.raises(PluginError, match=rf"^backend 'acme' of {told}pip install -.* {behind}$"):
         registry.load_backend("acme")
+
+
+VERSION_1 = """
+from quantcore.contracts.backend import BackendPlugin, Capabilities
+class Plugin(BackendPlugin):
+    api_version = 1
+    capabilities = Capabilities({"max": frozenset()}, {"max": frozenset()})
+    def versions(self): return {}
+    def open(self, model, device="auto"): raise NotImplementedError
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "body", "why"),
+    [
+        (BACKENDS, "from quantcore.backend import BackendPlugin", "it imports quantcore.backend"),
+        (MODELS, "import quantcore.model", "it imports quantcore.model"),
+        (ENGINES, "from quantcore.engine import EnginePlugin", "it imports quantcore.engine"),
+        (BACKENDS, VERSION_1, "for API version 1;"),
+    ],
+)
+def test_a_plugin_of_version_1_gets_one_clear_line(
+    install: Install, group: str, body: str, why: str
+) -> None:
+    install("acme-quant", "acme", body, group)
+    load = {
+        BACKENDS: registry.load_backend,
+        MODELS: registry.load_model,
+        ENGINES: registry.load_engine,
+    }
+    with pytest.raises(PluginError) as caught:
+        load[group]("acme")
+    text = str(caught.value)
+    assert "\n" not in text
+    assert f"'acme' of acme-quant 1.2 is written for {'' if 'API' in why else 'another'}" in text
+    assert why in text
+    assert text.endswith("API version 2; run: pip install --upgrade acme-quant")
 
 
 def test_a_class_of_another_contract_is_refused(install: Install) -> None:
     install("acme-quant", "acme", group=ENGINES)
-    with pytest.raises(PluginError, match="'acme' of acme-quant is no EnginePlugin"):
+    with pytest.raises(PluginError, match=r"'acme' of acme-quant 1\.2 is no EnginePlugin"):
         registry.load_engine("acme")
 
 
@@ -131,8 +169,9 @@ def test_a_class_of_another_contract_is_refused(install: Install) -> None:
         ("", "Plugin"),
         ("class Plugin:\n    def __init__(self, name): raise ValueError('no licence')", "licence"),
         (PLUGIN.replace("def versions", "def version"), "versions"),
+        (PLUGIN.replace("def _open", "def open"), "_open"),
     ],
-    ids=["raises", "import", "no class", "constructor", "abstract"],
+    ids=["raises", "import", "no class", "constructor", "abstract", "open"],
 )
 def test_a_plugin_that_fails_to_load_is_named(install: Install, body: str, message: str) -> None:
     install("acme-quant", "acme", body)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from quantcore.contracts.backend import BackendSession
 from quantcore.contracts.engine import EngineOptions, EnginePlugin
 from quantcore.contracts.parity import PARITY_LIMIT, check_finite, disagreement
+from quantcore.contracts.session import BackendSession, Simulation
 from quantcore.errors import ParityError
 from quantcore.ir.edits import exposed, nudged
 from quantcore.ir.model import Array, FloatModel, QdqModel
@@ -65,29 +65,29 @@ def check_parity(session: BackendSession, engine: EnginePlugin) -> float:
 
 
 def audit(
-    session: BackendSession, qdq: QdqModel, plan: Plan, batch: Array, engine: EnginePlugin
+    simulation: Simulation, qdq: QdqModel, plan: Plan, batch: Array, engine: EnginePlugin
 ) -> SimulationAudit:
     """Holds the shared Q/DQ graph against the framework's own simulation.
 
     Args:
-        session: With the table applied.
+        simulation: With a table.
         qdq: The graph made from the same table.
         plan: The sites of both.
         batch: Real images, B x 3 x H x W.
         engine: Runs the Q/DQ graph exactly, node by node.
     """
-    heads = session.model.output_names
+    heads = simulation.model.output_names
     watched = [
         site.tensor
         for site in plan.sites
-        if site.role == "activation" and site.tensor != session.model.input_name
+        if site.role == "activation" and site.tensor != simulation.model.input_name
     ]
     with engine.build(exposed(qdq.proto, watched), EngineOptions(exact=True)) as built:
         shared = built.infer(batch)
     with engine.build(nudged(qdq.proto), EngineOptions(exact=True)) as built:
         moved = built.infer(batch)
-    layered = session.simulate(batch, {name: shared[name] for name in watched})
-    free = session.simulate(batch)
+    layered = simulation.infer(batch, {name: shared[name] for name in watched})
+    free = simulation.infer(batch)
     by_tensor = {name: sqnr_db({name: shared[name]}, layered) for name in layered}
     worst = min(by_tensor, key=by_tensor.__getitem__)
     ends = {name: shared[name] for name in heads}

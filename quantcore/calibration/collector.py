@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from quantcore.calibration import moving_average
 from quantcore.calibration.counting import Counter, extremes
-from quantcore.calibration.observers import BINNED, check_policy, place, range_of
+from quantcore.calibration.observers import BINNED, check_policy, range_of
+from quantcore.contracts.observing import place
 from quantcore.errors import RangeError, TableError
 from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from quantcore.calibration import entropy, max, moving_average, mse, percentile
+from quantcore.contracts.observing import place
 from quantcore.errors import PolicyError, RangeError
 from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site
@@ -42,11 +43,6 @@ def check_policy(policy: TensorPolicy) -> None:
             f"the portable observer {policy.observer!r} takes a power of two up to {BINS} as "
             f"bins, not {bins}"
         )
-
-
-def place(site: Site) -> str:
-    """The site in words, for messages."""
-    return f"{site.role} {site.tensor!r} of layer {', '.join(site.consumers)}"
 
 
 def range_of(

@@ -6,12 +6,12 @@ import hashlib
 from dataclasses import replace
 
 import quantcore
-from quantcore.calibration.observers import place
 from quantcore.calibration.portable import activation_ranges
+from quantcore.contracts.observing import place
 from quantcore.errors import PolicyError, TableError
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, Site, plan
-from quantcore.table.kept import Kept
+from quantcore.table.kept import KeptHistograms
 from quantcore.table.table import CalibrationTable
 
 
@@ -62,7 +62,7 @@ def recalibrate(table: CalibrationTable, policy: CalibrationPolicy) -> Calibrati
     return CalibrationTable(ranges, provenance, table.kept)
 
 
-def _check(table: CalibrationTable, kept: Kept, before: Plan, after: Plan) -> None:
+def _check(table: CalibrationTable, kept: KeptHistograms, before: Plan, after: Plan) -> None:
     """Refuses sites that the table cannot serve."""
     old = {site.tensor: site for site in before.sites}
     for site in after.sites:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from quantcore.calibration.observers import check_scale, place
+from quantcore.calibration.observers import check_scale
 from quantcore.calibration.percentile import PERCENTILE
+from quantcore.contracts.observing import place
 from quantcore.errors import PolicyError, RangeError
 from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site

@@ -20,7 +20,7 @@ from quantcore.report import terminal
 from quantcore.runtime.progress import for_console
 
 if TYPE_CHECKING:
-    from quantcore.testing.kit import Outcome
+    from quantcore.testing.kit import CheckOutcome
 
 
 #: Groups whose plugins declare options, and what loads one of them.
@@ -97,7 +97,7 @@ def check(name: Annotated[str, typer.Argument(help="Backend plugin.")]) -> None:
         raise typer.Exit(1)
 
 
-def _conformance(outcomes: list[Outcome]) -> Table:
+def _conformance(outcomes: list[CheckOutcome]) -> Table:
     """What came of each check of a backend."""
     table = Table()
     for column in ("promise", "tier", "status", "detail"):

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import Enum
 
 from quantcore.errors import CapabilityError
 from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Plan, Site
 
 Observers = Mapping[str, frozenset[str]]
+
+
+class Support(Enum):
+    """How far a framework simulates a quantized network."""
+
+    #: Not at all.
+    NONE = "none"
+    #: Symmetric codes, zero point 0.
+    SYMMETRIC = "symmetric"
+    #: Affine codes as well.
+    FULL = "full"
 
 
 @dataclass(frozen=True)
@@ -25,9 +37,8 @@ class Capabilities:
         activation_granularities: Of `per_tensor`, `per_channel`.
         weight_granularities: Likewise.
         implementations: Of `native`, `portable`.
-        simulate: Whether the framework has a fake-quant forward of its own.
+        simulate: Which codes the framework has a fake-quant forward for.
         arithmetics: Of `float32`, `float64`: what sessions can compute in.
-        qat: Whether the session can train with its quantizers in place.
         devices: Of `cpu`, `cuda`.
     """
 
@@ -38,10 +49,9 @@ class Capabilities:
     activation_granularities: frozenset[str] = frozenset({"per_tensor"})
     weight_granularities: frozenset[str] = frozenset({"per_tensor", "per_channel"})
     implementations: frozenset[str] = frozenset({"native"})
-    simulate: bool = False
+    simulate: Support = Support.NONE
     arithmetics: frozenset[str] = frozenset({"float32"})
-    qat: bool = False
-    devices: tuple[str, ...] = field(default=("cpu",))
+    devices: tuple[str, ...] = ("cpu",)
 
     def missing(self, site: Site) -> str | None:
         """What the site asks for and the backend has not, in words; None where all is there."""
@@ -70,15 +80,20 @@ def check_capabilities(backend: str, capabilities: Capabilities, plan: Plan) -> 
     Raises:
         CapabilityError: Naming the backend, the layer, and what it has instead.
     """
-    if plan.implementation not in capabilities.implementations:
-        raise CapabilityError(
-            f"backend {backend!r} has no {plan.implementation} observers; it has "
-            f"{_listing(capabilities.implementations)} ones (`implementation:`)"
-        )
+    _check_implementation(backend, capabilities, plan.implementation)
     check_arithmetic(backend, capabilities, plan.arithmetic)
-    if plan.implementation == "portable":
-        return  # the observers are quantcore's own, and the same for every backend
-    for site in plan.sites:
+    if plan.implementation == "native":  # others are quantcore's own, the same for every backend
+        check_observers(backend, capabilities, plan.sites)
+
+
+def check_observers(backend: str, capabilities: Capabilities, sites: Iterable[Site]) -> None:
+    """Refuses sites that ask for what a framework's own calibrators have not.
+
+    Raises:
+        CapabilityError: As `check_capabilities`.
+    """
+    _check_implementation(backend, capabilities, "native")
+    for site in sites:
         missing = capabilities.missing(site)
         if missing:
             raise CapabilityError(
@@ -96,10 +111,36 @@ def check_arithmetic(backend: str, capabilities: Capabilities, arithmetic: str) 
         )
 
 
+def check_device(backend: str, wanted: str, has: Iterable[str]) -> None:
+    """Refuses a device that a backend has not.
+
+    Args:
+        backend: Its name.
+        wanted: The device.
+        has: What it declares, or what of that is there on this machine.
+
+    Raises:
+        CapabilityError: It is not among them.
+    """
+    if wanted not in has:
+        raise CapabilityError(
+            f"backend {backend!r} has no device {wanted!r} here; it has: {_listing(has)}"
+        )
+
+
 def simulates(capabilities: Capabilities, plan: Plan) -> bool:
     """Whether a backend has a fake-quant forward for the plan's codes."""
-    affine = any(not site.policy.symmetric for site in plan.sites)
-    return capabilities.simulate and (capabilities.affine or not affine)
+    if capabilities.simulate is Support.SYMMETRIC:
+        return all(site.policy.symmetric for site in plan.sites)
+    return capabilities.simulate is Support.FULL
+
+
+def check_simulates(backend: str, capabilities: Capabilities, plan: Plan) -> None:
+    """Refuses to simulate what a framework cannot; raises CapabilityError."""
+    if capabilities.simulate is Support.NONE:
+        raise CapabilityError(f"backend {backend!r} has no fake-quant forward to simulate")
+    if not simulates(capabilities, plan):
+        raise CapabilityError(f"backend {backend!r} simulates symmetric codes only")
 
 
 def check_shows_activations(backend: str, capabilities: Capabilities) -> None:
@@ -109,6 +150,14 @@ def check_shows_activations(backend: str, capabilities: Capabilities) -> None:
             f"backend {backend!r} does not show its activations to quantcore: it can keep no "
             "histograms, nor serve several observers in one pass; leave out --keep-histograms and "
             "`observers:`, or use a backend that has portable observers"
+        )
+
+
+def _check_implementation(backend: str, capabilities: Capabilities, wanted: str) -> None:
+    if wanted not in capabilities.implementations:
+        raise CapabilityError(
+            f"backend {backend!r} has no {wanted} observers; it has "
+            f"{_listing(capabilities.implementations)} ones (`implementation:`)"
         )
 
 

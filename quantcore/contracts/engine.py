@@ -23,7 +23,7 @@ from quantcore.ir.model import Array
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.progress import Progress, Silent
 
-API_VERSION = 1
+API_VERSION = 2
 
 Options = TypeVar("Options", bound="EngineOptions")
 

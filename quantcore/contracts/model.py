@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from quantcore.ir.model import FloatModel
 
-API_VERSION = 1
+API_VERSION = 2
 
 
 @dataclass(frozen=True)

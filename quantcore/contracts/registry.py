@@ -12,6 +12,7 @@ from typing import Any, cast
 from packaging.requirements import Requirement
 from stevedore import DriverManager
 
+import quantcore
 from quantcore.contracts import backend, engine, model, remote, rewrite
 from quantcore.contracts.backend import BackendPlugin
 from quantcore.contracts.engine import EnginePlugin
@@ -142,25 +143,41 @@ def _load(group: str, name: str) -> object:
         PluginError: Unknown, registered twice, broken, or for another API version.
         BackendUnavailable: What it drives is not installed; tells the command.
     """
-    kind = _kind(group)
     info = find(group, name)
-    try:
-        plugin: object = DriverManager(group, name, invoke_on_load=True, invoke_args=(name,)).driver
-    except Exception as error:  # a plugin's import may fail in any way
-        raise PluginError(
-            f"{kind} {name!r} of {info.distribution} {info.version} fails to load: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    who = f"{_kind(group)} {name!r} of {info.distribution} {info.version}"
     contract, version = _CONTRACTS[group]
-    if not isinstance(plugin, contract):
-        raise PluginError(f"{kind} {name!r} of {info.distribution} is no {contract.__name__}")
-    if plugin.api_version != version:  # type: ignore[attr-defined]
+    try:
+        loaded: Any = DriverManager(group, name, invoke_on_load=False).driver
+        # Before it is made: what another version calls its methods, this one takes for missing.
+        written = getattr(loaded, "api_version", version)
+        plugin: object = loaded(name) if written == version else None
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("quantcore."):
+            raise _broken(who, error) from error
+        told = f"another quantcore: it imports {error.name}, which this one has not"
+        raise PluginError(_misfit(who, told, version, info.distribution)) from error
+    except Exception as error:  # a plugin's import may fail in any way
+        raise _broken(who, error) from error
+    if written != version:
+        told, newer = f"API version {written}", written > version
         raise PluginError(
-            f"{kind} {name!r} of {info.distribution} {info.version} is written for API version "
-            f"{plugin.api_version}, "  # type: ignore[attr-defined]
-            f"this quantcore has {version}; install a matching release"
+            _misfit(who, told, version, "quantcore-ptq" if newer else info.distribution)
         )
+    if not isinstance(plugin, contract):
+        raise PluginError(f"{who} is no {contract.__name__}")
     return plugin
+
+
+def _broken(who: str, error: Exception) -> PluginError:
+    return PluginError(f"{who} fails to load: {type(error).__name__}: {error}")
+
+
+def _misfit(who: str, written_for: str, version: int, behind: str) -> str:
+    """What to tell of a plugin of another contract; `behind` is what to upgrade."""
+    return (
+        f"{who} is written for {written_for}; this is quantcore {quantcore.__version__} with API "
+        f"version {version}; run: pip install --upgrade {behind}"
+    )
 
 
 def _kind(group: str) -> str:

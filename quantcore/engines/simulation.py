@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from quantcore.contracts.backend import BackendSession
 from quantcore.contracts.engine import Engine, EngineLayer
+from quantcore.contracts.session import Simulation
 from quantcore.ir.model import Array
 
 
 class SimulationEngine(Engine):
-    """Runs `simulate` of a session that has had a table applied; closes the session with itself.
+    """Runs a simulation, and closes it with itself.
 
     Nothing of the shared Q/DQ graph takes part: the framework quantizes its own network.
 
     Args:
-        session: Of any backend with capability `simulate`.
+        simulation: Of a session of any backend with capability `simulate`.
     """
 
-    def __init__(self, session: BackendSession) -> None:
-        model = session.model
-        self._session = session
+    def __init__(self, simulation: Simulation) -> None:
+        model = simulation.model
+        self._simulation = simulation
         self.input_name = model.input_name
         self.input_shape = (model.batch_size, 3, *model.preprocessing.size)
         self.output_names = model.output_names
 
     def _infer(self, batch: Array) -> list[Array]:
-        heads = self._session.simulate(batch)
+        heads = self._simulation.infer(batch)
         return [heads[name] for name in self.output_names]
 
     def layers(self) -> list[EngineLayer]:
@@ -33,4 +33,4 @@ class SimulationEngine(Engine):
 
     def close(self) -> None:
         """See Engine."""
-        self._session.close()
+        self._simulation.close()

@@ -175,23 +175,6 @@ def exposed(proto: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     return copy
 
 
-def with_sums(proto: onnx.ModelProto, sums: Mapping[str, str]) -> onnx.ModelProto:
-    """The graph with the sum over tensors as outputs, which shows NaN and infinity.
-
-    Args:
-        proto: The graph.
-        sums: By tensor what its sum, and the node that makes it, are called.
-    """
-    copy = copied(proto)
-    for tensor, name in sums.items():
-        copy.graph.node.append(
-            helper.make_node("ReduceSum", [tensor], [name], name=name, keepdims=0)
-        )
-        scalar = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [])
-        copy.graph.output.append(scalar)
-    return copy
-
-
 def nudged(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with every activation scale moved up by one unit in the last place."""
     scales = {node.input[1] for node in proto.graph.node if node.op_type == "QuantizeLinear"}

@@ -33,7 +33,7 @@ class Outline(FloatGraph):
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptHistograms:
     """Statistics of every activation that was observed, and the graph they belong to.
 
     Attributes:
@@ -46,7 +46,7 @@ class Kept:
     tensors: Mapping[str, tuple[Statistics, ...]]
 
     @classmethod
-    def of(cls, model: FloatGraph, tensors: Mapping[str, tuple[Statistics, ...]]) -> Kept:
+    def of(cls, model: FloatGraph, tensors: Mapping[str, tuple[Statistics, ...]]) -> KeptHistograms:
         """Keeps statistics of a model's activations; what needs no data is left out."""
         proto = copied(model.proto)
         del proto.graph.value_info[:]
@@ -80,7 +80,7 @@ class Kept:
         }
 
     @classmethod
-    def from_dict(cls, data: Any) -> Kept:
+    def from_dict(cls, data: Any) -> KeptHistograms:
         """Reads the JSON form.
 
         Raises:

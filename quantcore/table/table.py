@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from quantcore.errors import RangeError, TableError
 from quantcore.runtime.files import write_whole
-from quantcore.table.kept import Kept
+from quantcore.table.kept import KeptHistograms
 
 FORMAT = "quantcore.table/1"
 ROLES = ("activation", "weight")
@@ -152,7 +152,7 @@ class CalibrationTable:
 
     tensors: Mapping[str, TensorRange]
     provenance: Provenance
-    kept: Kept | None = None
+    kept: KeptHistograms | None = None
 
     def to_json(self) -> str:
         """The file's text; floats are written so that they read back bit for bit."""
@@ -214,7 +214,7 @@ class CalibrationTable:
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise TableError(f"{path}: tensor {name!r}: malformed entry: {error!r}") from None
         try:
-            kept = Kept.from_dict(data["histograms"]) if "histograms" in data else None
+            kept = KeptHistograms.from_dict(data["histograms"]) if "histograms" in data else None
         except TableError as error:
             raise TableError(f"{path}: {error}; calibrate again with --keep-histograms") from None
         return cls(tensors, provenance, kept)

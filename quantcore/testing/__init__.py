@@ -19,15 +19,15 @@ from typing import Any, ClassVar
 
 from quantcore.errors import UsageError
 from quantcore.testing.checks import CHECKS, Check
-from quantcore.testing.kit import Outcome, run
-from quantcore.testing.subject import Subject
+from quantcore.testing.kit import CheckOutcome, run
+from quantcore.testing.under_test import BackendUnderTest
 
 try:
     import pytest
 except ImportError:  # the command line runs the checks without it
     pytest = None  # type: ignore[assignment]
 
-__all__ = ["CHECKS", "BackendConformance", "Check", "Outcome", "Subject", "run"]
+__all__ = ["CHECKS", "BackendConformance", "BackendUnderTest", "Check", "CheckOutcome", "run"]
 
 if pytest is None:
 
@@ -47,10 +47,10 @@ else:
         @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
         def test_promise(self, check: Check, backend: str, request: Any) -> None:
             """Runs one check."""
-            subject = Subject(backend)
-            if not check.applies(subject.plugin):
+            under_test = BackendUnderTest(backend)
+            if not check.applies(under_test.plugin):
                 pytest.skip(f"{backend} does not declare {check.tier}")
             if check.name in self.known_faults:
                 reason = self.known_faults[check.name]
                 request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
-            check.run(subject)
+            check.run(under_test)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quantcore.contracts.backend import BackendPlugin
+from quantcore.contracts.backend import BackendPlugin, Support
 from quantcore.contracts.remote import RemoteBackend
 from quantcore.testing import declared, required
-from quantcore.testing.subject import Subject
+from quantcore.testing.under_test import BackendUnderTest
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,17 @@ class Check:
     """
 
     name: str
-    run: Callable[[Subject], None]
+    run: Callable[[BackendUnderTest], None]
     tier: str = "required"
     applies: Callable[[BackendPlugin], bool] = lambda plugin: True
 
 
 #: What is about a plugin's installation can only be seen in the environment that it is in.
 _HERE = "an installation in this environment"
+
+
+def _simulates(plugin: BackendPlugin) -> bool:
+    return plugin.capabilities.simulate is not Support.NONE
 
 
 def _here(plugin: BackendPlugin) -> bool:
@@ -52,7 +56,7 @@ CHECKS: tuple[Check, ...] = (
     Check("layers are described by name", required.layers_are_described),
     Check("network agrees with the float graph", required.network_agrees),
     Check("sessions are independent", required.sessions_are_independent),
-    Check("unknown devices are refused", required.unknown_devices_are_refused),
+    Check("unknown options are refused", required.unknown_options_are_refused),
     Check("foreign layers are refused by name", required.foreign_layers_are_refused),
     Check("rules of the policy are honoured", required.rules_are_honoured),
     Check("refuses before reading an image", required.refuses_before_reading),
@@ -91,7 +95,7 @@ CHECKS: tuple[Check, ...] = (
         "simulation agrees with the Q/DQ graph",
         declared.simulation_matches_graph,
         "simulate",
-        lambda plugin: plugin.capabilities.simulate,
+        _simulates,
     ),
     Check(
         "float64 rounds nothing",
@@ -103,6 +107,12 @@ CHECKS: tuple[Check, ...] = (
         "simulation leaves the float network alone",
         declared.simulation_leaves_float_alone,
         "simulate",
-        lambda plugin: plugin.capabilities.simulate,
+        _simulates,
+    ),
+    Check(
+        "simulations stand side by side",
+        declared.simulations_stand_side_by_side,
+        "simulate",
+        _simulates,
     ),
 )

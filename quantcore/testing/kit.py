@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from quantcore.runtime.progress import Progress, Silent
 from quantcore.testing.checks import CHECKS, Check
-from quantcore.testing.subject import Subject
+from quantcore.testing.under_test import BackendUnderTest
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckOutcome:
     """What came of one check.
 
     Attributes:
@@ -25,7 +25,7 @@ class Outcome:
     detail: str = ""
 
 
-def run(name: str, progress: Progress | None = None) -> Iterator[Outcome]:
+def run(name: str, progress: Progress | None = None) -> Iterator[CheckOutcome]:
     """Holds an installed backend to every promise, and goes on after a broken one.
 
     Args:
@@ -35,16 +35,16 @@ def run(name: str, progress: Progress | None = None) -> Iterator[Outcome]:
     Raises:
         PluginError: There is no such backend, or it cannot be loaded.
     """
-    subject = Subject(name)
-    plugin = subject.plugin
+    backend = BackendUnderTest(name)
+    plugin = backend.plugin
     for check in (progress or Silent()).track(CHECKS, f"checking {name}"):
         if not check.applies(plugin):
-            yield Outcome(check, "skipped", f"does not declare {check.tier}")
+            yield CheckOutcome(check, "skipped", f"does not declare {check.tier}")
             continue
         try:
-            check.run(subject)
+            check.run(backend)
         except Exception as error:  # a broken backend may raise anything
             detail = str(error) if isinstance(error, AssertionError) else repr(error)
-            yield Outcome(check, "failed", " ".join(detail.split())[:300])
+            yield CheckOutcome(check, "failed", " ".join(detail.split())[:300])
         else:
-            yield Outcome(check, "passed")
+            yield CheckOutcome(check, "passed")

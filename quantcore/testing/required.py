@@ -17,7 +17,9 @@ import onnx
 from onnx import numpy_helper
 
 from quantcore.analysis.agreement import check_parity
-from quantcore.contracts import backend, registry
+from quantcore.calibration.driver import calibrate
+from quantcore.contracts import registry
+from quantcore.contracts.backend import API_VERSION, SessionOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import BackendUnavailable, CapabilityError, QuantcoreError
 from quantcore.policy.policy import IMPLEMENTATIONS, OBSERVERS, CalibrationPolicy
@@ -28,9 +30,9 @@ from quantcore.runtime.progress import Silent
 from quantcore.runtime.worker import run_apart
 from quantcore.table.table import CalibrationTable
 from quantcore.testing.models import Stream, foreign_model, images, small_detector
-from quantcore.testing.subject import (
+from quantcore.testing.under_test import (
     GROWTH_LIMIT_MB,
-    Subject,
+    BackendUnderTest,
     growth_of,
     hold,
     interrupted,
@@ -39,15 +41,15 @@ from quantcore.testing.subject import (
 )
 
 
-def resolves(subject: Subject) -> None:
+def resolves(backend: BackendUnderTest) -> None:
     """The entry point loads and its API version is the core's."""
-    hold(subject.plugin.api_version == backend.API_VERSION, "written for another API version")
+    hold(backend.plugin.api_version == API_VERSION, "written for another API version")
 
 
-def listing_imports_nothing(subject: Subject) -> None:
+def listing_imports_nothing(backend: BackendUnderTest) -> None:
     """`quantcore list` does not import the plugin."""
     point = next(
-        p for p in metadata.entry_points(group=registry.BACKENDS) if p.name == subject.name
+        p for p in metadata.entry_points(group=registry.BACKENDS) if p.name == backend.name
     )
     code = (
         "import sys; from quantcore.contracts import registry as r; r.installed(r.BACKENDS); "
@@ -59,21 +61,21 @@ def listing_imports_nothing(subject: Subject) -> None:
     hold(done.returncode == 0, f"listing imports {point.module}: {done.stderr.decode()[-300:]}")
 
 
-def missing_framework_is_told(subject: Subject) -> None:
+def missing_framework_is_told(backend: BackendUnderTest) -> None:
     """Without its requirements, the backend is answered with the pip command."""
     with mock.patch.object(registry, "_met", return_value=False):
         try:
-            registry.load_backend(subject.name)
+            registry.load_backend(backend.name)
         except BackendUnavailable as error:
             hold("pip install" in str(error), str(error))
             return
     raise AssertionError("its distribution declares no requirement, so a missing one goes unseen")
 
 
-def layers_are_described(subject: Subject) -> None:
+def layers_are_described(backend: BackendUnderTest) -> None:
     """What a framework calls a layer has an argument for each of its neutral tensors."""
     for layer in small_detector().layers:
-        found = subject.plugin.framework_layer(layer)
+        found = backend.plugin.framework_layer(layer)
         if found is None:
             continue
         hold(found.cls, f"{layer.name}: no class name")
@@ -83,44 +85,50 @@ def layers_are_described(subject: Subject) -> None:
             hold(len(set(theirs)) == len(theirs), f"{layer.name}: {part} {theirs} repeat a name")
 
 
-def network_agrees(subject: Subject) -> None:
+def network_agrees(backend: BackendUnderTest) -> None:
     """The opened network computes what the float graph computes, to 1e-4 relative."""
-    with subject.plugin.open(small_detector(), "cpu") as session:
-        check_parity(session, registry.load_engine(REFERENCE_ENGINE))
+    model, engine = small_detector(), registry.load_engine(REFERENCE_ENGINE)
+    for threads in (None, 1):
+        with backend.plugin.open(model, SessionOptions(device="cpu", threads=threads)) as session:
+            check_parity(session, engine)
 
 
-def sessions_are_independent(subject: Subject) -> None:
+def sessions_are_independent(backend: BackendUnderTest) -> None:
     """A second open model disturbs neither the first one nor what it calibrates."""
     model, other = small_detector(), small_detector(seed=1)
-    sites = plan(model, subject.policy())
-    with subject.plugin.open(model, "cpu") as session:
+    sites = plan(model, backend.policy())
+    with backend.open(model) as session:
         before = session.forward(images(2))
-        with subject.plugin.open(other, "cpu") as second:
-            second.calibrate(plan(other, subject.policy()), Stream(4))
+        with backend.open(other) as second:
+            calibrate(second, plan(other, backend.policy()), Stream(4))
             between = session.forward(images(2))
-            found = session.calibrate(sites, Stream(16))
+            found = calibrate(session, sites, Stream(16))
         second.close()  # closed a second time: harmless
         after = session.forward(images(2))
     for name, values in before.items():
         same = np.array_equal(values, between[name]) and np.array_equal(values, after[name])
         hold(same, f"a second model changed the first one's {name}")
-    hold(found == subject.ranges(subject.policy())[2], "a second model changed the first's ranges")
+    hold(found == backend.ranges(backend.policy())[2], "a second model changed the first's ranges")
 
 
-def unknown_devices_are_refused(subject: Subject) -> None:
-    """A device that no backend has is refused, not replaced by another."""
-    try:
-        subject.plugin.open(small_detector(), "abacus").close()
-    except CapabilityError as error:
-        hold("abacus" in str(error), f"the refusal does not name the device: {error}")
-        return
-    raise AssertionError("opened a model on device 'abacus'")
+def unknown_options_are_refused(backend: BackendUnderTest) -> None:
+    """A device or an arithmetic that no backend has is refused, not replaced by another."""
+    for word, options in (
+        ("abacus", SessionOptions(device="abacus")),
+        ("float17", SessionOptions(device="cpu", arithmetic="float17")),
+    ):
+        try:
+            backend.plugin.open(small_detector(), options).close()
+        except CapabilityError as error:
+            hold(word in str(error), f"the refusal does not name what it refuses: {error}")
+            continue
+        raise AssertionError(f"opened a model with {options}")
 
 
-def foreign_layers_are_refused(subject: Subject) -> None:
+def foreign_layers_are_refused(backend: BackendUnderTest) -> None:
     """A node that no framework has ends in an error of quantcore's that names it."""
     try:
-        with subject.plugin.open(foreign_model(), "cpu") as session:
+        with backend.open(foreign_model()) as session:
             session.forward(images(1))
     except QuantcoreError as error:
         named = "odd.one" in str(error) or "NoSuchOperator" in str(error)
@@ -131,45 +139,48 @@ def foreign_layers_are_refused(subject: Subject) -> None:
     raise AssertionError("opened and ran a graph with an operator that does not exist")
 
 
-def rules_are_honoured(subject: Subject) -> None:
+def rules_are_honoured(backend: BackendUnderTest) -> None:
     """Layers that a rule keeps in float get no range; a rule's own observer is used."""
     rules = [{"match": "deep", "quantize": False}, {"match": "op:add", "quantize": True}]
-    _, _, ranges = subject.ranges(subject.policy(layers=rules))
+    _, _, ranges = backend.ranges(backend.policy(layers=rules))
     hold("deep.weight" not in ranges, "a layer with `quantize: false` was calibrated")
     hold("pool.out" not in ranges, "the input of a layer with `quantize: false` was calibrated")
     hold("right.out" in ranges, "an Add that a rule quantizes was not calibrated")
-    first = subject.first_observer()
-    general = subject.ranges(subject.policy(first))[2]
-    for observer in set(subject.observers()) - {first}:
-        alone = subject.policy(observer)
+    first = backend.first_observer()
+    general = backend.ranges(backend.policy(first))[2]
+    for observer in set(backend.observers()) - {first}:
+        alone = backend.policy(observer)
         rule = {"match": "head", "activations": alone.activations.to_dict()}
-        own = subject.ranges(alone)[2]
-        mixed = subject.ranges(subject.policy(first, layers=[rule]))[2]
+        own = backend.ranges(alone)[2]
+        mixed = backend.ranges(backend.policy(first, layers=[rule]))[2]
         for tensor, found in mixed.items():
             wanted = own if tensor == "cat.out" else general
             hold(found == wanted[tensor], f"{tensor}: not what the observer of its rule gives")
 
 
-def refuses_before_reading(subject: Subject) -> None:
+def refuses_before_reading(backend: BackendUnderTest) -> None:
     """What a backend has not is refused before any image is read."""
-    for policy in _beyond(subject):
+    for policy in _beyond(backend):
         model, stream = small_detector(), Stream(4)
-        with subject.plugin.open(model, "cpu") as session:
+        with backend.open(model) as session:
             try:
-                session.calibrate(plan(model, policy), stream)
+                if policy.implementation == "native":
+                    session.observe(plan(model, policy).sites, stream)
+                else:
+                    calibrate(session, plan(model, policy), stream)
             except CapabilityError as error:
                 hold(stream.read == 0, "images were read before the refusal")
-                hold(subject.name in str(error), f"the refusal does not name the backend: {error}")
+                hold(backend.name in str(error), f"the refusal does not name the backend: {error}")
                 continue
         raise AssertionError(f"accepted a policy that it cannot honour: {policy.to_dict()}")
 
 
-def _beyond(subject: Subject) -> Iterator[CalibrationPolicy]:
+def _beyond(backend: BackendUnderTest) -> Iterator[CalibrationPolicy]:
     """Policies that ask for one thing more than the backend declares."""
-    known = subject.plugin.capabilities
-    policy = subject.policy()
+    known = backend.plugin.capabilities
+    policy = backend.policy()
     for observer in sorted(set(OBSERVERS) - set(known.activation_observers)):
-        yield subject.policy(observer)
+        yield backend.policy(observer)
     for observer in sorted(set(OBSERVERS) - set(known.weight_observers)):
         weights = replace(policy.weights, observer=observer)
         yield replace(policy, weights=weights)
@@ -186,10 +197,10 @@ def _beyond(subject: Subject) -> Iterator[CalibrationPolicy]:
         yield replace(policy, implementation=implementation)
 
 
-def every_observer_works(subject: Subject) -> None:
+def every_observer_works(backend: BackendUnderTest) -> None:
     """Each declared observer gives finite, positive ranges that do not exceed the data."""
-    for observer in subject.observers():
-        model, sites, ranges = subject.ranges(subject.policy(observer))
+    for observer in backend.observers():
+        model, sites, ranges = backend.ranges(backend.policy(observer))
         limit = magnitudes(model, sites, np.concatenate(list(Stream(16))))
         for tensor, largest in limit.items():
             amax = float(ranges[tensor].amax_array)
@@ -197,16 +208,16 @@ def every_observer_works(subject: Subject) -> None:
             hold(0 < amax <= 1.01 * largest, f"{observer}: {tensor}: {amax} of {largest}")
 
 
-def same_inputs_same_table(subject: Subject) -> None:
+def same_inputs_same_table(backend: BackendUnderTest) -> None:
     """Two calibrations agree bit for bit."""
-    policy = subject.policy(subject.observers()[-1])
-    first, second = subject.ranges(policy)[2], subject.ranges(policy)[2]
+    policy = backend.policy(backend.observers()[-1])
+    first, second = backend.ranges(policy)[2], backend.ranges(policy)[2]
     hold(first == second, f"differ in {[t for t in first if first[t] != second[t]]}")
 
 
-def model_is_untouched(subject: Subject) -> None:
+def model_is_untouched(backend: BackendUnderTest) -> None:
     """The float model has the same bytes afterwards."""
-    model, _, _ = subject.ranges(subject.policy())
+    model, _, _ = backend.ranges(backend.policy())
     before = small_detector().proto.SerializeToString(deterministic=True)
     hold(model.proto.SerializeToString(deterministic=True) == before, "the graph was written to")
     hold(
@@ -218,10 +229,10 @@ def model_is_untouched(subject: Subject) -> None:
     )
 
 
-def table_becomes_a_graph(subject: Subject) -> None:
+def table_becomes_a_graph(backend: BackendUnderTest) -> None:
     """The table survives its file; the Q/DQ graph made from it is valid and fit for TensorRT."""
-    model, sites, ranges = subject.ranges(subject.policy())
-    table = table_of(subject, model, ranges)
+    model, sites, ranges = backend.ranges(backend.policy())
+    table = table_of(backend, model, ranges)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.json"
         table.save(path)
@@ -233,15 +244,15 @@ def table_becomes_a_graph(subject: Subject) -> None:
     hold(not broken, f"the Q/DQ graph breaks a rule: {broken[0].message if broken else ''}")
 
 
-def bad_numbers_are_named(subject: Subject) -> None:
+def bad_numbers_are_named(backend: BackendUnderTest) -> None:
     """NaN activations end in an error of quantcore's that names a tensor, not in a table."""
     model = small_detector()
-    sites = plan(model, subject.policy())
+    sites = plan(model, backend.policy())
     poisoned = images(4)
     poisoned[2, 0, 3, 3] = np.nan
-    with subject.plugin.open(model, "cpu") as session:
+    with backend.open(model) as session:
         try:
-            session.calibrate(sites, [poisoned])
+            calibrate(session, sites, [poisoned])
         except QuantcoreError as error:
             names = {site.tensor for site in sites.sites}
             hold(any(repr(name) in str(error) for name in names), f"names no tensor: {error}")
@@ -249,11 +260,11 @@ def bad_numbers_are_named(subject: Subject) -> None:
     raise AssertionError("an image with NaN was calibrated without a word")
 
 
-def memory_is_flat(subject: Subject) -> None:
+def memory_is_flat(backend: BackendUnderTest) -> None:
     """Sixteen times the images take no more memory, whatever the observer."""
-    for observer in subject.observers():
+    for observer in backend.observers():
         grown = run_apart(
-            growth_of, subject.name, observer, progress=Silent(), what=subject.name
+            growth_of, backend.name, observer, progress=Silent(), what=backend.name
         ).result
         hold(
             grown <= GROWTH_LIMIT_MB,
@@ -261,21 +272,21 @@ def memory_is_flat(subject: Subject) -> None:
         )
 
 
-def interruption_leaves_nothing(subject: Subject) -> None:
+def interruption_leaves_nothing(backend: BackendUnderTest) -> None:
     """A calibration that is interrupted leaves no file and a session fit for the next one."""
     model = small_detector()
-    sites = plan(model, subject.policy())
+    sites = plan(model, backend.policy())
     here = set(Path.cwd().iterdir())
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(tempfile, "tempdir", folder):
-        with subject.plugin.open(model, "cpu") as session:
+        with backend.open(model) as session:
             try:
-                session.calibrate(sites, interrupted())
+                calibrate(session, sites, interrupted())
             except KeyboardInterrupt:
                 pass
             else:
                 raise AssertionError("swallowed a KeyboardInterrupt")
-            found = session.calibrate(sites, Stream(16))
+            found = calibrate(session, sites, Stream(16))
         left = [path.name for path in Path(folder).iterdir()]
     left += [path.name for path in set(Path.cwd().iterdir()) - here]
     hold(not left, f"left files behind: {', '.join(sorted(left))}")
-    hold(found == subject.ranges(subject.policy())[2], "remembers the interrupted calibration")
+    hold(found == backend.ranges(backend.policy())[2], "remembers the interrupted calibration")

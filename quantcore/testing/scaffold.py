@@ -41,7 +41,7 @@ def render(name: str) -> dict[str, str]:
         "name": name,
         "distribution": f"quantcore-backend-{name}",
         "package": f"quantcore_backend_{name.replace('-', '_')}",
-        "cls": "".join(part.capitalize() for part in name.split("-")) + "Backend",
+        "stem": "".join(part.capitalize() for part in name.split("-")),
     }
     folder = resources.files("quantcore.testing") / "template"
     files = {

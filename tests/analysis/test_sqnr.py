@@ -16,14 +16,13 @@ from hypothesis.extra import numpy as hnp
 from quantcore.analysis.difference import difference
 from quantcore.analysis.sqnr import sqnr
 from quantcore.calibration.collector import Collector
-from quantcore.calibration.portable import watch, weight_ranges
+from quantcore.calibration.driver import find_ranges
 from quantcore.calibration.recalibration import recalibrate
 from quantcore.policy.code import Code
 from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
 from quantcore.qdq.placement import Site, plan
 from quantcore.report import plots
 from quantcore.runtime.plain import json_text, plain
-from quantcore.table.kept import Kept
 from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 RANDOM = np.random.default_rng(5)
@@ -107,7 +106,7 @@ def test_corners_have_an_answer():
 
 
 @pytest.fixture
-def pair(net):
+def pair(net, given_session):
     """A table with histograms by `max`, and one by another policy: `pair(**keys)`."""
     wanted = CalibrationPolicy.from_dict(
         {
@@ -118,13 +117,13 @@ def pair(net):
     )
     sites = plan(net, wanted)
 
-    def feed(see):
-        for index, site in enumerate(s for s in sites.sites if s.role == "activation"):
-            see(site.tensor, RANDOM.standard_t(3 + index, (2, 5000)).astype(np.float32))
+    observed = [site.tensor for site in sites.sites if site.role == "activation"]
 
-    collector = watch(sites, feed, keep_histograms=True)
-    ranges = {**weight_ranges(sites, net), **collector.ranges()}
-    kept = Kept.of(net, collector.seen)
+    def values(tensor, batch):
+        return RANDOM.standard_t(3 + observed.index(tensor), (2, 5000)).astype(np.float32)
+
+    session = given_session(net, values)
+    (ranges,), kept = find_ranges(session, [sites], [np.zeros((2, 1), np.float32)], keep=True)
     provenance = Provenance(net.name, net.fingerprint, "x", {}, wanted.to_dict())
     table = CalibrationTable(ranges, provenance, kept)
     return lambda **keys: (

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from quantcore.calibration.collector import Collector
+from quantcore.calibration.driver import calibrate
 from quantcore.calibration.observers import BINNED, FINDERS
-from quantcore.calibration.portable import observe, watch
 from quantcore.errors import PolicyError, RangeError, TableError
 from quantcore.policy.code import Code
 from quantcore.policy.policy import OBSERVERS, TensorPolicy
@@ -233,17 +233,19 @@ def test_odd_bins_are_refused_before_anything_is_seen(observer):
             Collector([site(observer, bins=bins)])
 
 
-def test_observe_gives_weights_and_activations_in_the_order_of_the_plan():
+def test_a_calibration_gives_weights_and_activations_in_the_order_of_the_plan(given_session):
     weight = Site("w", "weight", policy("max", granularity="per_channel"), ("conv1",), 0)
-    plan = Plan((weight, site("percentile")), ())
+    plan = Plan((weight, site("percentile")), (), "portable", "float64")
     model = SimpleNamespace(initializers={"w": np.array([[1, -2], [0, 0]], np.float32)})
-    result = observe(plan, model, lambda see: see("x", IMAGES))
+    result = calibrate(given_session(model, lambda tensor, batch: batch), plan, [IMAGES])
     assert list(result) == ["w", "x"]
     assert result["w"].amax == (2.0, 0.0)
     assert result["x"] == found(site("percentile"), IMAGES)
 
-    def broken(see):
+    def broken(tensor, batch):
         raise KeyError("boom")
 
     with pytest.raises(KeyError):
-        watch(plan, broken)
+        calibrate(given_session(model, broken), plan, [IMAGES])
+    with pytest.raises(RangeError, match="never computed"):
+        calibrate(given_session(model, broken), plan, [])

@@ -11,7 +11,7 @@ from quantcore.calibration.recalibration import recalibrate
 from quantcore.errors import PolicyError
 from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
 from quantcore.qdq.placement import Site, plan
-from quantcore.table.kept import Kept
+from quantcore.table.kept import KeptHistograms
 from quantcore.table.table import CalibrationTable, Provenance
 
 
@@ -24,9 +24,9 @@ def test_a_histogram_by_channel_serves_no_tensor_as_a_whole(net):
     for name in collector.sites:
         collector.see(name, np.random.default_rng(0).normal(size=(2, 3, 4)))
     ranges = {**weight_ranges(sites, net), **collector.ranges()}
-    kept = Kept.of(net, collector.seen)
+    kept = KeptHistograms.of(net, collector.seen)
     assert all(len(seen) == 3 for seen in kept.tensors.values())
-    assert Kept.from_dict(kept.to_dict()) == kept
+    assert KeptHistograms.from_dict(kept.to_dict()) == kept
     origin = Provenance(net.name, net.fingerprint, "x", policy=policy.to_dict())
     with pytest.raises(PolicyError, match=r"'images' of layer m\.0\.conv.*as a whole"):
         recalibrate(CalibrationTable(ranges, origin, kept), policy)

@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quantcore.calibration.portable import observe, watch, weight_ranges
+from quantcore.calibration.driver import calibrate, find_ranges
 from quantcore.calibration.recalibration import recalibrate
 from quantcore.errors import CapabilityError, PolicyError, RangeError, TableError
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
-from quantcore.table.kept import Kept
 from quantcore.table.packing import pack, pack_array, unpack, unpack_array
 from quantcore.table.table import CalibrationTable, Provenance
 
@@ -34,28 +33,29 @@ def policy(**keys):
     )
 
 
-def feed(model, wanted):
-    """Shows other values for each tensor, an image apiece and then the rest at once."""
+@pytest.fixture
+def shown(given_session):
+    """A session that shows other values for each tensor of a plan: `shown(model, sites)`."""
 
-    def show(see):
-        for start, end in ((0, 1), (1, 7)):
-            for index, site in enumerate(plan(model, wanted).sites):
-                if site.role == "activation":
-                    see(site.tensor, IMAGES[start:end] * np.float32(1.5**index))
+    def make(model, sites):
+        index = {site.tensor: i for i, site in enumerate(sites.sites)}
+        return given_session(model, lambda tensor, batch: batch * np.float32(1.5 ** index[tensor]))
 
-    return show
+    return make
+
+
+#: An image apiece and then the rest at once.
+BATCHES = (IMAGES[:1], IMAGES[1:])
 
 
 @pytest.fixture
-def kept(net, tmp_path):
+def kept(net, shown, tmp_path):
     """A table with histograms, calibrated with `max`, read back from its file."""
     wanted = policy(activations={"observer": "max"})
     sites = plan(net, wanted)
-    collector = watch(sites, feed(net, wanted), keep_histograms=True)
-    ranges = {**weight_ranges(sites, net), **collector.ranges()}
-    found = Kept.of(net, collector.seen)
+    (ranges,), found = find_ranges(shown(net, sites), [sites], BATCHES, keep=True)
     provenance = Provenance(net.name, net.fingerprint, "x", {}, wanted.to_dict(), (3, 1, 2))
-    table = CalibrationTable({s.tensor: ranges[s.tensor] for s in sites.sites}, provenance, found)
+    table = CalibrationTable(ranges, provenance, found)
     table.save(tmp_path / "kept.json")
     again = CalibrationTable.load(tmp_path / "kept.json")
     assert again == table
@@ -77,10 +77,11 @@ def kept(net, tmp_path):
     ],
     ids=str,
 )
-def test_the_ranges_are_those_of_a_calibration_to_the_bit(net, kept, keys):
+def test_the_ranges_are_those_of_a_calibration_to_the_bit(net, shown, kept, keys):
     other = policy(**keys)
     found = recalibrate(kept, other)
-    wanted = observe(plan(net, other), net, feed(net, other))
+    sites = plan(net, other)
+    wanted = calibrate(shown(net, sites), sites, BATCHES)
     assert found.tensors == wanted
     assert list(found.tensors) == list(wanted)
     assert found.provenance.policy == other.to_dict()
@@ -188,5 +189,6 @@ def test_a_backend_that_hides_its_activations_keeps_nothing(net, node_session):
         raise AssertionError("an image was read")
         yield
 
+    native = policy(implementation="native", activations={"observer": "max"})
     with node_session(net) as session, pytest.raises(CapabilityError, match="--keep-histograms"):
-        session.collect([plan(net, policy())], untouched(), keep=True)
+        find_ranges(session, [plan(net, native)], untouched(), keep=True)

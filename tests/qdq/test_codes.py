@@ -135,7 +135,7 @@ def test_a_profile_of_ones_own_says_whether_zero_points_are_taken(net):
 def test_a_framework_without_affine_codes_does_not_simulate_them(net, node_session, table):
     sites = plan(net, policy(8, False))
     with node_session(net) as session, pytest.raises(CapabilityError, match="symmetric codes"):
-        session.apply(sites, table(net, sites).tensors)
+        session.simulation(sites, table(net, sites).tensors)
 
 
 @given(st.floats(-1e6, 1e6, width=32), st.floats(-1e6, 1e6, width=32), st.integers(2, 8))

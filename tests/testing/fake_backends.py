@@ -7,6 +7,7 @@ which everything here is built on, is on their path as it is on that of the test
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from onnx import TensorProto, helper
 from quantcore_backend_honest import session as template
 from quantcore_backend_honest.plugin import HonestBackend
 
-from quantcore.contracts.backend import Capabilities, FrameworkLayer
+from quantcore.contracts.backend import Capabilities, FrameworkLayer, Simulation, Support
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_engine
 from quantcore.ir.edits import exposed
@@ -37,32 +38,38 @@ def amax_of(policy, values, before):
 template.amax_of = amax_of
 
 
-class Session(template.Session):
-    """The template's, with a simulation: the shared Q/DQ graph, opened at the forced tensors."""
-
-    def _compute_in(self, arithmetic):
-        pass  # what is computed, asks `arithmetic`
+class Session(template.HonestSession):
+    """The template's, with activations, and a simulation."""
 
     def _forward(self, batch):
-        if self.arithmetic == "float32":
+        if self.options.arithmetic == "float32":
             return super()._forward(batch)
         heads = in_float64(self.model.proto, batch)
         return [heads[name] for name in self.model.output_names]
 
-    def _watch(self, batch, see):
-        graph = exposed(self.model.proto, see)
+    def _watch(self, batch, show):
+        graph = exposed(self.model.proto, show)
         with load_engine("onnxruntime").build(graph, EngineOptions()) as engine:
             values = {self.model.input_name: batch, **engine.infer(batch)}
-        for name in see:
-            see[name](values[name])
+        for name in show:
+            show[name](values[name])
 
-    def _apply(self, sites, ranges):
+    def _simulation(self, sites, ranges):
+        return FakeSimulation(self, sites, ranges)
+
+
+class FakeSimulation(Simulation):
+    """The shared Q/DQ graph, opened at the forced tensors."""
+
+    def __init__(self, session, sites, ranges):
+        super().__init__(session)
+        self.options = session.options
         provenance = Provenance(self.model.name, self.model.fingerprint, self.name)
         table = CalibrationTable(dict(ranges), provenance)
         self.qdq = insert(self.model, Plan(tuple(sites), ()), table).proto
 
-    def _simulate(self, batch, forced, computed):
-        if self.arithmetic == "float64":
+    def _infer(self, batch, forced, computed):
+        if self.options.arithmetic == "float64":
             heads = in_float64(self.qdq, batch)
             return [heads[name] for name in self.model.output_names]
         graph = onnx.ModelProto()
@@ -90,16 +97,16 @@ class Fake(HonestBackend):
         activation_observers={"max": frozenset(), "percentile": frozenset({"percentile"})},
         weight_observers={"max": frozenset()},
         implementations=frozenset({"native", "portable"}),
-        simulate=True,
+        simulate=Support.FULL,
         arithmetics=frozenset({"float32", "float64"}),
     )
 
     def framework_layer(self, layer):
         return FrameworkLayer("Layer", ("a", "b", "c"), ("w",), ("out",))
 
-    def open(self, model, device="auto"):
-        super().open(model, device).close()
-        return self.Session(self.name, model, self.capabilities)
+    def _open(self, model, options):
+        engine = load_engine("onnxruntime")
+        return self.Session(self.name, model, self.capabilities, options, engine)
 
 
 def scaled(found, factor, tensor=None):
@@ -168,58 +175,58 @@ class Shared(Fake):
                 self._float = mine
 
 
-@breaks("unknown devices are refused")
+@breaks("unknown options are refused")
 class AnyDevice(Fake):
-    def open(self, model, device="auto"):
+    def open(self, model, options=None):
         return super().open(model)
 
 
 @breaks("foreign layers are refused by name")
 class Foreign(Fake):
-    def open(self, model, device="auto"):
+    def _open(self, model, options):
         if any(node.domain for node in model.proto.graph.node):
             raise KeyError("NoSuchOperator")
-        return super().open(model, device)
+        return super()._open(model, options)
 
 
 @breaks("rules of the policy are honoured")
 class OneObserver(Fake):
     class Session(Session):
-        def _observe(self, sites, batches):
-            from dataclasses import replace
-
+        def _observe(self, sites, batches, progress):
             one = next(site.policy for site in sites if site.role == "activation")
             alike = [replace(s, policy=one) if s.role == "activation" else s for s in sites]
-            return super()._observe(alike, batches)
+            return super()._observe(alike, batches, progress)
 
 
 @breaks("refuses before reading an image")
 class Eager(Fake):
     class Session(Session):
-        def calibrate(self, plan, batches):
-            return super().calibrate(plan, list(batches))
+        def observe(self, sites, batches, progress=None):
+            return super().observe(sites, list(batches), progress)
 
 
 @breaks("every declared observer works")
 class Boastful(Fake):
     class Session(Session):
-        def _observe(self, sites, batches):
-            found = super()._observe(sites, batches)
+        def _observe(self, sites, batches, progress):
+            found = super()._observe(sites, batches, progress)
             return scaled(found, 3 if sites[0].policy.observer == "percentile" else 1)
 
 
 @breaks("same inputs, same table")
 class Random(Fake):
     class Session(Session):
-        def _observe(self, sites, batches):
-            return scaled(super()._observe(sites, batches), np.random.default_rng().uniform(0.9, 1))
+        def _observe(self, sites, batches, progress):
+            return scaled(
+                super()._observe(sites, batches, progress), np.random.default_rng().uniform(0.9, 1)
+            )
 
 
 @breaks("float model is left untouched")
 class Scribbling(Fake):
     class Session(Session):
-        def _observe(self, sites, batches):
-            found = super()._observe(sites, batches)
+        def _observe(self, sites, batches, progress):
+            found = super()._observe(sites, batches, progress)
             self.model.proto.graph.doc_string = "calibrated"
             return found
 
@@ -227,8 +234,8 @@ class Scribbling(Fake):
 @breaks("table round-trips and becomes a Q/DQ graph")
 class Float32(Fake):
     class Session(Session):
-        def _observe(self, sites, batches):
-            found = super()._observe(sites, batches)
+        def _observe(self, sites, batches, progress):
+            found = super()._observe(sites, batches, progress)
             for name, entry in found.items():
                 if entry.axis is None:
                     found[name] = TensorRange("activation", np.float32(-1), np.float32(1))
@@ -238,14 +245,14 @@ class Float32(Fake):
 @breaks("NaN is named")
 class Blind(Fake):
     class Session(Session):
-        def _observe(self, sites, batches):
-            return super()._observe(sites, map(np.nan_to_num, batches))
+        def _observe(self, sites, batches, progress):
+            return super()._observe(sites, map(np.nan_to_num, batches), progress)
 
 
 @breaks("memory is flat in the number of images")
 class Hoarding(Fake):
     class Session(Session):
-        def _observe(self, sites, batches):
+        def _observe(self, sites, batches, progress):
             hoard = []
 
             def keep():
@@ -254,13 +261,13 @@ class Hoarding(Fake):
                     hoard.append(np.repeat(batch, 4, axis=0) + 1)
                     yield batch
 
-            return super()._observe(sites, keep())
+            return super()._observe(sites, keep(), progress)
 
 
 @breaks("interruption leaves nothing behind")
 class Remembering(Fake):
     class Session(Session):
-        def _observe(self, sites, batches):
+        def _observe(self, sites, batches, progress):
             self.seen = getattr(self, "seen", [])
 
             def keep():
@@ -270,37 +277,38 @@ class Remembering(Fake):
 
             for _ in keep():
                 pass
-            return super()._observe(sites, self.seen)
+            return super()._observe(sites, self.seen, progress)
 
 
 class Littering(Fake):
     """Breaks the same promise in another way."""
 
     class Session(Session):
-        def _observe(self, sites, batches):
+        def _observe(self, sites, batches, progress):
             Path(tempfile.mkstemp()[1]).write_text("half")
-            return super()._observe(sites, batches)
+            return super()._observe(sites, batches, progress)
 
 
 @breaks("max is exact")
 class Short(Fake):
     class Session(Session):
-        def _observe(self, sites, batches):
-            return scaled(super()._observe(sites, batches), 0.99, "cat.out")
+        def _observe(self, sites, batches, progress):
+            return scaled(super()._observe(sites, batches, progress), 0.99, "cat.out")
 
 
 @breaks("batch size does not change max")
 class Averaging(Fake):
     class Session(Session):
-        def _observe(self, sites, batches):
-            return super()._observe(sites, (b.mean(axis=0, keepdims=True) for b in batches))
+        def _observe(self, sites, batches, progress):
+            means = (batch.mean(axis=0, keepdims=True) for batch in batches)
+            return super()._observe(sites, means, progress)
 
 
 @breaks("weight ranges follow their axis")
 class WrongAxis(Fake):
     class Session(Session):
-        def _observe(self, sites, batches):
-            found = super()._observe(sites, batches)
+        def _observe(self, sites, batches, progress):
+            found = super()._observe(sites, batches, progress)
             for name, entry in found.items():
                 if entry.axis is not None:
                     amax = (entry.amax[-1], *entry.amax[:-1])
@@ -319,21 +327,34 @@ class Clipping(Fake):
 @breaks("simulation agrees with the Q/DQ graph")
 class OtherScales(Fake):
     class Session(Session):
-        def _apply(self, sites, ranges):
-            super()._apply(sites, scaled(ranges, 1.05))
+        def _simulation(self, sites, ranges):
+            return super()._simulation(sites, scaled(ranges, 1.05))
 
 
 @breaks("float64 rounds nothing")
 class StillFloat32(Fake):
-    class Session(Session):
-        def compute_in(self, arithmetic):
-            """Says nothing and goes on as before."""
+    def _open(self, model, options):
+        return super()._open(model, replace(options, arithmetic="float32"))
 
 
 @breaks("simulation leaves the float network alone")
 class Stuck(Fake):
     class Session(Session):
+        made: Any = None
+
+        def _simulation(self, sites, ranges):
+            self.made = super()._simulation(sites, ranges)
+            return self.made
+
         def _forward(self, batch):
-            if hasattr(self, "qdq"):
-                return self._simulate(batch, {}, {})
-            return super()._forward(batch)
+            return self.made._infer(batch, {}, {}) if self.made else super()._forward(batch)
+
+
+@breaks("simulations stand side by side")
+class OneTable(Fake):
+    class Session(Session):
+        def _simulation(self, sites, ranges):
+            last = self.last = super()._simulation(sites, ranges)
+            latest = lambda *given: type(last)._infer(self.last, *given)  # noqa: E731
+            last._infer = latest
+            return last

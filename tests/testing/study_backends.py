@@ -7,25 +7,37 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from fake_backends import Fake, Session, scaled
+from fake_backends import Fake, FakeSimulation, Session, scaled
 
 from quantcore.errors import BackendError
+
+
+class Slow(FakeSimulation):
+    def _infer(self, batch, forced, computed):
+        time.sleep(float(os.environ.get("STUDY_SLOW", 0)))
+        return super()._infer(batch, forced, computed)
+
+
+class Silent(Slow):
+    def _infer(self, batch, forced, computed):
+        if len(batch) == 1:
+            raise BackendError("this framework has lost its voice")
+        return super()._infer(batch, forced, computed)
 
 
 class First(Fake):
     """As honest as `Fake`; where `STUDY_SLOW` is set, it simulates slowly enough to be killed."""
 
     class Session(Session):
-        def _simulate(self, batch, forced, computed):
-            time.sleep(float(os.environ.get("STUDY_SLOW", 0)))
-            return super()._simulate(batch, forced, computed)
+        def _simulation(self, sites, ranges):
+            return Slow(self, sites, ranges)
 
-        def _observe(self, sites, batches):
+        def _observe(self, sites, batches, progress):
             log = os.environ.get("STUDY_LOG")
             if log:
                 with Path(log).open("a") as file:
                     file.write(f"{self.name}\n")
-            return super()._observe(sites, batches)
+            return super()._observe(sites, batches, progress)
 
 
 class Single(First):
@@ -38,15 +50,13 @@ class Wide(First):
     """Finds ranges so wide that nothing is left in the codes."""
 
     class Session(First.Session):
-        def _observe(self, sites, batches):
-            return scaled(super()._observe(sites, batches), 400)
+        def _observe(self, sites, batches, progress):
+            return scaled(super()._observe(sites, batches, progress), 400)
 
 
 class Mute(First):
     """Calibrates and passes the audit, which is in pairs; single images it cannot simulate."""
 
     class Session(First.Session):
-        def _simulate(self, batch, forced, computed):
-            if len(batch) == 1:
-                raise BackendError("this framework has lost its voice")
-            return super()._simulate(batch, forced, computed)
+        def _simulation(self, sites, ranges):
+            return Silent(self, sites, ranges)

@@ -10,6 +10,7 @@ import pytest
 
 from quantcore.commands import compare
 from quantcore.contracts import registry, remote
+from quantcore.contracts.backend import SessionOptions
 from quantcore.contracts.remote import client
 from quantcore.errors import BackendUnavailable, ConfigError, PluginError
 from quantcore.policy.policy import CalibrationPolicy
@@ -137,8 +138,8 @@ def test_a_python_that_is_not_there_is_told_with_the_file(config, cli) -> None:
 def test_a_backend_of_the_file_runs_over_there(apart) -> None:
     plugin = registry.load_backend("fake")
     assert isinstance(plugin, remote.RemoteBackend)  # and the other side does not go on from there
-    with plugin.open(small_detector(), "cpu") as session:
-        assert session.peak_rss_mb >= 0
+    with plugin.open(small_detector(), SessionOptions(device="cpu")) as session:
+        assert session.peak_rss_mb() >= 0
 
 
 def test_listing_tells_what_is_over_there(apart, config, cli) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from quantcore.errors import PluginError, QuantcoreError
 from quantcore.testing import CHECKS, kit
-from quantcore.testing.subject import Subject
+from quantcore.testing.under_test import BackendUnderTest
 
 FAKES = Path(__file__).with_name("fake_backends.py")
 BY_ID = [pytest.param(check, id=check.name) for check in CHECKS]
@@ -32,9 +32,9 @@ def test_each_check_has_a_fake_that_breaks_it() -> None:
 @pytest.mark.parametrize("check", BY_ID)
 def test_an_honest_backend_keeps_the_promise(check, honest, install) -> None:
     install("fake", "fake_backends:Fake")
-    subject = Subject("fake")
-    assert check.applies(subject.plugin)
-    check.run(subject)
+    backend = BackendUnderTest("fake")
+    assert check.applies(backend.plugin)
+    check.run(backend)
 
 
 @pytest.mark.parametrize("check", BY_ID)
@@ -45,20 +45,20 @@ def test_a_broken_backend_is_caught(check, honest, install) -> None:
     install("fake", f"fake_backends:{fake}", () if fake == "WithoutRequirements" else ("numpy",))
     # A table that JSON cannot hold ends in a TypeError; any other would be a fault of the fake.
     with pytest.raises((AssertionError, QuantcoreError, TypeError)):
-        check.run(Subject("fake"))
+        check.run(BackendUnderTest("fake"))
 
 
 def test_portable_observers_need_no_float64(honest, install) -> None:
     install("single", "study_backends:Single")
     check = next(c for c in CHECKS if c.name.startswith("portable"))
-    check.run(Subject("single"))
+    check.run(BackendUnderTest("single"))
 
 
 def test_files_that_are_left_behind_are_caught(honest, install) -> None:
     check = next(c for c in CHECKS if c.name.startswith("interruption"))
     install("fake", "fake_backends:Littering")
     with pytest.raises(AssertionError, match="left files behind"):
-        check.run(Subject("fake"))
+        check.run(BackendUnderTest("fake"))
 
 
 def test_the_kit_goes_on_after_a_broken_promise(honest, install, monkeypatch) -> None:

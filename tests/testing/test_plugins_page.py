@@ -38,7 +38,7 @@ def acme(site: Path, tmp_path: Path, install) -> Path:
             continue
         path = package / f"{place}.py"
         text = path.read_text()
-        text = text.replace("from quantcore.errors", IMPORTS + "from quantcore.errors", 1)
+        text = text.replace("from quantcore.ir", IMPORTS + "from quantcore.ir", 1)
         names = [
             node.name if isinstance(node, ast.FunctionDef) else node.targets[0].id
             for node in ast.parse(code).body

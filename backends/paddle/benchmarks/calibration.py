@@ -24,9 +24,11 @@ from paddle.quantization.imperative.ptq_quantizer import (
     PerChannelAbsmaxQuantizer,
 )
 from paddle.quantization.observers import AbsmaxObserver
-from quantcore_paddle.session import Session
+from quantcore_paddle.session import PaddleSession
 
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts import registry
+from quantcore.contracts.backend import SessionOptions
 from quantcore.contracts.model import ModelOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
@@ -41,19 +43,19 @@ Feed = list[np.ndarray]
 def through_quantcore(observer: str) -> Run:
     """Plans, observes and reads the ranges back, as the command line does."""
 
-    def calibrate(session: Session, model: FloatModel, feed: Feed) -> None:
+    def run(session: PaddleSession, model: FloatModel, feed: Feed) -> None:
         policy = CalibrationPolicy.from_dict(
             {"placement": "minimal", "activations": {"observer": observer}}
         )
-        session.calibrate(plan(model, policy), feed)
+        calibrate(session, plan(model, policy), feed)
 
-    return calibrate
+    return run
 
 
 def by_imperative_ptq(quantizer: type) -> Run:
     """Paddle's hooks on all convolutions, and its threshold search."""
 
-    def calibrate(session: Session, model: FloatModel, feed: Feed) -> None:
+    def calibrate(session: PaddleSession, model: FloatModel, feed: Feed) -> None:
         network = session.network
         for layer in network.sublayers():
             layer.skip_quant = not isinstance(layer, paddle.nn.Conv2D)
@@ -65,7 +67,7 @@ def by_imperative_ptq(quantizer: type) -> Run:
     return calibrate
 
 
-def by_ptq(session: Session, model: FloatModel, feed: Feed) -> None:
+def by_ptq(session: PaddleSession, model: FloatModel, feed: Feed) -> None:
     """Paddle's newer wrappers on all convolutions; absmax is the only observer it has."""
     config = QuantConfig(activation=None, weight=None)
     config.add_type_config(paddle.nn.Conv2D, activation=AbsmaxObserver(), weight=AbsmaxObserver())
@@ -85,7 +87,7 @@ def forward(network: paddle.nn.Layer, feed: Feed) -> None:
                 head.numpy()
 
 
-Run = Callable[[Session, FloatModel, Feed], None]
+Run = Callable[[PaddleSession, FloatModel, Feed], None]
 VARIANTS: dict[str, dict[str, tuple[str, Run]]] = {
     "max": {
         "quantcore": ("inputs, weights per channel", through_quantcore("max")),
@@ -131,7 +133,7 @@ def main() -> None:
     order = list(variants)
     for _ in range(options.rounds):
         for name in order:
-            with backend.open(model, "cpu") as session:
+            with backend.open(model, SessionOptions(device="cpu")) as session:
                 session.forward(feed[0][:1])
                 began = time.perf_counter(), time.process_time()
                 variants[name][1](session, model, feed)

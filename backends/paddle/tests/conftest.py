@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from quantcore.contracts import registry
-from quantcore.contracts.backend import BackendPlugin, BackendSession
+from quantcore.contracts.backend import BackendPlugin, BackendSession, SessionOptions
 from quantcore.contracts.engine import EnginePlugin
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
 from quantcore.ir.model import FloatModel, Preprocessing
@@ -121,7 +121,7 @@ def engine() -> EnginePlugin:
 
 @pytest.fixture
 def session(backend: BackendPlugin, model: FloatModel):
-    with backend.open(model, "cpu") as opened:
+    with backend.open(model, SessionOptions(device="cpu")) as opened:
         assert isinstance(opened, BackendSession)
         yield opened
 

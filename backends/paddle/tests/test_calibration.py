@@ -9,7 +9,9 @@ import pytest
 from onnx import helper
 from paddle.quantization.imperative import ptq_quantizer
 
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts import registry
+from quantcore.contracts.backend import SessionOptions
 from quantcore.contracts.model import ModelOptions
 from quantcore.errors import BackendError, CapabilityError, RangeError
 
@@ -30,7 +32,7 @@ def test_max_is_the_absolute_maximum_of_each_tensor(session, model, make_plan, i
     from quantcore.analysis.agreement import exposed
     from quantcore.contracts.engine import EngineOptions
 
-    ranges = session.calibrate(make_plan(model, observer="max"), [images[:3], images[3:]])
+    ranges = calibrate(session, make_plan(model, observer="max"), [images[:3], images[3:]])
     names = [n for n in thresholds(ranges) if n != "images"]
     with engine.build(exposed(model.proto, names), EngineOptions(exact=True)) as built:
         seen = {**built.infer(images), "images": images}
@@ -40,7 +42,7 @@ def test_max_is_the_absolute_maximum_of_each_tensor(session, model, make_plan, i
 
 def test_weight_ranges_lie_along_the_output_channels(session, model, make_plan, images):
     plan = make_plan(model, observer="max")
-    ranges = session.calibrate(plan, [images])
+    ranges = calibrate(session, plan, [images])
     axes = {site.tensor: site.axis for site in plan.sites if site.role == "weight"}
     assert axes == {"w0": 0, "w1": 0, "w2": 0, "w3": 1, "w4": 0, "w5": 1}
     for name, axis in axes.items():
@@ -54,8 +56,10 @@ def test_weights_per_tensor(session, model, images):
     from quantcore.qdq.placement import plan
 
     policy = {"activations": {"observer": "max"}, "weights": {"granularity": "per_tensor"}}
-    ranges = session.calibrate(
-        plan(model, CalibrationPolicy.from_dict({"placement": "minimal", **policy})), [images]
+    ranges = calibrate(
+        session,
+        plan(model, CalibrationPolicy.from_dict({"placement": "minimal", **policy})),
+        [images],
     )
     for name, amax in thresholds(ranges, "weight").items():
         assert amax == np.abs(model.initializers[name]).max()
@@ -72,7 +76,7 @@ def test_a_tensor_is_observed_once_however_many_layers_read_it(
         lambda self, layer, tensors: (seen.append(1), original(self, layer, tensors))[1],
     )
     plan = make_plan(model, observer="max")
-    session.calibrate(plan, [images[:4], images[4:]])
+    calibrate(session, plan, [images[:4], images[4:]])
     assert len(seen) == 2 * sum(site.role == "activation" for site in plan.sites)
 
 
@@ -81,15 +85,15 @@ def test_the_same_images_give_the_same_table(backend, model, make_plan, images, 
     plan = make_plan(model, observer=observer)
     found = []
     for _ in range(2):
-        with backend.open(model, "cpu") as session:
-            found.append(session.calibrate(plan, [images[:4], images[4:]]))
+        with backend.open(model, SessionOptions(device="cpu")) as session:
+            found.append(calibrate(session, plan, [images[:4], images[4:]]))
     assert found[0] == found[1]
 
 
 def test_batch_size_does_not_change_max(session, model, make_plan, images):
     plan = make_plan(model, observer="max")
-    one_by_one = session.calibrate(plan, [images[i : i + 1] for i in range(len(images))])
-    assert one_by_one == session.calibrate(plan, [images])
+    one_by_one = calibrate(session, plan, [images[i : i + 1] for i in range(len(images))])
+    assert one_by_one == calibrate(session, plan, [images])
 
 
 @pytest.mark.parametrize(("percentile", "bins"), [(99.9, 1024), (90, 512)])
@@ -97,8 +101,8 @@ def test_percentiles_are_of_a_hundred_and_end_half_a_bin_early(
     backend, lone, make_plan, images, percentile, bins
 ):
     plan = make_plan(lone, observer="percentile", percentile=percentile, bins=bins)
-    with backend.open(lone, "cpu") as session:
-        amax = thresholds(session.calibrate(plan, [images]))["images"]
+    with backend.open(lone, SessionOptions(device="cpu")) as session:
+        amax = thresholds(calibrate(session, plan, [images]))["images"]
     counts, edges = np.histogram(images, bins=bins, range=(0, images.max()))
     index = np.argmax(np.cumsum(counts) / counts.sum() >= percentile / 100)
     assert amax == pytest.approx((index - 0.5) * edges[1], rel=1e-6)
@@ -106,8 +110,8 @@ def test_percentiles_are_of_a_hundred_and_end_half_a_bin_early(
 
 def test_entropy_is_paddles_own_search(backend, lone, make_plan, images):
     plan = make_plan(lone, observer="entropy", bins=512)
-    with backend.open(lone, "cpu") as session:
-        amax = thresholds(session.calibrate(plan, [images]))["images"]
+    with backend.open(lone, SessionOptions(device="cpu")) as session:
+        amax = thresholds(calibrate(session, plan, [images]))["images"]
     paddles = ptq_quantizer.KLQuantizer(bins=512)
     paddles.sample_data(None, (paddle.to_tensor(images),))
     paddles.cal_thresholds()
@@ -120,8 +124,8 @@ def test_moving_average_forgets_at_the_momentum_and_has_no_initial_bias(
 ):
     plan = make_plan(lone, observer="moving_average", momentum=0.5)
     batches = [images[:2] * np.float32(k) for k in (1, 2, 4)]
-    with backend.open(lone, "cpu") as session:
-        amax = thresholds(session.calibrate(plan, batches))["images"]
+    with backend.open(lone, SessionOptions(device="cpu")) as session:
+        amax = thresholds(calibrate(session, plan, batches))["images"]
     top = [float(b.max()) for b in batches]
     assert amax == pytest.approx((top[0] / 4 + top[1] / 2 + top[2]) / 1.75, rel=1e-6)
 
@@ -149,7 +153,7 @@ def test_what_paddle_has_not_is_refused_before_an_image_is_read(
         yield
 
     with pytest.raises(CapabilityError, match=why):
-        session.calibrate(make_plan(model, **asked), batches())
+        calibrate(session, make_plan(model, **asked), batches())
 
 
 @pytest.mark.parametrize("observer", ["max", "percentile", "entropy", "moving_average"])
@@ -162,7 +166,7 @@ def test_bad_values_are_named_whatever_follows_them(
     with pytest.raises(
         RangeError, match=r"activation 'images' of layer model\.0\.conv: NaN or inf"
     ):
-        session.calibrate(make_plan(model, observer=observer), [images, broken, images])
+        calibrate(session, make_plan(model, observer=observer), [images, broken, images])
 
 
 def test_an_observer_that_paddle_cannot_finish_is_named(session, model, make_plan, monkeypatch):
@@ -172,13 +176,13 @@ def test_an_observer_that_paddle_cannot_finish_is_named(session, model, make_pla
     monkeypatch.setattr(ptq_quantizer.KLQuantizer, "cal_thresholds", fail)
     ones = np.ones((1, 3, 16, 16), np.float32)
     with pytest.raises(BackendError, match=r"'images' of layer model\.0\.conv.*math domain"):
-        session.calibrate(make_plan(model, observer="entropy"), [ones])
+        calibrate(session, make_plan(model, observer="entropy"), [ones])
     assert session.network.activation_quantizers == {}
 
 
 def test_no_images_is_an_error(session, model, make_plan):
     with pytest.raises(BackendError, match="saw no data"):
-        session.calibrate(make_plan(model, observer="max"), [])
+        calibrate(session, make_plan(model, observer="max"), [])
 
 
 def resident() -> int:
@@ -188,10 +192,10 @@ def resident() -> int:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_grow_with_the_images(session, model, make_plan, images):
     plan = make_plan(model, observer="percentile")
-    session.calibrate(plan, [images] * 20)
+    calibrate(session, plan, [images] * 20)
     gc.collect()
     before = resident()
-    session.calibrate(plan, [images] * 200)
+    calibrate(session, plan, [images] * 200)
     gc.collect()
     assert resident() <= before * 1.02
 
@@ -205,8 +209,8 @@ def test_yolov5n_max_equals_the_float_graphs_absolute_maxima(shared, backend, ma
         shared / "weights/yolov5n-coco.pt", ModelOptions(image_size=160)
     )
     batch = np.random.default_rng(0).random((2, 3, 160, 160), dtype=np.float32)
-    with backend.open(model, "cpu") as session:
-        found = thresholds(session.calibrate(make_plan(model, observer="max"), [batch]))
+    with backend.open(model, SessionOptions(device="cpu")) as session:
+        found = thresholds(calibrate(session, make_plan(model, observer="max"), [batch]))
     names = [n for n in found if n != model.input_name]
     with engine.build(exposed(model.proto, names), EngineOptions(exact=True)) as built:
         seen = built.infer(batch)

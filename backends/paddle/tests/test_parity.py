@@ -6,11 +6,14 @@ import pytest
 from onnx import helper
 
 from quantcore.analysis.agreement import check_parity
+from quantcore.calibration.driver import calibrate
 from quantcore.commands.options import load_model
+from quantcore.contracts.backend import SessionOptions
 from quantcore.contracts.engine import EngineOptions
 from quantcore.errors import BackendError, CapabilityError
 
 SIDE = 16
+FLOAT64 = SessionOptions(device="cpu", arithmetic="float64")
 
 
 def test_the_network_agrees_with_the_float_graph(session, engine):
@@ -33,7 +36,7 @@ def test_parameter_names_are_structured_and_touch_no_process_state(backend, mode
     drawn = paddle.rand([4]).numpy()
     paddle.seed(7)
     for _ in range(2):
-        with backend.open(model, "cpu") as session:
+        with backend.open(model, SessionOptions(device="cpu")) as session:
             for name, parameter in session.network.named_parameters():
                 assert parameter.name == name
     assert np.array_equal(paddle.rand([4]).numpy(), drawn)
@@ -43,10 +46,9 @@ def test_parameter_names_are_structured_and_touch_no_process_state(backend, mode
 
 def test_the_float_model_is_left_as_it_is(backend, model, make_plan, images):
     before = model.proto.SerializeToString()
-    with backend.open(model, "cpu") as session:
+    with backend.open(model, SessionOptions(device="cpu")) as session:
         plan = make_plan(model, observer="max")
-        session.apply(plan, session.calibrate(plan, [images]))
-        session.simulate(images)
+        session.simulation(plan, calibrate(session, plan, [images])).infer(images)
     assert model.proto.SerializeToString() == before
 
 
@@ -119,9 +121,12 @@ def test_every_function_agrees_with_onnx_runtime(backend, engine, make_model, im
     attributes, constants, outputs = OPS[case]
     model = one_node(make_model, case.split()[0], attributes, constants, outputs)
     batch = images[:2] - HALF
-    with engine.build(model.proto, EngineOptions()) as built, backend.open(model, "cpu") as session:
+    with (
+        engine.build(model.proto, EngineOptions()) as built,
+        backend.open(model, SessionOptions(device="cpu")) as session,
+    ):
         expected, found = built.infer(batch), session.forward(batch)
-        session.compute_in("float64")
+    with backend.open(model, FLOAT64) as session:
         double = session._forward(batch)
     for (name, reference), wide in zip(expected.items(), double, strict=True):
         assert found[name].shape == reference.shape
@@ -153,9 +158,12 @@ LAYERS = {
 @pytest.mark.parametrize("case", LAYERS)
 def test_every_layer_agrees_with_onnx_runtime(backend, engine, make_model, images, case):
     model = one_node(make_model, *LAYERS[case])
-    with engine.build(model.proto, EngineOptions()) as built, backend.open(model, "cpu") as session:
+    with (
+        engine.build(model.proto, EngineOptions()) as built,
+        backend.open(model, SessionOptions(device="cpu")) as session,
+    ):
         expected, found = built.infer(images[:2]), session.forward(images[:2])
-        session.compute_in("float64")
+    with backend.open(model, FLOAT64) as session:
         (wide,) = session._forward(images[:2])
     np.testing.assert_allclose(found["y0"], expected["y0"], rtol=1e-5, atol=1e-5)
     assert wide.dtype == np.float64
@@ -178,7 +186,7 @@ def test_what_cannot_be_materialised_is_refused_by_name(
 ):
     model = one_node(make_model, op, attributes, constants)
     with pytest.raises(BackendError, match=rf"'m\.node'.*{why}"):
-        backend.open(model, "cpu")
+        backend.open(model, SessionOptions(device="cpu"))
 
 
 def test_a_failure_of_paddle_names_the_layer(session, monkeypatch):
@@ -195,7 +203,7 @@ def test_a_failure_of_paddle_names_the_layer(session, monkeypatch):
 
 def test_an_unknown_device_is_refused(backend, model):
     with pytest.raises(CapabilityError, match="no device 'tpu' here; it has: cpu"):
-        backend.open(model, "tpu")
+        backend.open(model, SessionOptions(device="tpu"))
 
 
 @pytest.mark.shared
@@ -212,5 +220,5 @@ def test_real_networks_agree_with_their_float_graphs(
     shared, backend, engine, name, weights, preset
 ):
     loaded = load_model(name, shared / weights, preset=preset)
-    with backend.open(loaded, "cpu") as session:
+    with backend.open(loaded, SessionOptions(device="cpu")) as session:
         assert check_parity(session, engine) <= 1e-4

@@ -13,21 +13,24 @@ from paddle.quantization.observers import AbsmaxObserver
 from paddle.quantization.quanters import FakeQuanterWithAbsMaxObserver
 from quantcore_paddle.layer_map import framework_layer
 from quantcore_paddle.quanted import QuantedConv2DTranspose, QuanterDequanter64, quanter_dequanter
+from quantcore_paddle.session import _openmp_threads
 
 from quantcore.analysis.agreement import audit
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts import registry
+from quantcore.contracts.backend import SessionOptions
 from quantcore.contracts.model import ModelOptions
 from quantcore.qdq.insertion import insert
 from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
 
 def audited(session, plan, batch, engine):
-    ranges = session.calibrate(plan, [batch])
+    ranges = calibrate(session, plan, [batch])
     table = CalibrationTable(
         ranges, Provenance(session.model.name, session.model.fingerprint, session.name)
     )
-    session.apply(plan, ranges)
-    return audit(session, insert(session.model, plan, table), plan, batch, engine)
+    with session.simulation(plan, ranges) as simulation:
+        return audit(simulation, insert(session.model, plan, table), plan, batch, engine)
 
 
 @pytest.mark.parametrize("observer", ["max", "percentile", "entropy", "moving_average"])
@@ -45,7 +48,7 @@ def test_the_simulation_of_yolov5n_agrees_layer_by_layer(shared, backend, make_p
         shared / "weights/yolov5n-coco.pt", ModelOptions(image_size=160)
     )
     batch = np.random.default_rng(0).random((1, 3, 160, 160), dtype=np.float32)
-    with backend.open(model, "cpu") as session:
+    with backend.open(model, SessionOptions(device="cpu")) as session:
         found = audited(session, make_plan(model, observer="max"), batch, engine)
     assert found.worst_db >= 50
 
@@ -53,18 +56,25 @@ def test_the_simulation_of_yolov5n_agrees_layer_by_layer(shared, backend, make_p
 def test_quantizers_stay_out_of_the_float_forward(session, model, make_plan, images):
     before = session.forward(images)
     plan = make_plan(model, observer="percentile", percentile=95)
-    session.apply(plan, session.calibrate(plan, [images]))
-    simulated, after = session.simulate(images), session.forward(images)
+    simulation = session.simulation(plan, calibrate(session, plan, [images]))
+    simulated, after = simulation.infer(images), session.forward(images)
     for name, head in before.items():
         assert np.array_equal(after[name], head)
         assert not np.array_equal(simulated[name], head)
-    again = session.simulate(images)
+    again = simulation.infer(images)
     assert all(np.array_equal(again[name], simulated[name]) for name in simulated)
 
 
 def test_the_network_keeps_its_quantizers_at_hand(session, model, make_plan, images):
     plan = make_plan(model, observer="max")
-    session.apply(plan, session.calibrate(plan, [images]))
+    simulation = session.simulation(plan, calibrate(session, plan, [images]))
+    with session.network.quantized(simulation.quantizers):
+        look_at_the_network(session, model, plan)
+    assert not session.network.weight_quantizers
+    assert not session.network.activation_quantizers
+
+
+def look_at_the_network(session, model, plan):
     network, names = session.network, dict(session.network.named_sublayers())
     weighted = {layer.name for layer in model.layers if layer.weights}
     assert set(network.weight_quantizers) == weighted
@@ -80,33 +90,48 @@ def test_the_network_keeps_its_quantizers_at_hand(session, model, make_plan, ima
     assert len(unique) == len(set(unique))
 
 
-def test_calibrating_again_takes_the_applied_table_out(session, model, make_plan, images):
-    from quantcore.errors import BackendError
+def test_calibrating_beside_a_simulation_sees_the_float_network(session, model, make_plan, images):
+    plan = make_plan(model, observer="percentile", percentile=95)
+    ranges = calibrate(session, plan, [images])
+    simulation = session.simulation(plan, ranges)
 
-    plan = make_plan(model, observer="max")
-    session.apply(plan, session.calibrate(plan, [images]))
-    session.calibrate(plan, [images])
-    with pytest.raises(BackendError, match="apply a table"):
-        session.simulate(images)
+    def batches():
+        simulation.infer(images)  # the network is the float one between two batches, too
+        yield images
+
+    before = simulation.infer(images)
+    assert calibrate(session, plan, batches()) == ranges
+    after = simulation.infer(images)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_session_takes_the_threads_that_it_is_given(backend, model, images):
+    seen = []
+    before = _openmp_threads()
+    for threads in (None, before + 1, before + 2):
+        with backend.open(model, SessionOptions(device="cpu", threads=threads)) as session:
+            session.watch(images, {model.input_name: lambda _: seen.append(_openmp_threads())})
+        assert _openmp_threads() == before
+    assert seen == [before, before + 1, before + 2]
 
 
 def test_forced_tensors_are_given_back_as_computed(session, model, make_plan, images):
     plan = make_plan(model, observer="max")
-    session.apply(plan, session.calibrate(plan, [images]))
-    free = session.simulate(images)
-    layered = session.simulate(images, {"t1": np.zeros((8, 8, 16, 15), np.float32)})
+    simulation = session.simulation(plan, calibrate(session, plan, [images]))
+    free = simulation.infer(images)
+    layered = simulation.infer(images, {"t1": np.zeros((8, 8, 16, 15), np.float32)})
     assert layered["t1"].std() > 0
     assert not np.array_equal(layered["y"], free["y"])
 
 
 def test_a_constant_zero_channel_stays_zero(session, model, make_plan, images):
     plan = make_plan(model, observer="max")
-    ranges = dict(session.calibrate(plan, [images]))
+    ranges = dict(calibrate(session, plan, [images]))
     amax = list(ranges["w0"].amax)
     amax[0] = 0.0
     ranges["w0"] = TensorRange.symmetric("weight", amax, 0)
-    session.apply(plan, ranges)
-    assert np.isfinite(session.simulate(images)["y"]).all()
+    simulated = session.simulation(plan, ranges).infer(images)
+    assert np.isfinite(simulated["y"]).all()
 
 
 def test_no_gpu_would_round_to_tf32(session, model, images):
@@ -154,11 +179,11 @@ def test_paddles_own_apis_recognise_the_layers(backend, model, images):
     batch = paddle.to_tensor(images)
     config = QuantConfig(activation=None, weight=None)
     config.add_type_config(paddle.nn.Conv2D, activation=AbsmaxObserver(), weight=None)
-    with backend.open(model, "cpu") as session:
+    with backend.open(model, SessionOptions(device="cpu")) as session:
         PTQ(config).quantize(session.network, inplace=True)(batch)
         wrapped = dict(session.network.named_sublayers())["model.0.conv"]
     assert wrapped.activation_quanter.scales().item() == images.max()
-    with backend.open(model, "cpu") as session:
+    with backend.open(model, SessionOptions(device="cpu")) as session:
         ImperativePTQ().quantize(session.network, inplace=True)
         hooked = {n for n, x in session.network.named_sublayers() if hasattr(x, "_quant_config")}
     assert hooked == {layer.name for layer in model.layers if framework_layer(layer)} - {

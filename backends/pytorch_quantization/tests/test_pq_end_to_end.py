@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from quantcore.analysis.agreement import audit, check_parity
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts.model import ModelOptions
 from quantcore.contracts.registry import load_engine, load_model
 from quantcore.data.batches import Batches
@@ -29,12 +30,11 @@ def test_yolov7_tiny_from_checkpoint_to_audited_graph(shared, backend, run) -> N
     engine = load_engine("onnxruntime")
     with backend.open(model) as session:
         assert check_parity(session, engine) < 1e-4
-        ranges = session.calibrate(sites, batches)
+        ranges = calibrate(session, sites, batches)
         table = CalibrationTable(ranges, Provenance(model.name, model.fingerprint, session.name))
         qdq = insert(model, sites, table)
-        session.apply(sites, ranges)
         batch = next(iter(batches))
-        found = audit(session, qdq, sites, batch, engine)
+        found = audit(session.simulation(sites, ranges), qdq, sites, batch, engine)
     onnx.checker.check_model(qdq.proto, full_check=True)
     assert found.worst_db >= 50
     assert found.heads_db >= 50

@@ -10,6 +10,7 @@ import pytest
 from onnx import helper
 from quantcore_pytorch_quantization.operators import FUNCTIONS, WEIGHTED
 
+from quantcore.contracts.backend import SessionOptions
 from quantcore.errors import BackendError
 
 RNG = np.random.default_rng(7)
@@ -163,9 +164,10 @@ def test_an_operator_agrees_with_onnx_runtime(case: Case, build, backend, run) -
     batch = 1 if case.op == "Concat" else 2
     images = np.random.default_rng(3).standard_normal((batch, *case.shape)).astype(np.float32) * 2
     expected = run(model.proto, images)
-    with backend.open(model, "cpu") as session:
+    with backend.open(model, SessionOptions(device="cpu")) as session:
         found = session.forward(images)
-        session.compute_in("float64")
+    wide = SessionOptions(device="cpu", arithmetic="float64")
+    with backend.open(model, wide) as session:
         double = session._forward(images)
     assert found.keys() == expected.keys()
     for (name, values), wide in zip(expected.items(), double, strict=True):
@@ -190,7 +192,7 @@ def test_computed_operands_keep_their_order(build, backend, run) -> None:
     ]
     model = build(nodes, {"c": np.eye(10, dtype=np.float32)[::-1].copy()})
     images = np.random.default_rng(0).standard_normal((2, 3, 12, 10)).astype(np.float32)
-    with backend.open(model, "cpu") as session:
+    with backend.open(model, SessionOptions(device="cpu")) as session:
         np.testing.assert_allclose(
             session.forward(images)["y"], run(model.proto, images)["y"], atol=1e-5
         )
@@ -217,7 +219,7 @@ def test_what_torch_cannot_do_alike_is_refused_by_name(
 ) -> None:
     model = graph(Case("", op, constants, attributes), build)
     with pytest.raises(BackendError, match=rf"layer 'layer\.0' \({op}\).*{why}"):
-        backend.open(model, "cpu")
+        backend.open(model, SessionOptions(device="cpu"))
 
 
 @pytest.mark.parametrize("attributes", [{"alpha": 0.5}, {"beta": 2.0}, {"transA": 1}])
@@ -226,7 +228,7 @@ def test_a_scaled_or_transposed_gemm_is_refused(build, backend, attributes) -> N
     node = helper.make_node("Gemm", inputs, ["y"], "fc", **attributes)
     model = build([node], {"w": array(2, 5), "b": array(5)}, shape=(6,))
     with pytest.raises(BackendError, match=r"'fc' \(Gemm\)"):
-        backend.open(model, "cpu")
+        backend.open(model, SessionOptions(device="cpu"))
 
 
 def test_weights_that_are_computed_are_refused_by_name(build, backend) -> None:
@@ -236,4 +238,4 @@ def test_weights_that_are_computed_are_refused_by_name(build, backend) -> None:
     ]
     model = build(nodes, {"w": array(2, 3, 1, 1)})
     with pytest.raises(BackendError, match=r"layer '(act|conv)'"):
-        backend.open(model, "cpu")
+        backend.open(model, SessionOptions(device="cpu"))

@@ -13,7 +13,8 @@ from onnx import helper
 from pytorch_quantization import calib
 
 from quantcore.analysis.agreement import audit, check_parity
-from quantcore.contracts.backend import BackendSession
+from quantcore.calibration.driver import calibrate
+from quantcore.contracts.backend import BackendSession, SessionOptions
 from quantcore.contracts.registry import load_engine
 from quantcore.errors import BackendError, CapabilityError, QuantcoreError, RangeError
 from quantcore.qdq.insertion import insert
@@ -25,7 +26,7 @@ ALL = {"match": "*", "quantize": True}
 
 @pytest.fixture
 def session(backend, net) -> Iterator[BackendSession]:
-    with backend.open(net, "cpu") as opened:
+    with backend.open(net, SessionOptions(device="cpu")) as opened:
         yield opened
 
 
@@ -34,8 +35,8 @@ def calibrated(backend, net, planned, images):
     """Ranges of a fresh session under a policy."""
 
     def make(batches: Any = images, model: Any = net, **policy: Any) -> dict[str, TensorRange]:
-        with backend.open(model, "cpu") as opened:
-            return opened.calibrate(planned(model, **policy), batches)
+        with backend.open(model, SessionOptions(device="cpu")) as opened:
+            return calibrate(opened, planned(model, **policy), batches)
 
     return make
 
@@ -99,7 +100,7 @@ def test_histogram_observers_equal_the_toolkit_fed_by_hand(
         monkeypatch.setattr(torch.Tensor, "cuda", lambda self, *_, **__: self)
     found = activations(calibrated(activations=policy))
     by_hand = {name: calib.HistogramCalibrator(8, None, False, num_bins=bins) for name in found}
-    with backend.open(net, "cpu") as opened, torch.inference_mode():
+    with backend.open(net, SessionOptions(device="cpu")) as opened, torch.inference_mode():
         for batch in images:
             seen: dict[str, torch.Tensor] = {}
 
@@ -141,14 +142,15 @@ def test_linear_layers_are_coded_by_output_however_they_lie(
     model = build([node], {"w": weight}, shape=(6,))
     plan = planned(model, activations={"observer": "max"})
     batch = np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32)
-    with backend.open(model, "cpu") as opened:
-        ranges = opened.calibrate(plan, [batch])
+    with backend.open(model, SessionOptions(device="cpu")) as opened:
+        ranges = calibrate(opened, plan, [batch])
         np.testing.assert_array_equal(ranges["w"].amax, np.abs(plain).max(axis=0))
         assert ranges["w"].axis == (0 if keys else 1)
-        opened.apply(plan, ranges)
         table = CalibrationTable(ranges, Provenance(model.name, model.fingerprint, "x"))
         qdq = insert(model, plan, table)
-        assert audit(opened, qdq, plan, batch, load_engine("onnxruntime")).worst_db >= 100
+        with opened.simulation(plan, ranges) as simulation:
+            found = audit(simulation, qdq, plan, batch, load_engine("onnxruntime"))
+    assert found.worst_db >= 100
 
 
 def test_weights_per_tensor_have_one_range(calibrated, net) -> None:
@@ -189,7 +191,7 @@ def test_a_shared_tensor_is_observed_once_a_batch(
         collect(self, x)
 
     monkeypatch.setattr(calib.MaxCalibrator, "collect", counted)
-    session.calibrate(planned(net, activations={"observer": "max"}), images)
+    calibrate(session, planned(net, activations={"observer": "max"}), images)
     assert seen[(2, 8, 8, 8)] == len(images), "t1, which two layers read"
     assert seen[(2, 16)] == len(images), "t9"
     assert seen[(8, 3, 3, 3)] == 1, "weights do not change"
@@ -202,10 +204,10 @@ def test_two_runs_are_equal_bit_for_bit(calibrated) -> None:
 
 def test_a_session_calibrates_again_from_scratch(session, net, planned, images) -> None:
     plan = planned(net, activations={"observer": "max"})
-    first = session.calibrate(plan, images)
-    small = session.calibrate(plan, [images[0] * np.float32(0.25)])
+    first = calibrate(session, plan, images)
+    small = calibrate(session, plan, [images[0] * np.float32(0.25)])
     assert small["images"].amax < first["images"].amax / 4
-    assert session.calibrate(plan, images) == first
+    assert calibrate(session, plan, images) == first
 
 
 def test_the_batch_size_does_not_change_max(calibrated, images) -> None:
@@ -238,19 +240,19 @@ def test_what_the_toolkit_has_not_is_refused_before_an_image_is_read(
     session, net, planned, policy, message
 ) -> None:
     with pytest.raises(CapabilityError, match=message):
-        session.calibrate(planned(net, **policy), Untouched())
+        calibrate(session, planned(net, **policy), Untouched())
 
 
 @pytest.mark.parametrize("device", ["tpu", "CPU", "cuda:7"])
 def test_an_unknown_device_is_refused(backend, net, device) -> None:
     with pytest.raises(CapabilityError, match=f"no device '{device}' here; it has: cpu"):
-        backend.open(net, device)
+        backend.open(net, SessionOptions(device=device))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 def test_a_missing_gpu_is_refused(backend, net) -> None:
     with pytest.raises(CapabilityError, match="no device 'cuda' here; it has: cpu"):
-        backend.open(net, "cuda")
+        backend.open(net, SessionOptions(device="cuda"))
 
 
 @pytest.mark.parametrize("observer", ["max", "percentile", "mse", "entropy"])
@@ -319,7 +321,7 @@ def shared_graph(net, planned):
 
     def make(session: BackendSession, batches: Any, **policy: Any):
         plan = planned(net, **policy)
-        ranges = session.calibrate(plan, batches)
+        ranges = calibrate(session, plan, batches)
         table = CalibrationTable(ranges, Provenance(net.name, net.fingerprint, session.name))
         return plan, ranges, insert(net, plan, table)
 
@@ -345,16 +347,16 @@ def test_the_shared_graph_is_what_the_toolkit_simulates(
     session, shared_graph, images, policy
 ) -> None:
     plan, ranges, qdq = shared_graph(session, images, **policy)
-    session.apply(plan, ranges)
-    found = audit(session, qdq, plan, images[1], load_engine("onnxruntime"))
+    with session.simulation(plan, ranges) as simulation:
+        found = audit(simulation, qdq, plan, images[1], load_engine("onnxruntime"))
     assert found.worst_db >= 50
     assert found.heads_db >= 50
 
 
 def test_simulation_quantizes(session, shared_graph, images) -> None:
     plan, ranges, _ = shared_graph(session, images)
-    session.apply(plan, ranges)
-    plain, coded = session.forward(images[0]), session.simulate(images[0])
+    with session.simulation(plan, ranges) as simulation:
+        plain, coded = session.forward(images[0]), simulation.infer(images[0])
     for name, values in plain.items():
         assert np.abs(coded[name] - values).max() > 1e-4 * np.abs(values).max()
 
@@ -367,49 +369,60 @@ def test_dead_channels_simulate_as_they_are_written(backend, build, planned, run
     model = build([node], {"w": weight, "b": bias})
     plan = planned(model, activations={"observer": "max"})
     batch = np.random.default_rng(1).random((1, 3, 12, 10), dtype=np.float32)
-    with backend.open(model, "cpu") as opened:
-        ranges = opened.calibrate(plan, [batch])
-        opened.apply(plan, ranges)
-        found = opened.simulate(batch)["y"]
+    with backend.open(model, SessionOptions(device="cpu")) as opened:
+        ranges = calibrate(opened, plan, [batch])
+        found = opened.simulation(plan, ranges).infer(batch)["y"]
     table = CalibrationTable(ranges, Provenance(model.name, model.fingerprint, "x"))
     expected = run(insert(model, plan, table).proto, batch)["y"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert (found[:, 1] == 2).all()
 
 
-def test_the_float_network_is_unaffected_by_what_was_applied(session, shared_graph, images) -> None:
+def test_the_float_network_is_unaffected_by_a_simulation(session, shared_graph, images) -> None:
     before = session.forward(images[0])
     plan, ranges, _ = shared_graph(session, images)
-    session.apply(plan, ranges)
-    first = session.simulate(images[0])
+    simulation = session.simulation(plan, ranges)
+    first = simulation.infer(images[0])
     after = session.forward(images[0])
-    again = session.simulate(images[0])
+    again = simulation.infer(images[0])
     for name in before:
         np.testing.assert_array_equal(before[name], after[name])
         np.testing.assert_array_equal(first[name], again[name])
 
 
-def test_applying_again_forgets_what_was_applied_before(
-    session, shared_graph, net, planned, images
-) -> None:
+def test_a_simulation_knows_nothing_of_another(session, shared_graph, net, planned, images) -> None:
     plan, ranges, _ = shared_graph(session, images)
-    session.apply(plan, ranges)
-    first = session.simulate(images[0])
-    session.apply(planned(net, layers=[{"match": "*", "quantize": False}]), {})
+    quantized = session.simulation(plan, ranges)
+    first = quantized.infer(images[0])
+    bare = session.simulation(planned(net, layers=[{"match": "*", "quantize": False}]), {})
     plain = session.forward(images[0])
-    for name, values in session.simulate(images[0]).items():
+    for name, values in bare.infer(images[0]).items():
         np.testing.assert_array_equal(values, plain[name])
-    session.apply(plan, ranges)
-    for name, values in session.simulate(images[0]).items():
+    for name, values in quantized.infer(images[0]).items():
         np.testing.assert_array_equal(values, first[name])
 
 
-def test_calibrating_with_a_table_applied_sees_the_float_network(
+def test_calibrating_beside_a_simulation_sees_the_float_network(
     session, shared_graph, images
 ) -> None:
     plan, ranges, _ = shared_graph(session, images)
-    session.apply(plan, ranges)
-    assert session.calibrate(plan, images) == ranges
+    with session.simulation(plan, ranges) as simulation:
+
+        def batches():
+            for batch in images:  # the network is the float one between two batches, too
+                simulation.infer(batch)
+                yield batch
+
+        assert calibrate(session, plan, batches()) == ranges
+
+
+def test_a_failure_takes_the_quantizers_out(session, shared_graph, images) -> None:
+    before = session.forward(images[0])
+    plan, ranges, _ = shared_graph(session, images)
+    with pytest.raises(RuntimeError, match="channels"):
+        session.simulation(plan, ranges).infer(images[0][:, :1])
+    for name, values in session.forward(images[0]).items():
+        np.testing.assert_array_equal(values, before[name])
 
 
 def test_ranges_of_another_framework_can_be_applied(session, net, planned, images) -> None:
@@ -422,34 +435,29 @@ def test_ranges_of_another_framework_can_be_applied(session, net, planned, image
         )
         for site in plan.sites
     }
-    session.apply(plan, foreign)
-    coarse = session.simulate(images[0])["y"]
+    simulation = session.simulation(plan, foreign)
+    coarse = simulation.infer(images[0])["y"]
     table = CalibrationTable(foreign, Provenance(net.name, net.fingerprint, "x"))
     qdq = insert(net, plan, table)
-    found = audit(session, qdq, plan, images[0], load_engine("onnxruntime"))
+    found = audit(simulation, qdq, plan, images[0], load_engine("onnxruntime"))
     assert found.worst_db >= 50
     assert np.isfinite(coarse).all()
 
 
-def test_simulating_without_a_table_is_refused(session, images) -> None:
-    with pytest.raises(BackendError, match="apply a table"):
-        session.simulate(images[0])
-
-
 def test_a_missing_range_is_refused(session, net, planned) -> None:
     with pytest.raises(RangeError, match=r"'images' of layer 'm\.0\.conv'"):
-        session.apply(planned(net), {})
+        session.simulation(planned(net), {})
 
 
 def test_forced_values_replace_and_are_returned(session, shared_graph, images) -> None:
     plan, ranges, _ = shared_graph(session, images)
-    session.apply(plan, ranges)
-    free = session.simulate(images[0])
+    simulation = session.simulation(plan, ranges)
+    free = simulation.infer(images[0])
     zero = np.zeros((2, 8, 8, 8), np.float32)
-    forced = session.simulate(images[0], {"t1": zero})
+    forced = simulation.infer(images[0], {"t1": zero})
     assert np.abs(forced["t1"]).max() > 0, "what was computed, not what was put in its place"
     assert np.abs(forced["t4"] - free["t4"]).max() > 0
-    same = session.simulate(images[0], {"t1": forced["t1"]})
+    same = simulation.infer(images[0], {"t1": forced["t1"]})
     np.testing.assert_array_equal(same["t4"], free["t4"])
 
 
@@ -459,10 +467,9 @@ def test_forced_values_replace_and_are_returned(session, shared_graph, images) -
 def test_the_float_model_is_untouched(backend, net, shared_graph, images) -> None:
     before = net.proto.SerializeToString(deterministic=True)
     weights = {name: values.copy() for name, values in net.initializers.items()}
-    with backend.open(net, "cpu") as opened:
+    with backend.open(net, SessionOptions(device="cpu")) as opened:
         plan, ranges, _ = shared_graph(opened, images)
-        opened.apply(plan, ranges)
-        opened.simulate(images[0])
+        opened.simulation(plan, ranges).infer(images[0])
         for parameter in opened.network.parameters():
             parameter.data += 1
     assert net.proto.SerializeToString(deterministic=True) == before
@@ -474,7 +481,7 @@ def test_the_images_are_untouched(session, net, planned, images) -> None:
     kept = [image.copy() for image in images]
     for image in images:
         image.flags.writeable = False
-    session.calibrate(planned(net, layers=[ALL]), images)
+    calibrate(session, planned(net, layers=[ALL]), images)
     for image, before in zip(images, kept, strict=True):
         np.testing.assert_array_equal(image, before)
 
@@ -500,6 +507,26 @@ def cudnn_allows() -> tuple[bool, bool]:
     return torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic
 
 
+def test_a_session_takes_the_threads_that_it_is_given(backend, net, images) -> None:
+    seen: list[int] = []
+
+    def note(values: Any) -> None:
+        seen.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    for threads in (None, before + 1, before + 2):
+        with backend.open(net, SessionOptions(device="cpu", threads=threads)) as opened:
+            opened.watch(images[0], {net.input_name: note})
+        assert torch.get_num_threads() == before
+    assert seen == [before, before + 1, before + 2]
+
+
+def test_a_network_can_be_trained(session, images) -> None:
+    heads = session.network(torch.tensor(images[0]))
+    sum(head.square().mean() for head in heads).backward()
+    assert all(layer.weight.grad is not None for layer in session.network.layers.values())
+
+
 def test_torch_is_as_it_was_after_a_failure(calibrated) -> None:
     original = torch.Tensor.cuda
     with pytest.raises(BackendError):
@@ -518,12 +545,12 @@ def test_a_gpu_finds_the_same_ranges(backend, net, planned, images, calibrated) 
     for observer, keys in (("max", {}), ("percentile", {}), ("mse", SEARCH), ("entropy", SEARCH)):
         policy = {"activations": {"observer": observer, **keys}}
         expected = calibrated(**policy)
-        with backend.open(net, "cuda") as opened:
+        with backend.open(net, SessionOptions(device="cuda")) as opened:
             plan = planned(net, **policy)
-            found = opened.calibrate(plan, images)
+            found = calibrate(opened, plan, images)
             for name, wanted in expected.items():
                 width = 0.02 if keys or observer == "percentile" else 1e-3
                 np.testing.assert_allclose(found[name].amax, wanted.amax, rtol=width)
-            opened.apply(plan, found)
-            assert np.isfinite(opened.simulate(images[0])["y"]).all()
+            simulated = opened.simulation(plan, found).infer(images[0])
+            assert np.isfinite(simulated["y"]).all()
             assert check_parity(opened, load_engine("onnxruntime")) < 1e-4

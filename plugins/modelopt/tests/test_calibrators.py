@@ -16,6 +16,7 @@ from modelopt.onnx.quantization import quantize
 from onnxruntime.quantization import calibrate
 from quantcore_backend_modelopt.calibrators import changed
 
+from quantcore.calibration import driver
 from quantcore.contracts.registry import load_backend
 from quantcore.errors import BackendError
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
@@ -91,7 +92,7 @@ def test_ranges_are_those_of_quantize(observer, tmp_path) -> None:
         {"placement": "minimal", "activations": {"observer": observer}}
     )
     with load_backend("modelopt").open(model) as session:
-        found = session.calibrate(plan(model, policy), batches)
+        found = driver.calibrate(session, plan(model, policy), batches)
     shared = sorted(found.keys() & expected.keys())
     assert shared, (sorted(found), sorted(expected))
     for tensor in shared:
@@ -121,4 +122,4 @@ def test_what_a_calibrator_raises_names_its_tensors(monkeypatch) -> None:
         load_backend("modelopt").open(small_detector()) as session,
         pytest.raises(BackendError, match=r"max calibrator failed on .*'cat\.out'.*no bins"),
     ):
-        session.calibrate(plan(small_detector(), policy), Stream(4))
+        driver.calibrate(session, plan(small_detector(), policy), Stream(4))

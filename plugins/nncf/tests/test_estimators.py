@@ -18,6 +18,7 @@ from nncf.quantization.range_estimator import (
     StatisticsType,
 )
 
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts.registry import load_backend
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import MINIMAL
@@ -68,7 +69,7 @@ def test_ranges_are_those_of_nncf_quantize(observer) -> None:
     )
     model = small_detector()
     with load_backend("nncf").open(model) as session:
-        found = session.calibrate(plan(model, policy), Stream(16))
+        found = calibrate(session, plan(model, policy), Stream(16))
     shared = sorted(found.keys() & theirs.keys())
     assert len(shared) >= 3, (sorted(found), sorted(theirs))
     for tensor in shared:
@@ -86,7 +87,7 @@ def test_a_percentile_cuts() -> None:
             }
         )
         with load_backend("nncf").open(model) as session:
-            found[percentile] = session.calibrate(plan(model, policy), Stream(8))
+            found[percentile] = calibrate(session, plan(model, policy), Stream(8))
     assert found[90.0]["cat.out"].amax < found[99.9]["cat.out"].amax
 
 
@@ -104,4 +105,4 @@ def test_what_nncf_raises_names_the_tensor(monkeypatch) -> None:
         load_backend("nncf").open(model) as session,
         pytest.raises(BackendError, match=r"'images' of layer stem: NNCF finds no .* no bins"),
     ):
-        session.calibrate(plan(model, CalibrationPolicy(placement=MINIMAL)), Stream(1))
+        calibrate(session, plan(model, CalibrationPolicy(placement=MINIMAL)), Stream(1))

@@ -14,6 +14,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 from quantcore_backend_onnxruntime.calibraters import Watch
 
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts.registry import load_backend
 from quantcore.errors import QuantcoreError
 from quantcore.policy.policy import CalibrationPolicy, TensorPolicy
@@ -66,7 +67,7 @@ def test_one_batch_gives_the_ranges_of_quantize_static(observer, method, tmp_pat
     )
     sites = plan(model, policy)
     with load_backend("onnxruntime").open(model) as session:
-        found = session.calibrate(sites, [images(8)])
+        found = calibrate(session, sites, [images(8)])
     shared = [s.tensor for s in sites.sites if s.role == "activation" and s.tensor in theirs]
     assert len(shared) >= 4
     for tensor in shared:
@@ -87,7 +88,7 @@ def test_parameters_reach_the_calibraters() -> None:
             }
         )
         with load_backend("onnxruntime").open(small_detector()) as session:
-            found[percentile] = session.calibrate(plan(small_detector(), policy), Stream(8))
+            found[percentile] = calibrate(session, plan(small_detector(), policy), Stream(8))
     assert found[99.0]["cat.out"].amax < found[99.99]["cat.out"].amax
 
 
@@ -102,7 +103,7 @@ def test_a_moving_average_forgets() -> None:
         )
         with load_backend("onnxruntime").open(small_detector()) as session:
             batches = [images(2), images(2) * np.float32(0.5)]
-            found[momentum] = session.calibrate(plan(small_detector(), policy), batches)
+            found[momentum] = calibrate(session, plan(small_detector(), policy), batches)
     largest = float(np.abs(images(2)).max())
     assert found[0.0]["images"].amax == pytest.approx(largest * 0.5)
     assert found[0.9]["images"].amax == pytest.approx(largest * 0.95)
@@ -118,4 +119,4 @@ def test_what_a_calibrater_raises_names_its_tensors(monkeypatch) -> None:
         load_backend("onnxruntime").open(small_detector()) as session,
         pytest.raises(QuantcoreError, match=r"max calibrater failed on .*'cat\.out'.*no bins"),
     ):
-        session.calibrate(sites, Stream(4))
+        calibrate(session, sites, Stream(4))

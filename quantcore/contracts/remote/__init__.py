@@ -7,7 +7,7 @@ heads go through files of a temporary folder, everything else through the pipes 
 Errors, progress and cancellation are those of a backend in this process.
 """
 
-from quantcore.contracts.remote.client import RemoteBackend, RemoteSession, listed, peak_of
+from quantcore.contracts.remote.client import RemoteBackend, RemoteSession, listed
 from quantcore.contracts.remote.environments import elsewhere, interpreter, variable
 
 __all__ = [
@@ -16,6 +16,5 @@ __all__ = [
     "elsewhere",
     "interpreter",
     "listed",
-    "peak_of",
     "variable",
 ]

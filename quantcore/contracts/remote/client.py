@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from quantcore.calibration.portable import Seen
-from quantcore.contracts.backend import BackendPlugin, BackendSession, FrameworkLayer
-from quantcore.contracts.capabilities import (
-    Capabilities,
-    check_capabilities,
-    check_shows_activations,
-)
+from quantcore.contracts.backend import BackendPlugin, FrameworkLayer
+from quantcore.contracts.capabilities import Capabilities
 from quantcore.contracts.remote import wire
-from quantcore.contracts.remote.peer import Peer
+from quantcore.contracts.remote.peer import Feed, Peer, Shown
+from quantcore.contracts.session import BackendSession, SessionOptions, Show, Simulation
+from quantcore.errors import BackendError
+from quantcore.ir.description import describe
 from quantcore.ir.model import Array, FloatModel, LayerInfo
-from quantcore.qdq.placement import Plan, Site
-from quantcore.runtime.worker import peak_rss_mb
-from quantcore.table.statistics import Statistics
+from quantcore.qdq.placement import Site
+from quantcore.runtime.progress import Progress
 from quantcore.table.table import TensorRange
-
-
-def peak_of(session: BackendSession) -> float:
-    """Peak resident memory, in MB, of the process that a session computes in."""
-    return session.peak_rss_mb if isinstance(session, RemoteSession) else peak_rss_mb()
 
 
 def listed(name: str, python: Path) -> dict[str, str]:
@@ -76,9 +68,8 @@ class RemoteBackend(BackendPlugin):
         found = self._peer.ask("framework_layer", layer=asdict(layer))
         return wire.tupled(FrameworkLayer, found) if found else None
 
-    def open(self, model: FloatModel, device: str = "auto") -> BackendSession:
-        """See BackendPlugin."""
-        return RemoteSession(self.name, self._python, model, self.capabilities, device)
+    def _open(self, model: FloatModel, options: SessionOptions) -> BackendSession:
+        return RemoteSession(self.name, self._python, model, self.capabilities, options)
 
 
 @functools.lru_cache
@@ -100,69 +91,70 @@ class RemoteSession(BackendSession):
         python: Path,
         model: FloatModel,
         capabilities: Capabilities,
-        device: str,
+        options: SessionOptions,
     ) -> None:
-        super().__init__(name, model, capabilities)
+        super().__init__(name, model, capabilities, options)
         self._peer = Peer(name, python)
         try:
-            (self._peer.folder / "float.onnx").write_bytes(model.proto.SerializeToString())
-            described = {f.name: getattr(model, f.name) for f in fields(model)}
-            del described["proto"]
-            described["preprocessing"] = asdict(model.preprocessing)
-            described["decoding"] = model.decoding.to_dict()
-            self._peer.ask("open", model=described, device=device)
+            # A described file says all there is about a model, whatever a model consists of.
+            path = self._peer.folder / "float.onnx"
+            path.write_bytes(describe(model).SerializeToString())
+            found = self._peer.ask("open", path=str(path), options=asdict(options))
+            if found != model.fingerprint:
+                raise BackendError(f"backend {name!r} in {python}: it read another float model")
         except BaseException:
             self._peer.close()
             raise
 
-    @property
     def peak_rss_mb(self) -> float:
         """Peak resident memory of the other process when it last answered."""
         return self._peer.peak
 
-    def calibrate(self, plan: Plan, batches: Iterable[Array]) -> dict[str, TensorRange]:
-        """See BackendSession; the checks after the refusal are made where the ranges are."""
-        check_capabilities(self.name, self.capabilities, plan)
-        total = len(batches) if isinstance(batches, Sized) else None
-        found = self._peer.ask(
-            "calibrate", self.progress, batches, plan=wire.written(plan), total=total
-        )
-        return {tensor: TensorRange.from_dict(entry) for tensor, entry in found.items()}
-
-    def collect(self, plans: Sequence[Plan], batches: Iterable[Array], keep: bool = False) -> Seen:
-        """See BackendSession."""
-        check_shows_activations(self.name, self.capabilities)
-        total = len(batches) if isinstance(batches, Sized) else None
-        written = [wire.written(plan) for plan in plans]
-        found = self._peer.ask(
-            "collect", self.progress, batches, plans=written, total=total, keep=keep
-        )
-        return {name: tuple(map(Statistics.from_dict, seen)) for name, seen in found.items()}
-
     def _forward(self, batch: Array) -> Sequence[Array]:
         return wire.load(self._peer.ask("forward", batch=self._peer.save([batch])))
 
+    def _watch(self, batch: Array, show: Mapping[str, Show]) -> None:
+        self._peer.ask(
+            "watch", answers=Shown(show), batch=self._peer.save([batch]), tensors=list(show)
+        )
+
     def _observe(
-        self, sites: Sequence[Site], batches: Iterable[Array]
+        self, sites: Sequence[Site], batches: Iterable[Array], progress: Progress
     ) -> Mapping[str, TensorRange]:
-        return self.calibrate(Plan(tuple(sites), ()), batches)
+        feed = Feed(batches, self._peer)
+        return wire.ranges(self._peer.ask("observe", progress, feed, sites=wire.written(sites)))
 
-    def _apply(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> None:
+    def _simulation(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> Simulation:
         entries = {site.tensor: ranges[site.tensor].to_dict() for site in sites}
-        self._peer.ask("apply", plan=wire.written(Plan(tuple(sites), ())), ranges=entries)
+        number = self._peer.ask("simulation", sites=wire.written(sites), ranges=entries)
+        return _RemoteSimulation(self, self._peer, number)
 
-    def _compute_in(self, arithmetic: str) -> None:
-        self._peer.ask("compute_in", arithmetic=arithmetic)
+    def close(self) -> None:
+        """See BackendSession."""
+        self._peer.close()
 
-    def _simulate(
+
+class _RemoteSimulation(Simulation):
+    """A simulation of the session over there, by its number."""
+
+    def __init__(self, session: RemoteSession, peer: Peer, number: int) -> None:
+        super().__init__(session)
+        self._peer = peer
+        self._number: int | None = number
+
+    def _infer(
         self, batch: Array, forced: Mapping[str, Array], computed: dict[str, Array]
     ) -> Sequence[Array]:
+        if self._number is None:
+            raise BackendError(f"backend {self.name!r}: the simulation is closed")
         arrays = self._peer.save([batch, *forced.values()])
-        found = self._peer.ask("simulate", arrays=arrays, forced=list(forced))
+        found = self._peer.ask("infer", number=self._number, arrays=arrays, forced=list(forced))
         values = dict(zip(found["names"], wire.load(found["arrays"]), strict=True))
         computed.update({name: values[name] for name in forced})
         return [values[name] for name in self.model.output_names]
 
     def close(self) -> None:
-        """See BackendSession."""
-        self._peer.close()
+        """See Simulation."""
+        if self._number is not None and self._peer.is_open:
+            self._peer.ask("end_simulation", number=self._number)
+        self._number = None

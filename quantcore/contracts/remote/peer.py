@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from quantcore import errors
 from quantcore.contracts.remote import wire
 from quantcore.contracts.remote.environments import told_by, variable
 from quantcore.contracts.remote.wire import Message
+from quantcore.contracts.session import Show
 from quantcore.errors import BackendError, BackendUnavailable, PluginError, QuantcoreError
 from quantcore.ir.model import Array
 from quantcore.runtime.progress import Progress, Silent
@@ -93,10 +94,10 @@ class Peer:
         self,
         what: str,
         progress: Progress | None = None,
-        batches: Iterable[Array] = (),
+        answers: Answers | None = None,
         **arguments: Any,
     ) -> Any:
-        """The answer to a request; progress and batches are served meanwhile.
+        """The answer to a request; progress and questions of the other side are served meanwhile.
 
         Raises:
             QuantcoreError: As the other side raised it.
@@ -104,13 +105,13 @@ class Peer:
         """
         self._check_open()
         tasks = _Tasks(progress or Silent())
-        feed = _Feed(batches, self)
+        answers = answers or Answers()
         try:
             self._send({"do": what, **arguments})
             message = self._read()
-            while message["kind"] in ("batch", "progress"):
-                if message["kind"] == "batch":
-                    self._send(feed.next())
+            while message["kind"] in ("question", "progress"):
+                if message["kind"] == "question":
+                    self._send(answers.to(message["value"]))
                 else:
                     tasks.note(*message["value"])
                 message = self._read()
@@ -119,8 +120,8 @@ class Peer:
             raise
         finally:
             tasks.stop()
-        if feed.error is not None:
-            raise feed.error
+        if answers.error is not None:
+            raise answers.error
         self.peak = message["peak"]
         if message["kind"] == "error":
             raise self._error(message)
@@ -135,8 +136,13 @@ class Peer:
         error: QuantcoreError = kind(text)
         return error
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.stdin is not None and not self._process.stdin.closed
+
     def _check_open(self) -> None:
-        if self._process.stdin is None or self._process.stdin.closed:
+        if not self.is_open:
             raise BackendError(f"{self._where}: the session is closed")
 
     def _send(self, message: Message) -> None:
@@ -193,24 +199,50 @@ class _Tasks:
         self._tasks.clear()
 
 
-class _Feed:
-    """Batches, handed over one by one; an error of theirs waits until the other side has stopped.
+class Answers:
+    """What the other side asks in the middle of a request; errors wait until it has stopped.
 
     Attributes:
-        error: What reading the batches raised.
+        error: What finding an answer raised.
     """
 
-    def __init__(self, batches: Iterable[Array], peer: Peer) -> None:
-        self._batches = iter(batches)
-        self._peer = peer
+    def __init__(self) -> None:
         self.error: BaseException | None = None
 
-    def next(self) -> Message:
-        """The answer to a request for a batch."""
+    def to(self, question: Any) -> Message:
+        """The answer, or the word to stop."""
         try:
-            for batch in self._batches:
-                return {"batch": self._peer.save([batch])}
+            return self._to(question)
         except BaseException as error:  # Ctrl-C too, so that the session stays of use
             self.error = error
             return {"stop": True}
+
+    def _to(self, question: Any) -> Message:
+        raise BackendError(f"the other side asked {question!r} where it has nothing to ask")
+
+
+class Feed(Answers):
+    """Hands batches over one by one."""
+
+    def __init__(self, batches: Iterable[Array], peer: Peer) -> None:
+        super().__init__()
+        self._batches = iter(batches)
+        self._peer = peer
+
+    def _to(self, question: Any) -> Message:
+        for batch in self._batches:
+            return {"batch": self._peer.save([batch])}
         return {"end": True}
+
+
+class Shown(Answers):
+    """Takes in activations, a file of them at a time."""
+
+    def __init__(self, show: Mapping[str, Show]) -> None:
+        super().__init__()
+        self._show = show
+
+    def _to(self, question: Any) -> Message:
+        for tensor, values in wire.pieces(question):
+            self._show[tensor](values)
+        return {}

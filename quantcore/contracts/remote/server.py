@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,20 @@ import onnx
 import quantcore
 from quantcore import errors
 from quantcore.contracts import registry
-from quantcore.contracts.backend import BackendPlugin, BackendSession
+from quantcore.contracts.backend import BackendPlugin
 from quantcore.contracts.capabilities import Capabilities
 from quantcore.contracts.remote import wire
 from quantcore.contracts.remote.wire import Message
-from quantcore.errors import QuantcoreError
-from quantcore.ir.model import Array, FloatModel, LayerInfo, Preprocessing
+from quantcore.contracts.session import BackendSession, SessionOptions, Simulation
+from quantcore.errors import BackendError, QuantcoreError
+from quantcore.ir.description import described
+from quantcore.ir.model import Array, LayerInfo
+from quantcore.qdq.placement import Plan
 from quantcore.runtime.worker import SentProgress, peak_rss_mb
-from quantcore.table.table import TensorRange
 
 
 class _Stopped(BaseException):
-    """Reading a batch failed over there; not an Exception, so that no plugin takes it for one."""
+    """What was asked for failed over there; no Exception, so that no plugin takes it for one."""
 
 
 def serve(name: str, folder: str) -> None:
@@ -56,6 +58,8 @@ class _Server:
         self._out = out
         self._requests: queue.Queue[Message] = queue.Queue()
         self._session: BackendSession | None = None
+        self._simulations: dict[int, Simulation] = {}
+        self._next = 0
 
     def run(self) -> None:
         """Answers until the other side is gone, even in the middle of a request."""
@@ -111,15 +115,12 @@ class _Server:
         found = self._plugin.framework_layer(wire.tupled(LayerInfo, layer))
         return asdict(found) if found else None
 
-    def _open(self, model: Message, device: str) -> None:
-        model["preprocessing"] = wire.tupled(Preprocessing, model["preprocessing"])
-        boxes = model.pop("decoding")
-        decoding = registry.load_decoding(boxes["kind"]).from_dict(boxes)
-        proto = onnx.load(self._folder / "float.onnx")
-        self._session = self._plugin.open(
-            wire.tupled(FloatModel, {**model, "decoding": decoding, "proto": proto}), device
-        )
-        self._session.progress = SentProgress(self.send)
+    def _open(self, path: str, options: Message) -> str:
+        model = described(onnx.load(path), Path(path), registry.load_decoding)
+        if model is None:
+            raise BackendError(f"{path}: carries no description of its model")
+        self._session = self._plugin.open(model, SessionOptions(**options))
+        return model.fingerprint
 
     @property
     def _opened(self) -> BackendSession:
@@ -129,52 +130,48 @@ class _Server:
     def _forward(self, batch: str) -> str:
         return self._save(list(self._opened.forward(*wire.load(batch)).values()))
 
-    def _calibrate(self, plan: Message, total: int | None) -> Message:
-        found = self._opened.calibrate(wire.planned(plan), self._batches(total))
+    def _watch(self, batch: str, tensors: list[str]) -> None:
+        pieces = wire.Pieces(self._folder, self._ask, self._answer)
+        (images,) = wire.load(batch)
+        self._opened.watch(images, {name: functools.partial(pieces.add, name) for name in tensors})
+        pieces.end()
+
+    def _observe(self, sites: list[Message]) -> Message:
+        progress = SentProgress(self.send)
+        found = self._opened.observe(wire.sites(sites), self._batches(), progress)
         return {tensor: entry.to_dict() for tensor, entry in found.items()}
 
-    def _collect(self, plans: list[Message], total: int | None, keep: bool) -> Message:
-        wanted = [wire.planned(plan) for plan in plans]
-        found = self._opened.collect(wanted, self._batches(total), keep)
-        return {tensor: [s.to_dict() for s in seen] for tensor, seen in found.items()}
+    def _batches(self) -> Iterator[Array]:
+        while True:
+            self._ask("batch")
+            answer = self._answer()
+            if "batch" not in answer:
+                return
+            yield wire.load(answer["batch"])[0]
 
-    def _batches(self, total: int | None) -> Iterable[Array]:
-        batches = _Batches(self._batch, total)
-        return iter(batches) if total is None else batches
+    def _simulation(self, sites: list[Message], ranges: Message) -> int:
+        plan = Plan(wire.sites(sites), ())
+        number = self._next = self._next + 1
+        self._simulations[number] = self._opened.simulation(plan, wire.ranges(ranges))
+        return number
 
-    def _batch(self) -> Array | None:
-        self._say(kind="batch")
-        answer = self._requests.get()
-        if "stop" in answer:
-            raise _Stopped
-        return wire.load(answer["batch"])[0] if "batch" in answer else None
-
-    def _apply(self, plan: Message, ranges: Message) -> None:
-        entries = {tensor: TensorRange.from_dict(entry) for tensor, entry in ranges.items()}
-        self._opened.apply(wire.planned(plan), entries)
-
-    def _compute_in(self, arithmetic: str) -> None:
-        self._opened.compute_in(arithmetic)
-
-    def _simulate(self, arrays: str, forced: list[str]) -> Message:
+    def _infer(self, number: int, arrays: str, forced: list[str]) -> Message:
         batch, *values = wire.load(arrays)
-        found = self._opened.simulate(batch, dict(zip(forced, values, strict=True)))
+        simulation = self._simulations[number]
+        found = simulation.infer(batch, dict(zip(forced, values, strict=True)))
         return {"names": list(found), "arrays": self._save(list(found.values()))}
+
+    def _end_simulation(self, number: int) -> None:
+        self._simulations.pop(number).close()
 
     def _save(self, arrays: Sequence[Array]) -> str:
         return wire.save(self._folder / "there.npz", arrays)
 
+    def _ask(self, question: Any) -> None:
+        self._say(kind="question", value=question)
 
-class _Batches:
-    """What the other side hands over, for a backend to read once."""
-
-    def __init__(self, ask: Callable[[], Array | None], total: int | None) -> None:
-        self._ask = ask
-        self._total = total
-
-    def __len__(self) -> int:
-        return self._total or 0
-
-    def __iter__(self) -> Iterator[Array]:
-        while (batch := self._ask()) is not None:
-            yield batch
+    def _answer(self) -> Message:
+        answer = self._requests.get()
+        if "stop" in answer:
+            raise _Stopped
+        return answer

@@ -10,7 +10,12 @@ from pathlib import Path
 
 from quantcore.contracts import registry
 from quantcore.contracts.backend import BackendPlugin
-from quantcore.contracts.capabilities import check_arithmetic, check_capabilities, simulates
+from quantcore.contracts.capabilities import (
+    Support,
+    check_arithmetic,
+    check_capabilities,
+    check_simulates,
+)
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import CapabilityError, QuantcoreError, UsageError
 from quantcore.ir.edits import nudged
@@ -60,7 +65,7 @@ class PortabilityStudy:
         out: Folder for the report, the tables and what is needed to go on after an interruption.
         how: How graphs are evaluated; latency is not measured.
         device: Where frameworks compute.
-        arithmetic: What they simulate in, as `BackendSession.compute_in`.
+        arithmetic: What they simulate in, as `SessionOptions.arithmetic`.
         reference: Name of the table that others are held against; None for the first.
     """
 
@@ -150,7 +155,9 @@ class _Deploying:
         }
         registry.load_engine(study.how.engine).check(study.how.options)
         self._recipes = self._possible()
-        self._simulating = [n for n, p in self._plugins.items() if p.capabilities.simulate]
+        self._simulating = [
+            n for n, p in self._plugins.items() if p.capabilities.simulate is not Support.NONE
+        ]
         calibration = CocoDataset.open(study.data.root, study.data.calibration)
         for recipe in self._recipes:
             calibration.select(recipe.policy.images, recipe.policy.seed)  # refused before any work
@@ -295,9 +302,9 @@ class _Deploying:
 
     def _check_simulates(self, backend: str, sites: Plan) -> None:
         """Raises CapabilityError where a framework cannot simulate a plan as the study has it."""
-        check_arithmetic(backend, self._plugins[backend].capabilities, self._study.arithmetic)
-        if not simulates(self._plugins[backend].capabilities, sites):
-            raise CapabilityError(f"backend {backend!r} simulates symmetric codes only")
+        capabilities = self._plugins[backend].capabilities
+        check_arithmetic(backend, capabilities, self._study.arithmetic)
+        check_simulates(backend, capabilities, sites)
 
     def _ran(self, made: _TableUnderStudy, kind: str, runner: str) -> None:
         """Notes a cell that has been run, and tells its mAP."""

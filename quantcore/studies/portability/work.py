@@ -10,6 +10,7 @@ import onnx
 
 from quantcore.contracts import registry
 from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.session import SessionOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoImage
 from quantcore.engines import REFERENCE_ENGINE
@@ -33,7 +34,7 @@ class Simulated:
     Attributes:
         backend: Backend name; need not be the one that found the ranges.
         device: Where it computes.
-        arithmetic: In what, `float32` or `float64`.
+        arithmetic: In what, as `SessionOptions.arithmetic`.
         plan: What is quantized.
         ranges: By tensor name.
     """
@@ -81,10 +82,12 @@ def _simulate(
     wanted: Sequence[CocoImage],
     progress: Progress,
 ) -> Iterator[tuple[int, Found]]:
-    with registry.load_backend(how.backend).open(model, how.device) as session:
-        session.compute_in(how.arithmetic)
-        session.apply(how.plan, how.ranges)
-        yield from found_on(SimulationEngine(session), model, wanted, settings, progress)
+    options = SessionOptions(device=how.device, arithmetic=how.arithmetic)
+    with (
+        registry.load_backend(how.backend).open(model, options) as session,
+        SimulationEngine(session.simulation(how.plan, how.ranges)) as engine,
+    ):
+        yield from found_on(engine, model, wanted, settings, progress)
 
 
 def layer_errors(

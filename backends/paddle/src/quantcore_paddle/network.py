@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import paddle
@@ -17,6 +17,8 @@ from quantcore_paddle.operators import FUNCTIONS, Call, builder_of
 from quantcore_paddle.quanted import quanted
 
 Tensor = Any
+#: What stands at each site; a weight's is a paddle.nn.Layer.
+Quantizers = Sequence[tuple[Site, Any]]
 
 
 class Network(paddle.nn.Layer):  # type: ignore[misc]
@@ -71,7 +73,8 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]
         self.activation_quantizers[site.tensor] = quantizer
         if isinstance(quantizer, paddle.nn.Layer):
             _rename(quantizer, f"{site.tensor}.activation_quantizer")
-            _place(self, "activation_quantizers", paddle.nn.Layer(), replace=False)
+            if "activation_quantizers" not in self._sub_layers:
+                _place(self, "activation_quantizers", paddle.nn.Layer())
             self._sub_layers["activation_quantizers"]._sub_layers[site.tensor] = quantizer
         self._taps[site.tensor] = Tap(quantizer, frozenset(site.consumers))
 
@@ -89,24 +92,22 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]
         self.activation_quantizers.clear()
         self.weight_quantizers.clear()
         self._sub_layers.pop("activation_quantizers", None)
-        self._stand(self.layers)
-
-    @contextlib.contextmanager
-    def unquantized(self) -> Iterator[None]:
-        """The float network for a while, whatever quantizers are in place."""
-        taps, self._taps = self._taps, {}
-        standing = {name: home._sub_layers[leaf] for name, (home, leaf) in self._homes.items()}
-        self._stand(self.layers)
-        try:
-            yield
-        finally:
-            self._taps = taps
-            self._stand(standing)
-
-    def _stand(self, layers: Mapping[str, paddle.nn.Layer]) -> None:
-        for name, layer in layers.items():
+        for name, layer in self.layers.items():
             home, leaf = self._homes[name]
             home._sub_layers[leaf] = layer
+
+    @contextlib.contextmanager
+    def quantized(self, quantizers: Quantizers) -> Iterator[None]:
+        """The network with quantizers in place for a while, and then the float one again."""
+        try:
+            for site, quantizer in quantizers:
+                if site.role == "activation":
+                    self.tap(site, quantizer)
+                else:
+                    self.quantize_weight(site, quantizer)
+            yield
+        finally:
+            self.clear()
 
     def forward(
         self, images: Tensor, replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None
@@ -134,9 +135,7 @@ def _named(node: Node, call: Call) -> Call:
     return run
 
 
-def _place(
-    root: paddle.nn.Layer, path: str, layer: paddle.nn.Layer, replace: bool = True
-) -> tuple[paddle.nn.Layer, str]:
+def _place(root: paddle.nn.Layer, path: str, layer: paddle.nn.Layer) -> tuple[paddle.nn.Layer, str]:
     """Registers a layer under a dotted path, making the containers in between.
 
     Returns:
@@ -148,8 +147,7 @@ def _place(
             # Straight into the dictionary: a part of the path may be called like a method.
             root._sub_layers[name] = paddle.nn.Layer()
         root = root._sub_layers[name]
-    if replace or leaf not in root._sub_layers:
-        root._sub_layers[leaf] = layer
+    root._sub_layers[leaf] = layer
     return root, leaf
 
 

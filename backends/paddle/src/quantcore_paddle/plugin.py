@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from quantcore.contracts.backend import BackendPlugin, BackendSession, Capabilities, FrameworkLayer
+from quantcore.contracts.backend import (
+    BackendPlugin,
+    BackendSession,
+    Capabilities,
+    FrameworkLayer,
+    SessionOptions,
+    Support,
+)
 from quantcore.contracts.registry import versions_of
 from quantcore.ir.model import FloatModel, LayerInfo
 from quantcore_paddle.containment import contained_import
@@ -25,7 +32,7 @@ class PaddleBackend(BackendPlugin):
         },
         weight_observers={"max": frozenset()},
         implementations=frozenset({"native", "portable"}),
-        simulate=True,
+        simulate=Support.SYMMETRIC,
         arithmetics=frozenset({"float32", "float64"}),
         devices=("cpu", "cuda"),
     )
@@ -38,9 +45,8 @@ class PaddleBackend(BackendPlugin):
         """See BackendPlugin."""
         return framework_layer(layer)
 
-    def open(self, model: FloatModel, device: str = "auto") -> BackendSession:
-        """See BackendPlugin."""
+    def _open(self, model: FloatModel, options: SessionOptions) -> BackendSession:
         with contained_import():
-            from quantcore_paddle.session import Session
+            from quantcore_paddle.session import PaddleSession
 
-        return Session(self.name, model, self.capabilities, device)
+        return PaddleSession(self.name, model, self.capabilities, options)

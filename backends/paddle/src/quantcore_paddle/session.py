@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import paddle
 from paddle.base import core
 
-from quantcore.contracts.backend import BackendSession, Capabilities, symmetric_range
-from quantcore.errors import CapabilityError
+from quantcore.contracts.backend import (
+    BackendSession,
+    Capabilities,
+    SessionOptions,
+    Show,
+    Simulation,
+)
+from quantcore.contracts.capabilities import check_device
+from quantcore.contracts.observing import looks, swaps, symmetric_range
 from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Site
 from quantcore.qdq.scales import symmetric_scale
+from quantcore.runtime.progress import Progress
 from quantcore.table.table import TensorRange
 from quantcore_paddle.containment import keep_memory_steady, quiet, return_memory
-from quantcore_paddle.network import Network
+from quantcore_paddle.network import Network, Quantizers
 from quantcore_paddle.observers import Observer, check_parameters, observer_of
 from quantcore_paddle.quanted import QuanterDequanter64, quanter_dequanter, weight_axis
 
 Tensor = Any
 
 
-class Session(BackendSession):
+class PaddleSession(BackendSession):
     """See BackendSession.
 
     Attributes:
@@ -33,98 +43,80 @@ class Session(BackendSession):
     """
 
     def __init__(
-        self, name: str, model: FloatModel, capabilities: Capabilities, device: str
+        self,
+        name: str,
+        model: FloatModel,
+        capabilities: Capabilities,
+        options: SessionOptions,
     ) -> None:
-        super().__init__(name, model, capabilities)
-        self.device = _device(name, device)
+        super().__init__(name, model, capabilities, options)
+        self.device = _device(name, options.device)
         with self._working():
-            self.network = Network(model)
+            self.network = Network(model, options.arithmetic)
         keep_memory_steady(True)
 
     def close(self) -> None:
         """See BackendSession."""
         keep_memory_steady(False)
 
-    def _compute_in(self, arithmetic: str) -> None:
-        with self._working():
-            self.network = Network(self.model, arithmetic)
-
-    def _forward(self, batch: Array) -> Sequence[Array]:
-        with self.network.unquantized():
-            return self._run(batch)
-
-    def _simulate(
-        self, batch: Array, forced: Mapping[str, Array], computed: dict[str, Array]
-    ) -> Sequence[Array]:
-        def swap(name: str, values: Array) -> Callable[[Tensor], Tensor]:
-            def replace(x: Tensor) -> Tensor:
-                computed[name] = x.numpy()
-                return self.network.tensor(values)
-
-            return replace
-
-        return self._run(batch, {name: swap(name, values) for name, values in forced.items()})
-
-    def _watch(self, batch: Array, see: Mapping[str, Callable[[Array], None]]) -> None:
-        def shown(show: Callable[[Array], None]) -> Callable[[Tensor], Tensor]:
-            def watch(x: Tensor) -> Tensor:
-                show(x.numpy())
-                return x
-
-            return watch
-
-        with self.network.unquantized():
-            self._run(batch, {name: shown(show) for name, show in see.items()})
-
-    def _run(
-        self, batch: Array, replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None
+    def run(
+        self,
+        batch: Array,
+        replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+        quantizers: Quantizers = (),
     ) -> list[Array]:
-        with self._working():
+        """The heads for a batch, with quantizers in place as long as it takes.
+
+        Args:
+            batch: B x 3 x H x W.
+            replace: See `Network.forward`.
+            quantizers: See `Network.quantized`.
+        """
+        with self._working(), self.network.quantized(quantizers):
             heads = [head.numpy() for head in self.network(self.network.tensor(batch), replace)]
         return_memory()
         return heads
 
+    def _forward(self, batch: Array) -> Sequence[Array]:
+        return self.run(batch)
+
+    def _watch(self, batch: Array, show: Mapping[str, Show]) -> None:
+        self.run(batch, looks(show, lambda x: x.numpy()))
+
     def _observe(
-        self, sites: Sequence[Site], batches: Iterable[Array]
+        self, sites: Sequence[Site], batches: Iterable[Array], progress: Progress
     ) -> Mapping[str, TensorRange]:
         for site in sites:
             check_parameters(self.name, site)
-        self._applied = False  # the quantizers that were in place make way
-        self.network.clear()
-        try:
-            with self._working():
-                observers = {site.tensor: self._observer(site) for site in sites}
-            for batch in batches:
-                self._run(batch)
-        finally:
-            self.network.clear()
-        search = self.progress.track(sites, f"{self.name}: searching thresholds")
+        with self._working():
+            observers = {site.tensor: self._observer(site) for site in sites}
+        taps = [(site, observers[site.tensor]) for site in sites if site.role == "activation"]
+        for batch in batches:
+            self.run(batch, quantizers=taps)
+        search = progress.track(sites, f"{self.name}: searching thresholds")
         return {
             site.tensor: symmetric_range(site, observers[site.tensor].amax()) for site in search
         }
 
     def _observer(self, site: Site) -> Observer:
-        """An observer at its activation; a weight, which never changes, it sees at once."""
+        """An observer for an activation; a weight, which never changes, it has seen already."""
         observer = observer_of(site)
-        if site.role == "activation":
-            self.network.tap(site, observer)
-        else:
+        if site.role == "weight":
             layer = self.network.layers[site.consumers[0]]
             observer(layer.weight, layer)
         return observer
 
-    def _apply(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> None:
-        self.network.clear()
+    def _simulation(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> Simulation:
         with self._working():
-            for site in sites:
-                if site.role == "activation":
-                    self.network.tap(site, self._pair(site, ranges[site.tensor], None))
-                    continue
-                layer = self.network.layers[site.consumers[0]]
-                axis = None if site.axis is None else weight_axis(layer)
-                pair = self._pair(site, ranges[site.tensor], axis)
-                self.network.quantize_weight(site, pair)
-            self.network.eval()
+            quantizers = [(site, self._quantizer(site, ranges[site.tensor])) for site in sites]
+        return PaddleSimulation(self, quantizers)
+
+    def _quantizer(self, site: Site, found: TensorRange) -> paddle.nn.Layer:
+        """A Q/DQ pair with a loaded range."""
+        if site.role == "activation":
+            return self._pair(site, found, None)
+        axis = None if site.axis is None else weight_axis(self.network.layers[site.consumers[0]])
+        return self._pair(site, found, axis)
 
     def _pair(self, site: Site, found: TensorRange, axis: int | None) -> paddle.nn.Layer:
         code = site.policy.code
@@ -136,12 +128,56 @@ class Session(BackendSession):
     def _working(self) -> Iterator[None]:
         """Without gradients, on the session's device, and back to the process's own after."""
         before = paddle.device.get_device()
-        with quiet(), _whole_float32(), paddle.no_grad():
+        with quiet(), _whole_float32(), _threads(self.options.threads), paddle.no_grad():
             paddle.device.set_device(self.device)
             try:
                 yield
             finally:
                 paddle.device.set_device(before)
+
+
+class PaddleSimulation(Simulation):
+    """See Simulation.
+
+    Attributes:
+        quantizers: What is put in the session's network for each call.
+    """
+
+    def __init__(self, session: PaddleSession, quantizers: Quantizers) -> None:
+        super().__init__(session)
+        self.quantizers = quantizers
+        self._session = session
+
+    def _infer(
+        self, batch: Array, forced: Mapping[str, Array], computed: dict[str, Array]
+    ) -> Sequence[Array]:
+        swapped = swaps(forced, computed, lambda x: x.numpy(), self._session.network.tensor)
+        return self._session.run(batch, swapped, self.quantizers)
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many CPU threads for a while; None leaves them as they are: one, unless told otherwise."""
+    if count is None:
+        yield
+        return
+    before = (
+        _openmp_threads()
+        or paddle.get_flags("FLAGS_paddle_num_threads")["FLAGS_paddle_num_threads"]
+    )
+    core.set_num_threads(count)
+    try:
+        yield
+    finally:
+        core.set_num_threads(before)
+
+
+def _openmp_threads() -> int:
+    """What Paddle's OpenMP library says, as Paddle sets the number but cannot tell it."""
+    for library in Path(str(paddle.__file__)).parent.glob("libs/libiomp5.*"):
+        return int(ctypes.CDLL(str(library)).omp_get_max_threads())
+    flag = "FLAGS_paddle_num_threads"  # what it starts with
+    return int(paddle.get_flags(flag)[flag])
 
 
 @contextlib.contextmanager
@@ -162,10 +198,8 @@ def _whole_float32() -> Iterator[None]:
 
 
 def _device(backend: str, wanted: str) -> str:
-    available = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
-    if wanted == "auto":
-        return "gpu:0" if available else "cpu"
-    if wanted not in ("cpu", "cuda") or (wanted == "cuda" and not available):
-        has = "cpu, cuda" if available else "cpu"
-        raise CapabilityError(f"backend {backend!r} has no device {wanted!r} here; it has: {has}")
-    return "gpu:0" if wanted == "cuda" else "cpu"
+    there = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    has = ("cpu", "cuda") if there else ("cpu",)
+    chosen = has[-1] if wanted == "auto" else wanted
+    check_device(backend, chosen, has)
+    return "gpu:0" if chosen == "cuda" else "cpu"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from quantcore.contracts.nodes import GraphRunner, Node, Tap
 from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Site
 from quantcore_pytorch_quantization.operators import FUNCTIONS, WEIGHTED, Call
+
+#: What stands at each site; a weight's is a TensorQuantizer.
+Quantizers = Sequence[tuple[Site, Any]]
 
 
 class Network(torch.nn.Module):
@@ -36,6 +39,8 @@ class Network(torch.nn.Module):
         self.device = device
         self.dtype: torch.dtype = getattr(torch, arithmetic)
         self._taps: dict[str, Tap[Tensor]] = {}
+        # One for all layers: to make one takes a tenth of a millisecond.
+        self._off = TensorQuantizer(disabled=True)
         self._runner: GraphRunner[Tensor] = GraphRunner(model, self._build, arithmetic)
 
     def _build(self, node: Node) -> Call:
@@ -67,24 +72,22 @@ class Network(torch.nn.Module):
         """Takes all quantizers out: the network is the float one again."""
         self._taps.clear()
         for layer in self.layers.values():
-            layer._weight_quantizer = TensorQuantizer(disabled=True)
+            layer._weight_quantizer = self._off
         if hasattr(self, "activation_quantizers"):
             del self.activation_quantizers
 
     @contextlib.contextmanager
-    def unquantized(self) -> Iterator[None]:
-        """The float network for a while, whatever quantizers are in place."""
-        taps, quantizers = self._taps, [x._weight_quantizer for x in self.layers.values()]
-        self._taps = {}
-        off = TensorQuantizer(disabled=True)  # one for all: each takes a tenth of a millisecond
-        for layer in self.layers.values():
-            layer._weight_quantizer = off
+    def quantized(self, quantizers: Quantizers) -> Iterator[None]:
+        """The network with quantizers in place for a while, and then the float one again."""
         try:
+            for site, quantizer in quantizers:
+                if site.role == "activation":
+                    self.tap(site, quantizer)
+                else:
+                    self.quantize_weight(site, quantizer)
             yield
         finally:
-            self._taps = taps
-            for layer, quantizer in zip(self.layers.values(), quantizers, strict=True):
-                layer._weight_quantizer = quantizer
+            self.clear()
 
     def forward(
         self, images: Tensor, replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None

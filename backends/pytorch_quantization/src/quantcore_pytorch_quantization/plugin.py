@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from quantcore.contracts.backend import BackendPlugin, BackendSession, Capabilities, FrameworkLayer
+from quantcore.contracts.backend import (
+    BackendPlugin,
+    BackendSession,
+    Capabilities,
+    FrameworkLayer,
+    SessionOptions,
+    Support,
+)
 from quantcore.contracts.registry import versions_of
 from quantcore.ir.model import FloatModel, LayerInfo
 
@@ -30,7 +37,7 @@ class PytorchQuantizationBackend(BackendPlugin):
         },
         weight_observers={"max": frozenset()},
         implementations=frozenset({"native", "portable"}),
-        simulate=True,
+        simulate=Support.SYMMETRIC,
         arithmetics=frozenset({"float32", "float64"}),
         devices=("cpu", "cuda"),
     )
@@ -46,8 +53,7 @@ class PytorchQuantizationBackend(BackendPlugin):
         name = f"pytorch_quantization.nn.{_CLASSES[layer.op]}"
         return FrameworkLayer(name, ("input",), ("weight",), ("output",))
 
-    def open(self, model: FloatModel, device: str = "auto") -> BackendSession:
-        """See BackendPlugin."""
-        from quantcore_pytorch_quantization.session import Session
+    def _open(self, model: FloatModel, options: SessionOptions) -> BackendSession:
+        from quantcore_pytorch_quantization.session import TorchSession
 
-        return Session(self.name, model, self.capabilities, device)
+        return TorchSession(self.name, model, self.capabilities, options)

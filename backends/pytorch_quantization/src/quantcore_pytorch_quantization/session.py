@@ -15,16 +15,25 @@ from pytorch_quantization.nn import TensorQuantizer
 from pytorch_quantization.tensor_quant import QuantDescriptor
 from torch import Tensor
 
-from quantcore.contracts.backend import BackendSession, Capabilities, symmetric_range
-from quantcore.errors import BackendError, CapabilityError, RangeError
+from quantcore.contracts.backend import (
+    BackendSession,
+    Capabilities,
+    SessionOptions,
+    Show,
+    Simulation,
+)
+from quantcore.contracts.capabilities import check_device
+from quantcore.contracts.observing import looks, place, swaps, symmetric_range
+from quantcore.errors import BackendError, RangeError
 from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Site
 from quantcore.qdq.scales import exact_amax
+from quantcore.runtime.progress import Progress
 from quantcore.table.table import TensorRange
-from quantcore_pytorch_quantization.network import Network
+from quantcore_pytorch_quantization.network import Network, Quantizers
 
 
-class Session(BackendSession):
+class TorchSession(BackendSession):
     """See BackendSession.
 
     Attributes:
@@ -33,60 +42,50 @@ class Session(BackendSession):
     """
 
     def __init__(
-        self, name: str, model: FloatModel, capabilities: Capabilities, device: str
+        self,
+        name: str,
+        model: FloatModel,
+        capabilities: Capabilities,
+        options: SessionOptions,
     ) -> None:
-        super().__init__(name, model, capabilities)
-        with _quiet():
-            self.network = Network(model, _device(name, device))
+        super().__init__(name, model, capabilities, options)
+        with _quiet():  # gradients stay possible, for whoever trains it
+            self.network = Network(model, _device(name, options.device), options.arithmetic)
 
-    def _compute_in(self, arithmetic: str) -> None:
-        with _quiet():
-            self.network = Network(self.model, self.network.device, arithmetic)
-
-    def _forward(self, batch: Array) -> Sequence[Array]:
-        with self.network.unquantized():
-            return self._run(batch)
-
-    def _simulate(
-        self, batch: Array, forced: Mapping[str, Array], computed: dict[str, Array]
-    ) -> Sequence[Array]:
-        def swap(name: str, values: Array) -> Callable[[Tensor], Tensor]:
-            def replace(x: Tensor) -> Tensor:
-                computed[name] = x.cpu().numpy()
-                return self.network.tensor(values)
-
-            return replace
-
-        return self._run(batch, {name: swap(name, values) for name, values in forced.items()})
-
-    def _watch(self, batch: Array, see: Mapping[str, Callable[[Array], None]]) -> None:
-        def shown(show: Callable[[Array], None]) -> Callable[[Tensor], Tensor]:
-            def watch(x: Tensor) -> Tensor:
-                show(x.float().cpu().numpy())  # what observers see, whatever is computed in
-                return x
-
-            return watch
-
-        with self.network.unquantized():
-            self._run(batch, {name: shown(show) for name, show in see.items()})
-
-    def _run(
-        self, batch: Array, replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None
+    def run(
+        self,
+        batch: Array,
+        replace: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+        quantizers: Quantizers = (),
     ) -> list[Array]:
-        with torch.inference_mode(), _whole_float32(), _quiet():
+        """The heads for a batch, with quantizers in place as long as it takes.
+
+        Args:
+            batch: B x 3 x H x W.
+            replace: See `Network.forward`.
+            quantizers: See `Network.quantized`.
+        """
+        with self._working(), _whole_float32(), self.network.quantized(quantizers):
             heads = self.network(self.network.tensor(batch), replace)
             return [head.cpu().numpy() for head in heads]
 
+    def _forward(self, batch: Array) -> Sequence[Array]:
+        return self.run(batch)
+
+    def _watch(self, batch: Array, show: Mapping[str, Show]) -> None:
+        # In float32, which is what is shown, whatever is computed in: half of it to copy.
+        self.run(batch, looks(show, lambda x: x.float().cpu().numpy()))
+
     def _observe(
-        self, sites: Sequence[Site], batches: Iterable[Array]
+        self, sites: Sequence[Site], batches: Iterable[Array], progress: Progress
     ) -> Mapping[str, TensorRange]:
-        self.network.clear()
-        with _quiet(), torch.inference_mode():
+        with self._working():
             quantizers = {site.tensor: self._observer(site) for site in sites}
-            for batch in batches:
-                self._run(batch)
-            self.network.clear()
-            search = self.progress.track(sites, f"{self.name}: searching thresholds")
+        taps = [(s, _named(s, quantizers[s.tensor])) for s in sites if s.role == "activation"]
+        for batch in batches:
+            self.run(batch, quantizers=taps)
+        search = progress.track(sites, f"{self.name}: searching thresholds")
+        with self._working():
             return {site.tensor: _range_of(site, quantizers[site.tensor]) for site in search}
 
     def _observer(self, site: Site) -> TensorQuantizer:
@@ -97,9 +96,7 @@ class Session(BackendSession):
         bins = int(site.policy.parameter("bins", 0))
         if bins:
             quantizer._calibrator = calib.HistogramCalibrator(8, None, False, num_bins=bins)
-        if site.role == "activation":
-            self.network.tap(site, _named(site, quantizer))
-        else:
+        if site.role == "weight":
             # Weights do not change from batch to batch; left in the network, the quantizer would
             # observe them again with each.
             quantizer(self.network.layers[site.consumers[0]].weight)
@@ -118,24 +115,48 @@ class Session(BackendSession):
             return exact_amax(found, site.policy.code)
         return found.amax_array.astype(np.float32)
 
-    def _apply(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> None:
-        self.network.clear()
+    def _simulation(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> Simulation:
         with _quiet():
-            for site in sites:
-                # It calibrates no more: the toolkit has no histogram for each channel.
-                quantizer = TensorQuantizer(self._descriptor(site, "max"))
-                amax = self._amax(site, ranges[site.tensor])
-                if site.role == "activation":
-                    self.network.tap(site, quantizer)
-                else:
-                    layer = self.network.layers[site.consumers[0]]
-                    if site.axis is not None:
-                        shape = [1] * layer.weight.dim()
-                        shape[_weight_axis(layer)] = -1
-                        amax = amax.reshape(shape)
-                    self.network.quantize_weight(site, quantizer)
-                quantizer.amax = amax
-                quantizer.to(self.network.device, self.network.dtype)
+            return TorchSimulation(self, [(s, self._quantizer(s, ranges[s.tensor])) for s in sites])
+
+    def _quantizer(self, site: Site, found: TensorRange) -> TensorQuantizer:
+        """A quantizer with a loaded range."""
+        # It calibrates no more: the toolkit has no histogram for each channel.
+        quantizer = TensorQuantizer(self._descriptor(site, "max"))
+        amax = self._amax(site, found)
+        if site.role == "weight" and site.axis is not None:
+            layer = self.network.layers[site.consumers[0]]
+            shape = [1] * layer.weight.dim()
+            shape[_weight_axis(layer)] = -1
+            amax = amax.reshape(shape)
+        quantizer.amax = amax
+        return quantizer.to(self.network.device, self.network.dtype)
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        """Without gradients and without log lines, on as many threads as it may have."""
+        with torch.inference_mode(), _quiet(), _threads(self.options.threads):
+            yield
+
+
+class TorchSimulation(Simulation):
+    """See Simulation.
+
+    Attributes:
+        quantizers: What is put in the session's network for each call.
+    """
+
+    def __init__(self, session: TorchSession, quantizers: Quantizers) -> None:
+        super().__init__(session)
+        self.quantizers = quantizers
+        self._session = session
+
+    def _infer(
+        self, batch: Array, forced: Mapping[str, Array], computed: dict[str, Array]
+    ) -> Sequence[Array]:
+        network = self._session.network
+        swapped = swaps(forced, computed, lambda x: x.cpu().numpy(), network.tensor)
+        return self._session.run(batch, swapped, self.quantizers)
 
 
 def _weight_axis(layer: Any) -> int:
@@ -147,7 +168,7 @@ def _named(site: Site, quantizer: TensorQuantizer) -> Callable[[Tensor], Tensor]
     """The quantizer, with an error that names what it was watching."""
 
     def watch(x: Tensor) -> Tensor:
-        where = f"activation {site.tensor!r} of layer {', '.join(site.consumers)}"
+        where = place(site)
         # The toolkit's histogram drops NaN once it has bins, and would calibrate on the rest.
         if not torch.isfinite(x.max()):
             raise RangeError(f"{where}: NaN or infinite; check the weights and the images")
@@ -183,8 +204,8 @@ def _range_of(site: Site, quantizer: TensorQuantizer) -> TensorRange:
                 )
     except Exception as error:
         raise BackendError(
-            f"{site.role} {site.tensor!r} of layer {', '.join(site.consumers)}: the toolkit finds "
-            f"no {observer!r} threshold: {error}; give the layer observer max"
+            f"{place(site)}: the toolkit finds no {observer!r} threshold: {error}; "
+            "give the layer observer max"
         ) from None
     if amax is None:
         raise BackendError(f"{site.role} {site.tensor!r}: the toolkit saw no data")
@@ -222,6 +243,19 @@ def _whole_float32() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many CPU threads for a while; None leaves them as they are."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if count is not None:
+            torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the toolkit's log lines (one for every quantizer) from the user's terminal."""
     before = absl_logging.get_verbosity()
@@ -233,10 +267,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _device(backend: str, wanted: str) -> torch.device:
-    available = torch.cuda.is_available()
+    has = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     if wanted == "auto":
-        return torch.device("cuda" if available else "cpu")
-    if wanted not in ("cpu", "cuda") or (wanted == "cuda" and not available):
-        has = "cpu, cuda" if available else "cpu"
-        raise CapabilityError(f"backend {backend!r} has no device {wanted!r} here; it has: {has}")
+        return torch.device(has[-1])
+    check_device(backend, wanted, has)
     return torch.device(wanted)

@@ -6,7 +6,6 @@ import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,12 +15,10 @@ from onnxruntime.quantization.base_quantizer import BaseQuantizer
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from quantcore.errors import RangeError
-from quantcore.ir.edits import with_sums
+from quantcore.contracts.observing import SUM, SumsChecked, with_sums
 from quantcore.ir.model import Array
 
 _METHODS = {"max": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}
-_SUM = "!sum"
 #: What Model Optimizer changes in ONNX Runtime.
 _CHANGED = (
     calibrate,
@@ -68,28 +65,6 @@ class _OneBatch(CalibrationDataReader):  # type: ignore[misc]
         return feeds
 
 
-class _Guarded:
-    """An inference session that refuses tensors with NaN or infinity, by the sums over them.
-
-    Model Optimizer replaces NaN by the largest float without a word.
-    """
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def run(self, names: Any, feeds: dict[str, Array], **options: Any) -> list[Array]:
-        """See InferenceSession."""
-        values: list[Array] = self._session.run(names, feeds, **options)
-        for output, value in zip(self._session.get_outputs(), values, strict=True):
-            if output.name.endswith(_SUM) and not np.isfinite(value):
-                tensor = output.name.removesuffix(_SUM)
-                raise RangeError(f"activation {tensor!r}: NaN or infinite; check the weights")
-        return values
-
-
 class Watch:
     """Some tensors, watched by one calibrator; used inside `changed`.
 
@@ -104,19 +79,19 @@ class Watch:
         self, proto: onnx.ModelProto, folder: Path, observer: str, tensors: Sequence[str]
     ) -> None:
         self.tensors = tuple(tensors)
-        self.observer = observer
+        self.who = f"Model Optimizer's {observer} calibrator"
         graph = folder / "float.onnx"
-        probed = with_sums(proto, {t: t + _SUM for t in self.tensors})
+        probed = with_sums(proto, self.tensors)
         graph.write_bytes(probed.SerializeToString())
         # As its own quantize_static calls it: the list holds nodes, whose tensors are watched.
         self._calibrator = calibrate.create_calibrator(
             graph,
-            [tensor + _SUM for tensor in self.tensors],
+            [tensor + SUM for tensor in self.tensors],
             augmented_model_path=str(folder / "augmented.onnx"),
             calibrate_method=_METHODS[observer],
             extra_options={"execution_providers": ["CPUExecutionProvider"]},
         )
-        self._calibrator.infer_session = _Guarded(self._calibrator.infer_session)
+        self._calibrator.infer_session = SumsChecked(self._calibrator.infer_session)
 
     def see(self, feeds: dict[str, Array]) -> None:
         """Takes one more batch into account."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from quantcore.contracts.backend import BackendPlugin, BackendSession, Capabilities
-from quantcore.contracts.registry import versions_of
-from quantcore.errors import CapabilityError
+from quantcore.contracts.backend import (
+    BackendPlugin,
+    BackendSession,
+    Capabilities,
+    SessionOptions,
+)
+from quantcore.contracts.registry import load_engine, versions_of
 from quantcore.ir.model import FloatModel
 
 
@@ -28,10 +32,8 @@ class NncfBackend(BackendPlugin):
         """See BackendPlugin."""
         return versions_of(("nncf", "onnxruntime"))
 
-    def open(self, model: FloatModel, device: str = "auto") -> BackendSession:
-        """See BackendPlugin."""
-        if device not in ("auto", *self.capabilities.devices):
-            raise CapabilityError(f"backend {self.name!r} has no device {device!r}; it has: cpu")
-        from quantcore_backend_nncf.session import Session
+    def _open(self, model: FloatModel, options: SessionOptions) -> BackendSession:
+        from quantcore_backend_nncf.session import NncfSession
 
-        return Session(self.name, model, self.capabilities)
+        engine = load_engine("onnxruntime")
+        return NncfSession(self.name, model, self.capabilities, options, engine)

@@ -17,12 +17,9 @@ from onnxruntime.quantization.calibrate import (
     PercentileCalibrater,
 )
 
-from quantcore.errors import RangeError
-from quantcore.ir.edits import with_sums
+from quantcore.contracts.observing import SumsChecked, with_sums
 from quantcore.ir.model import Array
 from quantcore.policy.policy import TensorPolicy
-
-_SUM = "!sum"
 
 
 class _Chosen:
@@ -68,25 +65,6 @@ class _OneBatch(CalibrationDataReader):  # type: ignore[misc]
         return feeds
 
 
-class _Guarded:
-    """An inference session on a graph with sums that refuses tensors with NaN or infinity."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def run(self, names: Any, feeds: dict[str, Array]) -> list[Array]:
-        """See InferenceSession."""
-        values: list[Array] = self._session.run(names, feeds)
-        for output, value in zip(self._session.get_outputs(), values, strict=True):
-            if output.name.endswith(_SUM) and not np.isfinite(value):
-                tensor = output.name.removesuffix(_SUM)
-                raise RangeError(f"activation {tensor!r}: NaN or infinite; check the weights")
-        return values
-
-
 class Watch:
     """Some tensors, watched by one calibrater.
 
@@ -105,16 +83,15 @@ class Watch:
         self, proto: onnx.ModelProto, folder: Path, policy: TensorPolicy, tensors: Sequence[str]
     ) -> None:
         self.tensors = tuple(tensors)
-        self.kind = f"{policy.observer} calibrater"
+        self.who = f"ONNX Runtime's {policy.observer} calibrater"
         graph = folder / "float.onnx"
-        summed = with_sums(proto, {tensor: tensor + _SUM for tensor in self.tensors})
-        graph.write_bytes(summed.SerializeToString())
+        graph.write_bytes(with_sums(proto, self.tensors).SerializeToString())
         self._calibrater = _calibrater(graph, folder / "augmented.onnx", policy)
         self._calibrater.chosen = self.tensors
         with _hushed():
             self._calibrater.augment_graph()
             self._calibrater.create_inference_session()
-        self._calibrater.infer_session = _Guarded(self._calibrater.infer_session)
+        self._calibrater.infer_session = SumsChecked(self._calibrater.infer_session)
 
     def see(self, feeds: dict[str, Array]) -> None:
         """Takes one more batch into account."""

@@ -2,52 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from quantcore.contracts.backend import BackendSession, Capabilities, symmetric_range
-from quantcore.contracts.engine import EngineOptions
-from quantcore.contracts.registry import load_engine
-from quantcore.errors import BackendError, QuantcoreError
-from quantcore.ir.model import Array, FloatModel
+from quantcore.contracts.graph_session import GraphSession
+from quantcore.contracts.observing import blamed, largest, symmetric_range
+from quantcore.ir.model import Array
 from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site
+from quantcore.runtime.progress import Progress
 from quantcore.table.table import TensorRange
 from quantcore_backend_onnxruntime.calibraters import Watch
 
 
-class Session(BackendSession):
+class OnnxRuntimeSession(GraphSession):
     """See BackendSession."""
 
-    def __init__(self, name: str, model: FloatModel, capabilities: Capabilities) -> None:
-        super().__init__(name, model, capabilities)
-        self._float = load_engine("onnxruntime").build(model.proto, EngineOptions())
-
-    def _forward(self, batch: Array) -> Sequence[Array]:
-        heads = self._float.infer(batch)
-        return [heads[name] for name in self.model.output_names]
-
     def _observe(
-        self, sites: Sequence[Site], batches: Iterable[Array]
+        self, sites: Sequence[Site], batches: Iterable[Array], progress: Progress
     ) -> Mapping[str, TensorRange]:
         amax: dict[str, object] = {}
         with tempfile.TemporaryDirectory(prefix="quantcore-") as folder:
             watches = self._watches(Path(folder), sites)
             for batch in batches:
                 for watch in watches:
-                    with _translated(watch):
+                    with blamed(watch.who, watch.tensors):
                         watch.see({self.model.input_name: batch})
-            for watch in self.progress.track(watches, f"{self.name}: finding thresholds"):
-                with _translated(watch):
+            for watch in progress.track(watches, f"{self.name}: finding thresholds"):
+                with blamed(watch.who, watch.tensors):
                     amax |= watch.amax()
         for site in sites:
             if site.role == "weight":
-                amax[site.tensor] = _largest(self.model.initializers[site.tensor], site.axis)
+                amax[site.tensor] = largest(self.model.initializers[site.tensor], site.axis)
         return {site.tensor: symmetric_range(site, amax[site.tensor]) for site in sites}
 
     def _watches(self, folder: Path, sites: Sequence[Site]) -> list[Watch]:
@@ -62,29 +49,3 @@ class Session(BackendSession):
             own.mkdir()
             watches.append(Watch(self.model.proto, own, policy, tensors))
         return watches
-
-    def close(self) -> None:
-        """See BackendSession."""
-        self._float.close()
-
-
-def _largest(weight: npt.NDArray[np.generic], axis: int | None) -> object:
-    """Largest magnitude of a weight, or of each channel: what `quantize_static` gives weights."""
-    magnitude = np.abs(weight)
-    rest = tuple(i for i in range(weight.ndim) if i != axis)
-    return magnitude.max() if axis is None else magnitude.max(axis=rest)
-
-
-@contextlib.contextmanager
-def _translated(watch: Watch) -> Iterator[None]:
-    """Turns whatever a calibrater raises into an error that names what it was watching."""
-    try:
-        yield
-    except QuantcoreError:
-        raise
-    except Exception as error:  # NumPy's, ONNX Runtime's, the calibraters' own asserts
-        reason = " ".join(str(error).split())[:300]
-        raise BackendError(
-            f"ONNX Runtime's {watch.kind} failed on {', '.join(map(repr, watch.tensors))}: "
-            f"{type(error).__name__}: {reason}; give the layers observer max"
-        ) from error

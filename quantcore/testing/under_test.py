@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quantcore.calibration.driver import calibrate
 from quantcore.contracts import registry
-from quantcore.contracts.backend import BackendPlugin
+from quantcore.contracts.backend import BackendPlugin, BackendSession, SessionOptions
 from quantcore.contracts.engine import EngineOptions
-from quantcore.contracts.remote import peak_of
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.ir.edits import exposed
 from quantcore.ir.model import Array, FloatModel
@@ -27,7 +27,7 @@ GROWTH_LIMIT_MB = 16.0
 
 
 @dataclass(frozen=True)
-class Subject:
+class BackendUnderTest:
     """A backend under test."""
 
     name: str
@@ -36,6 +36,10 @@ class Subject:
     def plugin(self) -> BackendPlugin:
         """A fresh plugin, loaded as the core loads it."""
         return registry.load_backend(self.name)
+
+    def open(self, model: FloatModel, arithmetic: str = "float32") -> BackendSession:
+        """The model in a fresh plugin, on the device that every machine has."""
+        return self.plugin.open(model, SessionOptions(device="cpu", arithmetic=arithmetic))
 
     def observers(self) -> list[str]:
         """The native activation observers that it declares."""
@@ -68,8 +72,8 @@ class Subject:
         """A calibration of the small detector, in a session of its own."""
         model = small_detector()
         sites = plan(model, policy)
-        with self.plugin.open(model, "cpu") as session:
-            return model, sites, session.calibrate(sites, Stream(count, batch_size))
+        with self.open(model, arithmetic=sites.arithmetic) as session:
+            return model, sites, calibrate(session, sites, Stream(count, batch_size))
 
 
 def hold(promise: object, message: str) -> None:
@@ -90,10 +94,10 @@ def magnitudes(model: FloatModel, sites: Plan, batch: Array) -> dict[str, float]
     return found
 
 
-def table_of(subject: Subject, model: FloatModel, ranges: Ranges) -> CalibrationTable:
+def table_of(backend: BackendUnderTest, model: FloatModel, ranges: Ranges) -> CalibrationTable:
     """The ranges as a table with some provenance."""
-    policy = subject.policy().to_dict()
-    provenance = Provenance(model.name, model.fingerprint, subject.name, {}, policy, (1, 2, 3))
+    policy = backend.policy().to_dict()
+    provenance = Provenance(model.name, model.fingerprint, backend.name, {}, policy, (1, 2, 3))
     return CalibrationTable(ranges, provenance)
 
 
@@ -109,11 +113,11 @@ def growth_of(name: str, observer: str, progress: Progress) -> float:
 
     Both calibrations run in one process, so that what a framework takes to start is in neither.
     """
-    subject, model = Subject(name), small_detector()
-    sites = plan(model, subject.policy(observer))
+    backend, model = BackendUnderTest(name), small_detector()
+    sites = plan(model, backend.policy(observer))
     peaks = []
-    with subject.plugin.open(model, "cpu") as session:
+    with backend.open(model) as session:
         for count in (64, 1024):
-            session.calibrate(sites, Stream(count))
-            peaks.append(peak_of(session))
+            calibrate(session, sites, Stream(count))
+            peaks.append(session.peak_rss_mb())
     return peaks[1] - peaks[0]
