@@ -138,9 +138,9 @@ def child(model: str, weights: str, data: str, images: str) -> None:
     """One calibration in a process of its own; prints its peak memory in MB."""
     found = pipeline.calibrate(
         pipeline.load_model(model, Path(weights)),
-        CalibrationPolicy(images=int(images)),
-        BACKEND,
-        pipeline.Data(Path(data)),
+        data,
+        backend=BACKEND,
+        policy=CalibrationPolicy(images=int(images)),
     )
     print(found.peak_rss_mb)
 

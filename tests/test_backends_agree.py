@@ -55,12 +55,17 @@ def frameworks() -> None:
         pytest.importorskip(name)
 
 
+def calibrate_each(model, data, policies, backend, progress):
+    """As `quantcore.pipeline.calibrate_each`, as a job."""
+    return pipeline.calibrate_each(model, data, policies, backend, SessionOptions(device="cpu"))
+
+
 def table(
     model, backend: str, policy: CalibrationPolicy, data: pipeline.Data = DIGITS
 ) -> CalibrationTable:
     """A calibration in a process of its own, as `compare` does it."""
-    job = (model, policy, backend, data, "cpu")
-    found = run_apart(pipeline.calibrate, *job, progress=Silent(), what=backend).result
+    job = (model, data, (policy,), backend)
+    (found,) = run_apart(calibrate_each, *job, progress=Silent(), what=backend).result
     assert found.audit is not None
     assert found.audit.worst_db >= 50
     return found.table
@@ -86,8 +91,8 @@ def test_portable_tables_are_equal(detector, frameworks: None) -> None:
     model, data = detector
     found = []
     for backend in BACKENDS:
-        job = (model, policy.each(), backend, data, "cpu")
-        done = run_apart(pipeline.calibrate_each, *job, progress=Silent(), what=backend).result
+        job = (model, data, policy.each(), backend)
+        done = run_apart(calibrate_each, *job, progress=Silent(), what=backend).result
         assert all(one.audit is not None and one.audit.worst_db >= 50 for one in done)
         found.append([one.table.tensors for one in done])
     for one, other in zip(*found, strict=True):
@@ -102,8 +107,8 @@ def test_float32_finds_nearly_the_same(model, frameworks: None) -> None:
     tables = []
     for arithmetic in ("float32", "float64"):
         policy = CalibrationPolicy.from_dict({**observers, "arithmetic": arithmetic, "images": 2})
-        job = (model, policy.each(), BACKENDS[0], DIGITS, "cpu")
-        done = run_apart(pipeline.calibrate_each, *job, progress=Silent(), what=BACKENDS[0]).result
+        job = (model, DIGITS, policy.each(), BACKENDS[0])
+        done = run_apart(calibrate_each, *job, progress=Silent(), what=BACKENDS[0]).result
         assert all(one.table.provenance.policy["arithmetic"] == arithmetic for one in done)
         tables.append([one.table.tensors for one in done])
     for single, double in zip(*tables, strict=True):

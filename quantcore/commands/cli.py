@@ -21,6 +21,7 @@ from quantcore.commands import (
     verify,
 )
 from quantcore.errors import QuantcoreError
+from quantcore.runtime.threads import limit_this_process
 
 app = typer.Typer(
     name="quantcore",
@@ -73,6 +74,7 @@ app.command("portability")(portability.portability)
 
 def main() -> None:
     """Runs the command line."""
+    limit_this_process()
     try:
         app()
     except QuantcoreError as error:

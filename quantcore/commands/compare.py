@@ -115,6 +115,7 @@ def compare(
         out=out,
         engines=evaluations,
         device=device,
+        threads=threads,
         precision=precision,
         target=_target(mixed, max_drop, top),
         rewrites=tuple(unique([*(["equalize"] if equalize else []), *(rewrite or [])])),

@@ -50,7 +50,9 @@ EngineOption = Annotated[
         "`quantcore list --options ENGINE` shows them."
     ),
 ]
-Threads = Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)]
+Threads = Annotated[
+    int | None, typer.Option(help="CPU threads of the engine, or of the framework.", min=1)
+]
 Providers = Annotated[
     list[str] | None,
     typer.Option(

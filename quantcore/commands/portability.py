@@ -101,6 +101,7 @@ def portability(
         out=out,
         how=pipeline.Evaluation(engine, options, eval_images),
         device=device,
+        threads=threads,
         arithmetic=arithmetic,
         reference=reference,
     )

@@ -39,6 +39,7 @@ from quantcore.commands.options import (
     unique,
 )
 from quantcore.contracts import registry
+from quantcore.contracts.session import SessionOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import UsageError
 from quantcore.ir.description import describe
@@ -121,6 +122,7 @@ def calibrate(
             "--keep-histograms", help="The table also serves `recalibrate`; larger, and slower."
         ),
     ] = False,
+    threads: Threads = None,
 ) -> None:
     """Find the ranges of a model's tensors with one framework.
 
@@ -130,9 +132,9 @@ def calibrate(
     ensure_folder(out.parent)
     loaded = load_model(model, weights, size, preset, model_option)
     where = pipeline.Data(data, calibration=split)
-    found = pipeline.calibrate_each(
-        loaded, chosen.each(), backend, where, device, for_console(), keep_histograms
-    )
+    options = SessionOptions(device=device, threads=threads)
+    given = (chosen.each(), backend, options, keep_histograms, for_console())
+    found = pipeline.calibrate_each(loaded, where, *given)
     print(f"float network: agrees with the ONNX graph to {found[0].parity:.1e} relative")
     for one, path in zip(found, table_paths(out, chosen), strict=True):
         one.table.save(path)

@@ -153,8 +153,9 @@ def _table(
         raise UsageError("give either --table TABLE.json or --backend NAME")
     if table is not None:
         return CalibrationTable.load(table)
+    chosen = read_policy(policy, None)
     done = pipeline.calibrate(
-        model, read_policy(policy, None), str(backend), pipeline.Data(data), progress=for_console()
+        model, data, backend=str(backend), policy=chosen, progress=for_console()
     )
     done.table.save(work / "table.json")
     return done.table

@@ -39,6 +39,7 @@ def calibrated(
     backend: str,
     data: Data,
     device: str,
+    threads: int | None,
     runtime: Runtime,
 ) -> Calibrated:
     """What `quantcore.pipeline.calibrate` gives, unless the runtime has it already.
@@ -50,6 +51,7 @@ def calibrated(
         backend: Backend name.
         data: What to calibrate on.
         device: Where the framework computes.
+        threads: Its CPU threads; None for all.
         runtime: Where it is done and kept.
 
     Raises:
@@ -64,11 +66,11 @@ def calibrated(
         quantcore.__version__,
         model.key,
         policy.to_dict(),
-        (backend, dict(registry.load_backend(backend).versions()), device),
+        (backend, dict(registry.load_backend(backend).versions()), device, threads),
         [(image.id, digests[image.path]) for image in images],
     )
-    given = (model, policy, backend, data, device)
-    kept = runtime.one(whole(what, key, _Kept, _calibrate, *given))
+    given = (model, policy, backend, data, device, threads)
+    kept = runtime.one(whole(what, key, _Kept, _calibrate, *given, threads=threads))
     return Calibrated(
         model=model,
         table=CalibrationTable.from_json(kept.table, Path(f"{what}.table.json")),
@@ -85,9 +87,10 @@ def _calibrate(
     backend: str,
     data: Data,
     device: str,
+    threads: int | None,
     progress: Progress,
 ) -> _Kept:
-    done = calibrate(model, policy, backend, data, device, progress)
+    done = calibrate(model, data, backend=backend, policy=policy, device=device, progress=progress)
     return _Kept(
         table=done.table.to_json(),
         seconds=done.seconds,

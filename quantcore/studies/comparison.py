@@ -63,6 +63,7 @@ class Comparison:
         out: Folder for the report and the artifacts.
         engines: How graphs are evaluated: every graph on each.
         device: Where frameworks compute.
+        threads: CPU threads of each framework; None for all.
         precision: Of what stays unquantized; see `pipeline.quantize`.
         target: What is asked of a search for the layers to leave in float, whose result is one more
             variant of every backend; None for no search.
@@ -80,6 +81,7 @@ class Comparison:
     out: Path
     engines: tuple[Evaluation, ...]
     device: str = "auto"
+    threads: int | None = None
     precision: str = "int8"
     target: SearchTarget | None = None
     rewrites: tuple[str, ...] = ()
@@ -249,7 +251,7 @@ class _Comparing:
         """Calibrates with one backend, writes its artifacts, evaluates its graph everywhere."""
         what = self._what
         try:
-            given = (self._model, what.policy, name, what.data, what.device)
+            given = (self._model, what.policy, name, what.data, what.device, what.threads)
             found = calibrated(name, *given, self._runtime)
             qdq = quantize(self._model, found.table, what.policy, what.precision)
         except QuantcoreError as error:

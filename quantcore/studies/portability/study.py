@@ -65,6 +65,7 @@ class PortabilityStudy:
         out: Folder for the report, the tables and what is needed to go on after an interruption.
         how: How graphs are evaluated; latency is not measured.
         device: Where frameworks compute.
+        threads: CPU threads of each framework; None for all.
         arithmetic: What they simulate in, as `SessionOptions.arithmetic`.
         reference: Name of the table that others are held against; None for the first.
     """
@@ -78,6 +79,7 @@ class PortabilityStudy:
     out: Path
     how: Evaluation
     device: str = "auto"
+    threads: int | None = None
     arithmetic: str = "float64"
     reference: str | None = None
 
@@ -246,8 +248,8 @@ class _Deploying:
     def _table(self, recipe: Recipe) -> tuple[CalibrationTable, TableCost]:
         study, name = self._study, recipe.name
         before = self._runtime.computed
-        given = (study.model, recipe.policy, recipe.backend, study.data, study.device)
-        done = calibrated(name, *given, self._runtime)
+        how = (recipe.policy, recipe.backend, study.data, study.device, study.threads)
+        done = calibrated(name, study.model, *how, self._runtime)
         new = self._runtime.computed > before
         self._say(f"{name}: calibrated in {done.seconds:.1f} s" if new else f"{name}: table reused")
         path = study.out / "tables" / f"{name}.table.json"

@@ -1,0 +1,29 @@
+"""The way of the data, stage by stage: model, calibration table, Q/DQ graph, evaluation."""
+
+from quantcore.pipeline.calibrating import calibrate, calibrate_each
+from quantcore.pipeline.evaluating import evaluate, neighbouring_maps
+from quantcore.pipeline.graphs import load_model, load_onnx, quantize, rewrite, save_qdq
+from quantcore.pipeline.settings import (
+    CALIBRATION_SPLIT,
+    EVALUATION_SPLIT,
+    Calibrated,
+    Data,
+    Evaluation,
+)
+
+__all__ = [
+    "CALIBRATION_SPLIT",
+    "EVALUATION_SPLIT",
+    "Calibrated",
+    "Data",
+    "Evaluation",
+    "calibrate",
+    "calibrate_each",
+    "evaluate",
+    "load_model",
+    "load_onnx",
+    "neighbouring_maps",
+    "quantize",
+    "rewrite",
+    "save_qdq",
+]

@@ -1,0 +1,124 @@
+"""Accuracy and speed of a graph on an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+
+from quantcore.analysis.agreement import noise
+from quantcore.analysis.neighbours import neighbours
+from quantcore.analysis.scoring import Scored, scores_job
+from quantcore.contracts import registry
+from quantcore.data.coco import CocoDataset
+from quantcore.engines.audit import audit as int8_audit
+from quantcore.evaluation.jobs import Found, LatencyTest, Measured, RunSettings, graph_job
+from quantcore.ir.model import FloatModel
+from quantcore.pipeline.graphs import quantize
+from quantcore.pipeline.settings import Data, Evaluation
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.results.comparison import Evaluated
+from quantcore.runtime.executor import InProcess
+from quantcore.runtime.jobs import Runtime
+from quantcore.table.table import CalibrationTable
+
+
+def evaluate(
+    model: FloatModel,
+    graph: onnx.ModelProto | Path,
+    data: Data,
+    how: Evaluation,
+    runtime: Runtime | None = None,
+    what: str = "evaluation",
+) -> Evaluated:
+    """Accuracy and speed of a graph of the model, float or Q/DQ, raw heads or decoded.
+
+    Args:
+        model: Says how images go in and how boxes come out.
+        graph: The graph, or the file that the engine built from it; what a file quantizes is not
+            known, so there is no INT8 audit of it.
+        data: What to evaluate on.
+        how: Engine, its options, and how much is run.
+        runtime: Where the work is done and kept; None for this process, keeping nothing.
+        what: Names the graph in errors.
+
+    Raises:
+        DataError: The data set is unusable, or has another number of classes.
+        EngineError: The engine refuses the graph, the file or the options.
+    """
+    runtime = runtime or Runtime(InProcess())
+    dataset = CocoDataset.open(data.root, data.evaluation)
+    plugin = registry.load_engine(how.engine)
+    timing = LatencyTest(batch=noise(model), warmup=how.warmup, runs=how.runs)
+    found, measured = _run(what, model, graph, dataset, how, timing, runtime)
+    assert measured is not None
+    audited = None if isinstance(graph, Path) else int8_audit(plugin, graph, list(measured.layers))
+    return Evaluated(
+        detection=found.detection,
+        latency=measured.latency,
+        engine=how.engine,
+        versions=plugin.versions(),
+        peak_rss_mb=measured.peak_rss_mb,
+        int8=audited if audited and audited.layers else None,
+        map_draws=found.draws,
+        runs_on=measured.runs_on,
+    )
+
+
+def _run(
+    what: str,
+    model: FloatModel,
+    graph: onnx.ModelProto | Path,
+    dataset: CocoDataset,
+    how: Evaluation,
+    timing: LatencyTest | None,
+    runtime: Runtime,
+) -> tuple[Scored, Measured | None]:
+    """What a graph finds on a data set and how that scores; how it runs, where it is timed."""
+    category_ids = dataset.check_classes(model.class_names)
+    images = dataset.select(how.images)
+    running = RunSettings(
+        engine=how.engine, options=how.options, batch_size=model.batch_size or how.batch_size
+    )
+    job = graph_job(what, model, graph, images, running, timing, runtime.progress)
+    values = runtime.run(job)
+    found = [value for value in values if isinstance(value, Found)]
+    measured = next((value for value in values if isinstance(value, Measured)), None)
+    keys = [piece.key for piece in job.pieces[: len(images)]]
+    return runtime.one(scores_job(what, dataset, images, found, category_ids, keys)), measured
+
+
+def neighbouring_maps(
+    model: FloatModel,
+    table: CalibrationTable,
+    policy: CalibrationPolicy,
+    precision: str,
+    data: Data,
+    how: Evaluation,
+    count: int,
+    runtime: Runtime | None = None,
+) -> list[float | None]:
+    """The mAP of graphs that hardly differ from a table's; see `quantcore.analysis.neighbours`.
+
+    Args:
+        model: See `quantize`, as the next three.
+        table: As there.
+        policy: As there.
+        precision: As there.
+        data: What to evaluate on.
+        how: Engine, its options, and how much is run; latency is not measured.
+        count: How many graphs.
+        runtime: Where the work is done and kept; None for this process, keeping nothing.
+
+    Raises:
+        QuantcoreError: As `quantize` and `evaluate`.
+    """
+    runtime = runtime or Runtime(InProcess())
+    dataset = CocoDataset.open(data.root, data.evaluation)
+    maps = []
+    for number, moved in enumerate(neighbours(table, count), 1):
+        graph = quantize(model, moved, policy, precision).proto
+        what = f"similar graph {number}"
+        scored, _ = _run(what, model, graph, dataset, how, None, runtime)
+        maps.append(scored.detection.map)
+    return maps

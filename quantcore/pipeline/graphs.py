@@ -1,0 +1,114 @@
+"""Graphs from file to file: the float model, its rewrites, the Q/DQ graph."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+
+from quantcore.contracts import registry
+from quantcore.contracts.model import ModelOptions
+from quantcore.data.batches import Batches
+from quantcore.data.coco import CocoDataset
+from quantcore.engines import REFERENCE_ENGINE
+from quantcore.errors import CheckpointError
+from quantcore.ir.model import FloatModel, QdqModel
+from quantcore.pipeline.settings import Data
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.qdq.insertion import insert
+from quantcore.qdq.placement import plan
+from quantcore.qdq.precision import with_precision
+from quantcore.results.rewrites import Rewritten
+from quantcore.runtime.files import write_whole
+from quantcore.runtime.progress import Progress
+from quantcore.table.table import CalibrationTable
+
+
+def load_model(name: str, weights: Path, options: ModelOptions | None = None) -> FloatModel:
+    """The float model of a checkpoint; raises PluginError, CheckpointError or UsageError."""
+    plugin = registry.load_model(name)
+    return plugin.load(weights, options or plugin.options())
+
+
+def rewrite(
+    model: FloatModel,
+    name: str,
+    data: Data,
+    images: int,
+    seed: int = 0,
+    options: object | None = None,
+    table: CalibrationTable | None = None,
+    progress: Progress | None = None,
+) -> Rewritten:
+    """The model after a rewrite, which is held to what it claims.
+
+    Args:
+        model: The float model.
+        name: Of the rewrite.
+        data: Where the calibration images are.
+        images: How many.
+        seed: Which ones, as in a policy.
+        options: The rewrite's own; its defaults where None.
+        table: Ranges of the model, for a rewrite that works on them.
+        progress: Where to report.
+
+    Raises:
+        QuantcoreError: As `Rewrite.apply`, or the rewrite or the images are not there.
+    """
+    plugin = registry.load_rewrite(name)
+    plugin.check_table(model, table)
+    chosen = CocoDataset.open(data.root, data.calibration).select(images, seed)
+    batches = Batches(chosen, model.preprocessing, model.batch_size or 1)
+    engine = registry.load_engine(REFERENCE_ENGINE)
+    return plugin.apply(model, table, batches, engine, options, progress)
+
+
+def quantize(
+    model: FloatModel,
+    table: CalibrationTable,
+    policy: CalibrationPolicy | None = None,
+    precision: str = "int8",
+) -> QdqModel:
+    """The Q/DQ graph of a model and a table, from whichever framework the table came.
+
+    Args:
+        model: The float model.
+        table: Calibrated on the same graph.
+        policy: What to quantize; None for the policy that the table was made with.
+        precision: `int8` leaves the rest in FP32, `int8+fp16` writes it in FP16.
+
+    Raises:
+        UsageError: An unknown precision.
+    """
+    policy = policy or CalibrationPolicy.from_dict(table.provenance.policy)
+    return typed(model, insert(model, plan(model, policy), table), policy, precision)
+
+
+def typed(model: FloatModel, qdq: QdqModel, policy: CalibrationPolicy, precision: str) -> QdqModel:
+    """The Q/DQ graph with what stays unquantized in the wanted precision."""
+    found = with_precision(model, qdq.proto, policy, precision)
+    manifest = {**qdq.manifest, "precision": precision, "kept_fp32": dict(found.kept)}
+    return QdqModel(found.proto, manifest)
+
+
+def save_qdq(qdq: QdqModel, path: Path) -> None:
+    """Writes the graph, and its manifest beside it as `<name>.manifest.json`."""
+    write_whole(path, qdq.proto.SerializeToString())
+    manifest = json.dumps(dict(qdq.manifest), indent=1, sort_keys=True) + "\n"
+    write_whole(path.with_suffix(".manifest.json"), manifest)
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Reads an ONNX graph.
+
+    Raises:
+        CheckpointError: Not there, or not ONNX.
+    """
+    try:
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto)
+    except Exception as error:  # protobuf, the checker and the file system each have their own
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: not a readable ONNX graph: {reason}") from None
+    return proto

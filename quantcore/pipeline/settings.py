@@ -1,0 +1,73 @@
+"""What a person says of data and evaluation, and what a calibration gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quantcore.contracts.engine import EngineOptions
+from quantcore.engines import REFERENCE_ENGINE
+from quantcore.ir.model import FloatModel
+from quantcore.results.audit import SimulationAudit
+from quantcore.table.table import CalibrationTable
+
+CALIBRATION_SPLIT = "train2017"
+EVALUATION_SPLIT = "val2017"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """A calibration and what it cost.
+
+    Attributes:
+        model: The float model that the table is for.
+        table: The ranges.
+        seconds: Wall time of the calibration alone, reading images included.
+        peak_rss_mb: Peak resident memory of the process up to its end.
+        parity: Relative difference of the materialised network from the float graph.
+        audit: The Q/DQ graph against the framework's own simulation, None where it has none for the
+            codes.
+    """
+
+    model: FloatModel
+    table: CalibrationTable
+    seconds: float
+    peak_rss_mb: float
+    parity: float
+    audit: SimulationAudit | None
+
+
+@dataclass(frozen=True)
+class Data:
+    """A COCO-format folder and the splits to use.
+
+    Attributes:
+        root: Holds `annotations/` and the image folders.
+        calibration: Split to calibrate on.
+        evaluation: Split to evaluate on.
+    """
+
+    root: Path
+    calibration: str = CALIBRATION_SPLIT
+    evaluation: str = EVALUATION_SPLIT
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How graphs are evaluated.
+
+    Attributes:
+        engine: Engine name.
+        options: How it is built.
+        images: How many images of the split; None for all.
+        batch_size: Images per inference while accuracy is measured; latency is at batch 1.
+        warmup: Inferences before latency is measured.
+        runs: Inferences that are measured.
+    """
+
+    engine: str = REFERENCE_ENGINE
+    options: EngineOptions = field(default_factory=EngineOptions)
+    images: int | None = None
+    batch_size: int = 1
+    warmup: int = 5
+    runs: int = 50
