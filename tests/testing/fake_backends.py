@@ -97,7 +97,7 @@ class Fake(HonestBackend):
         activation_observers={"max": frozenset(), "percentile": frozenset({"percentile"})},
         weight_observers={"max": frozenset()},
         implementations=frozenset({"native", "portable"}),
-        simulate=Support.FULL,
+        simulate=Support.SYMMETRIC,
         arithmetics=frozenset({"float32", "float64"}),
     )
 
