@@ -90,7 +90,15 @@ def _calibrate(
     threads: int | None,
     progress: Progress,
 ) -> _Kept:
-    done = calibrate(model, data, backend=backend, policy=policy, device=device, progress=progress)
+    done = calibrate(
+        model,
+        data,
+        backend=backend,
+        policy=policy,
+        device=device,
+        threads=threads,
+        progress=progress,
+    )
     return _Kept(
         table=done.table.to_json(),
         seconds=done.seconds,
