@@ -1,6 +1,6 @@
 """What keeping a finished piece costs, against appending it to a plain file as a line of JSON.
 
-    python benchmarks/store.py
+python benchmarks/store.py
 """
 
 from __future__ import annotations

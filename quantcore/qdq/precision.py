@@ -36,7 +36,7 @@ _SCALE_TOLERANCE = 2.0**-9
 
 
 @dataclass(frozen=True)
-class Mixed:
+class TypedGraph:
     """A strongly typed graph.
 
     Attributes:
@@ -65,7 +65,7 @@ def int8_fp16(proto: onnx.ModelProto, keep_fp32: Iterable[str] = ()) -> onnx.Mod
     return mixed(proto, keep_fp32).proto
 
 
-def mixed(proto: onnx.ModelProto, keep_fp32: Iterable[str] = ()) -> Mixed:
+def mixed(proto: onnx.ModelProto, keep_fp32: Iterable[str] = ()) -> TypedGraph:
     """As `int8_fp16`, with what had to stay FP32 and why.
 
     FP32 stay: nodes named so, the decoding, operators that have no FP16 form, nodes with a constant
@@ -85,12 +85,12 @@ def mixed(proto: onnx.ModelProto, keep_fp32: Iterable[str] = ()) -> Mixed:
         onnx.checker.check_model(typed, full_check=True)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"the FP16 graph is invalid: {error}") from None
-    return Mixed(typed, kept)
+    return TypedGraph(typed, kept)
 
 
 def with_precision(
     model: FloatModel, proto: onnx.ModelProto, policy: CalibrationPolicy, precision: str
-) -> Mixed:
+) -> TypedGraph:
     """A graph of a model in the precision of a run, save where the policy's rules say otherwise.
 
     Args:
@@ -106,7 +106,7 @@ def with_precision(
     default = "fp16" if precision == "int8+fp16" else "fp32"
     chosen = _chosen(model, proto, policy)
     if default == "fp32" and "fp16" not in chosen.values():
-        return Mixed(proto, {})
+        return TypedGraph(proto, {})
     # Q and DQ nodes have the type of what they stand between.
     nodes = [n.name for n in proto.graph.node if n.op_type not in PAIR]
     return mixed(proto, [name for name in nodes if chosen.get(name, default) == "fp32"])
