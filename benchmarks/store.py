@@ -22,6 +22,8 @@ PIECES, ROUNDS = 2000, 5
 
 @dataclass(frozen=True)
 class Piece:
+    """What a study finds on an image."""
+
     boxes: Array
     powers: tuple[float, ...]
 

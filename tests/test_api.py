@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -97,7 +98,7 @@ what = quantcore.Comparison(
     policy=quantcore.CalibrationPolicy(images=2),
     engines=(quantcore.Evaluation(images=4, runs=3),),
 )
-print(len(quantcore.compare(what).variants), "variant")
+print(len(quantcore.compare(what, say=print).variants), "variant")
 """
 
 
@@ -134,8 +135,13 @@ def test_the_block_of_the_readme_runs(way: str, tmp_path: Path) -> None:
 
 def test_a_comparison_needs_no_guard(tmp_path: Path) -> None:
     pytest.importorskip("quantcore_pytorch_quantization")
-    assert run(COMPARES, "stdin", tmp_path).endswith("1 variant\n")
-    assert "nothing was computed" not in run(COMPARES, "stdin", tmp_path)
+    said = run(COMPARES, "stdin", tmp_path)
+    assert "nothing was computed" not in said
+    assert said.endswith("1 variant\n")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    again = run(COMPARES, "stdin", tmp_path)
+    assert "nothing was computed" in again, "a second equal comparison finds everything there"
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
     assert (tmp_path / "out" / "report.html").is_file()
 
 
