@@ -108,7 +108,7 @@ class RemoteSession(BackendSession):
             (self._peer.folder / "float.onnx").write_bytes(model.proto.SerializeToString())
             described = {f.name: getattr(model, f.name) for f in fields(model)}
             del described["proto"]
-            described["preprocessing"] = asdict(model.preprocessing)
+            described["preprocessing"] = model.preprocessing.to_dict()
             described["decoding"] = model.decoding.to_dict()
             self._peer.ask("open", model=described, device=device)
         except BaseException:
