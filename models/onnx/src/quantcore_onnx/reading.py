@@ -39,6 +39,8 @@ def read(path: Path) -> onnx.ModelProto:
         model = onnx.load(str(path))
     except Exception as error:  # protobuf's own classes derive from Exception alone
         raise CheckpointError(f"{path}: not a readable ONNX file ({one_line(error)})") from None
+    for tensor in model.graph.initializer:
+        tensor.ClearField("data_location")  # where the numbers were is no part of the model
     if not model.graph.node:
         raise CheckpointError(f"{path}: holds no graph; give an ONNX file")
     model = _inlined(model, path)
