@@ -351,6 +351,20 @@ def test_half_precision_comes_back_to_float32(tmp_path):
         assert model.output_names == tuple(net.outputs)
 
 
+@pytest.mark.parametrize("shaped", [True, False])
+def test_double_precision_and_outputs_without_shape(shaped, tmp_path):
+    """As torch exports a plain tail, unless it folds constants itself."""
+    net = said(Net().yolov8())
+    double = net.add("Cast", net.outputs[0], to=TensorProto.DOUBLE)
+    net.outputs = [net.add("Mul", double, net.const(1.0, np.float64))]
+    source = net.model()
+    source.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+    source.graph.value_info.append(helper.make_tensor_value_info(double, TensorProto.DOUBLE, None))
+    if not shaped:
+        source.graph.output[0].type.tensor_type.ClearField("shape")
+    check(load(tmp_path, source), source)
+
+
 def test_weights_in_a_file_beside(tmp_path):
     net = said(Net().yolov8())
     onnx.save(
