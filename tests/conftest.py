@@ -26,6 +26,8 @@ from quantcore.qdq.placement import Plan, Site, plan
 from quantcore.qdq.scales import quantize, symmetric_scale
 from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
+from .networks import NETWORKS, Network
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -55,6 +57,18 @@ def _build(
 def build() -> Callable[..., FloatModel]:
     """Makes a FloatModel of nodes and constants; the input is `images`, B x 3 x size x size."""
     return _build
+
+
+@pytest.fixture(scope="session")
+def networks(build: Callable[..., FloatModel]) -> dict[str, FloatModel]:
+    """Networks like those that people have: `dfl`, `gfl`, `attention`, `end_to_end`."""
+    return {name: draw(build) for name, draw in NETWORKS.items()}
+
+
+@pytest.fixture
+def drawing() -> Network:
+    """A network to be drawn; `drawing.given(build)` is its model."""
+    return Network()
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,6 @@ from quantcore.qdq.verify import TARGETS, check
 from quantcore.studies.macs import macs_of, shapes_of
 from quantcore.studies.prefix import cut
 
-from .networks import NETWORKS, Network
-
 PROFILES = ("minimal", "tensorrt", "onnxruntime")
 #: What stays float in front of each head; nothing else is "last".
 LAST = {
@@ -30,11 +28,6 @@ LAST = {
     "attention": {"head"},
     "end_to_end": {"box.0.last", "box.1.last", "cls.0.last", "cls.1.last"},
 }
-
-
-@pytest.fixture(scope="module")
-def nets(build) -> dict[str, Any]:
-    return {name: make(build) for name, make in NETWORKS.items()}
 
 
 @pytest.fixture
@@ -61,19 +54,19 @@ def near(want: np.ndarray, got: np.ndarray) -> float:
     return float(np.abs(want - got).mean() / np.abs(want).mean())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_what_stands_in_front_of_a_head_is_last(nets, planned, name) -> None:
-    found = planned(nets[name], placement="tensorrt").decisions
+@pytest.mark.parametrize("name", LAST)
+def test_what_stands_in_front_of_a_head_is_last(networks, planned, name) -> None:
+    found = planned(networks[name], placement="tensorrt").decisions
     assert {d.layer for d in found if d.reason.startswith("tensorrt/last")} == LAST[name]
     assert not any(d.quantized for d in found if d.layer in LAST[name])
 
 
 @pytest.mark.parametrize("placement", PROFILES)
-def test_a_projection_is_never_quantized(nets, planned, placement) -> None:
+def test_a_projection_is_never_quantized(networks, planned, placement) -> None:
     rules = [{"match": "op:conv2d", "quantize": True}]
-    plan = planned(nets["dfl"], placement=placement, layers=rules)
+    plan = planned(networks["dfl"], placement=placement, layers=rules)
     decisions = {d.layer: d for d in plan.decisions}
-    assert projections(nets["dfl"].proto.graph) == {"dfl.conv"}
+    assert projections(networks["dfl"].proto.graph) == {"dfl.conv"}
     assert not decisions["dfl.conv"].quantized
     assert "never quantized" in decisions["dfl.conv"].reason
     assert decisions["box.0.last"].quantized  # a rule of one's own may quantize what is last
@@ -99,8 +92,8 @@ def test_weights_of_a_formula_are_told_from_learned_ones(op, weight, expected) -
     assert is_projection(helper.make_node(op, ["x", "w"], ["y"]), weight) is expected
 
 
-def test_indices_alone_do_not_make_a_layer_one_of_many(build, planned) -> None:
-    net = Network()
+def test_indices_alone_do_not_lead_to_a_layer(drawing, build, planned) -> None:
+    net = drawing
     net.silu("images", "stem", 3, 32, 3, strides=[4, 4])
     net.add("Reshape", ["stem.act", [0, 32, 64]], "flat")
     net.conv("stem.act", "score", 32, 1)
@@ -120,8 +113,8 @@ def test_indices_alone_do_not_make_a_layer_one_of_many(build, planned) -> None:
 # Attention.
 
 
-def test_a_product_of_activations_is_a_layer_and_float_by_default(nets, planned) -> None:
-    model = nets["attention"]
+def test_a_product_of_activations_is_a_layer_and_float_by_default(networks, planned) -> None:
+    model = networks["attention"]
     layers = {layer.name: layer for layer in model.layers}
     assert layers["scores"].op == layers["mixed"].op == "matmul"
     assert layers["scores"].inputs == ("q.turned", "k.turned")
@@ -140,8 +133,8 @@ def test_a_product_of_activations_is_a_layer_and_float_by_default(nets, planned)
         {"placement": "onnxruntime"},
     ],
 )
-def test_a_quantized_product_has_both_inputs_quantized(nets, quantized, run, images, policy):
-    model = nets["attention"]
+def test_a_quantized_product_has_both_inputs_quantized(networks, quantized, run, images, policy):
+    model = networks["attention"]
     proto = quantized(model, **policy)
     makers = {name: n.op_type for n in proto.graph.node for name in n.output}
     for node in proto.graph.node:
@@ -151,14 +144,14 @@ def test_a_quantized_product_has_both_inputs_quantized(nets, quantized, run, ima
     assert near(run(model.proto, images)["y"], run(proto, images)["y"]) < 0.1
 
 
-def test_a_product_that_is_half_quantized_is_found(nets, quantized) -> None:
+def test_a_product_that_is_half_quantized_is_found(networks, quantized) -> None:
     rules = [{"match": "tensor:weights", "quantize": True}]
-    found = check(quantized(nets["attention"], layers=rules))
+    found = check(quantized(networks["attention"], layers=rules))
     assert [(v.rule, v.node) for v in found if v.counts] == [("half-quantized", "mixed")]
 
 
-def test_an_add_does_not_fuse_behind_a_product(build, planned) -> None:
-    net = Network()
+def test_an_add_does_not_fuse_behind_a_product(drawing, build, planned) -> None:
+    net = drawing
     net.silu("images", "stem", 3, 16, 3)
     net.add("MatMul", ["stem.act", "stem.act"], "product")
     net.add("Add", ["stem.act", "product"], "added")
@@ -171,8 +164,8 @@ def test_an_add_does_not_fuse_behind_a_product(build, planned) -> None:
 # Tails of indices.
 
 
-def test_whole_numbers_are_no_layers_and_are_not_quantized(nets, planned) -> None:
-    model = nets["end_to_end"]
+def test_whole_numbers_are_no_layers_and_are_not_quantized(networks, planned) -> None:
+    model = networks["end_to_end"]
     assert "sum" not in {layer.name for layer in model.layers}
     assert {"index", "top.index", "class.column"} <= model.not_floats
     plan = planned(model, layers=[{"match": "tensor:*", "quantize": True}])
@@ -184,37 +177,37 @@ def test_whole_numbers_are_no_layers_and_are_not_quantized(nets, planned) -> Non
 
 
 @pytest.mark.parametrize("placement", PROFILES)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_graphs_keep_the_rules_and_run(nets, quantized, run, images, name, placement) -> None:
-    proto = quantized(nets[name], placement=placement)
+@pytest.mark.parametrize("name", LAST)
+def test_graphs_keep_the_rules_and_run(networks, quantized, run, images, name, placement) -> None:
+    proto = quantized(networks[name], placement=placement)
     target = placement if placement in TARGETS else "openvino"
     assert [v for v in check(proto, target) if v.counts] == []
-    want, got = run(nets[name].proto, images), run(proto, images)
+    want, got = run(networks[name].proto, images), run(proto, images)
     for head in want:
         # The smallest of changes puts rows that are chosen by score into another order.
         bound = 0.5 if name == "end_to_end" else 0.2
         assert near(np.sort(want[head], axis=1), np.sort(got[head], axis=1)) < bound
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_openvino_agrees(nets, quantized, run, images, name) -> None:
+@pytest.mark.parametrize("name", LAST)
+def test_openvino_agrees(networks, quantized, run, images, name) -> None:
     pytest.importorskip("openvino", reason="needs openvino")
     plugin = load_engine("openvino")
     if plugin.caveat():
         pytest.skip(plugin.caveat())
-    proto = quantized(nets[name])
+    proto = quantized(networks[name])
     with plugin.build(proto, EngineOptions(threads=1)) as engine:
         got = engine.infer(images)
     for head, want in run(proto, images).items():
         assert near(np.sort(want, axis=1), np.sort(got[head], axis=1)) < 0.1
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_tensorrt_builds(nets, quantized, tmp_path, name) -> None:
+@pytest.mark.parametrize("name", LAST)
+def test_tensorrt_builds(networks, quantized, tmp_path, name) -> None:
     pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13")
     from quantcore.engines.tensorrt.options import TensorRtOptions
 
-    proto = quantized(nets[name])
+    proto = quantized(networks[name])
     for what, graph in (("int8", proto), ("int8+fp16", mixed(proto).proto)):
         path = tmp_path / f"{what}.plan"
         load_engine("tensorrt").build_ahead(graph, TensorRtOptions(target="SM86"), path)
@@ -224,13 +217,13 @@ def test_tensorrt_builds(nets, quantized, tmp_path, name) -> None:
 # FP16.
 
 
-def test_the_arithmetic_of_boxes_stays_fp32(nets, quantized, run, images) -> None:
-    model = nets["dfl"]
+def test_the_arithmetic_of_boxes_stays_fp32(networks, quantized, run, images) -> None:
+    model = networks["dfl"]
     found = box_arithmetic(model.proto.graph)
     assert found == {
         *("dfl.conv", "dfl", "near", "far", "lower", "upper", "corners", "boxes", "y"),
     }
-    assert box_arithmetic(nets["gfl"].proto.graph) == frozenset()
+    assert box_arithmetic(networks["gfl"].proto.graph) == frozenset()
     proto = quantized(model)
     assert box_arithmetic(proto.graph) == found
     half = mixed(proto)
@@ -240,9 +233,9 @@ def test_the_arithmetic_of_boxes_stays_fp32(nets, quantized, run, images) -> Non
     assert near(run(proto, images)["y"], run(half.proto, images)["y"]) < 0.02
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_rest_can_be_fp16(nets, quantized, name) -> None:
-    half = mixed(quantized(nets[name])).proto
+@pytest.mark.parametrize("name", LAST)
+def test_the_rest_can_be_fp16(networks, quantized, name) -> None:
+    half = mixed(quantized(networks[name])).proto
     assert opset_of(half) == 19
     kinds = {i.name: i.type.tensor_type.elem_type for i in inferred(half).graph.value_info}
     assert onnx.TensorProto.FLOAT16 in kinds.values()
@@ -257,9 +250,9 @@ def inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
 # What studies cut off.
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_rest_of_a_changed_graph_computes_the_same(nets, planned, table, run, images, name):
-    model = nets[name]
+@pytest.mark.parametrize("name", LAST)
+def test_the_rest_of_a_changed_graph_computes_the_same(networks, planned, table, run, images, name):
+    model = networks[name]
     shapes = shapes_of(model)
     heads = [d.layer for d in planned(model, placement="minimal").decisions if d.weights]
     for layer in (heads[len(heads) // 2], heads[-1]):
