@@ -16,6 +16,7 @@ from onnx import TensorProto, numpy_helper
 from quantcore.errors import ModelError
 from quantcore.ir.decoding import Decoding
 from quantcore.ir.edits import element_types
+from quantcore.ir.projections import projections
 
 Array = npt.NDArray[np.float32]
 
@@ -44,7 +45,7 @@ MATMUL = "matmul"
 LAYER_OPS = frozenset({*NEUTRAL_OPS.values(), MATMUL})
 
 #: What quantization is about; tensors of another type are never quantized.
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,12 @@ class FloatGraph:
     def not_floats(self) -> frozenset[str]:
         """Tensors that are known to hold indices, shapes or truth values."""
         types = element_types(self.proto)
-        return frozenset(name for name, kind in types.items() if kind not in _FLOATS)
+        return frozenset(name for name, kind in types.items() if kind not in FLOATS)
+
+    @cached_property
+    def projections(self) -> frozenset[str]:
+        """Nodes with weights that belong to a formula; they are never quantized."""
+        return projections(self.proto.graph, self.initializers)
 
     @cached_property
     def fingerprint(self) -> str:

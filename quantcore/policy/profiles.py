@@ -39,7 +39,7 @@ class PlacementRule:
         source: Where the reason is written down.
         fewer_channels_than: Only layers whose input or output channels, of one group, are fewer.
         position: Only `first` layers (no weighted layer before them) or `last` (none behind); a
-            projection (`quantcore.qdq.heads`) does not count, nor what only an index leads to.
+            projection (`quantcore.ir.projections`) does not count, nor what only an index leads to.
     """
 
     name: str

@@ -11,7 +11,6 @@ from quantcore.ir.edits import attributes, nodes_by_name
 from quantcore.ir.model import FloatGraph, LayerInfo
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import PlacementRule
-from quantcore.qdq.heads import projections
 from quantcore.qdq.topology import Topology, moves_values
 
 _NEVER = (
@@ -71,8 +70,7 @@ class _Decider:
         self._policy = policy
         self._topology = Topology(model.proto.graph)
         self._nodes = nodes_by_name(model.proto.graph)
-        self._fixed = projections(model.proto.graph)
-        layers = (x for x in model.layers if x.weights and x.name not in self._fixed)
+        layers = (x for x in model.layers if x.weights and x.name not in model.projections)
         weighted = [self._nodes[layer.name] for layer in layers]
         self._behind = self._topology.beyond(weighted, forward=True)
         self._before = self._topology.beyond(weighted, forward=False)
@@ -80,7 +78,7 @@ class _Decider:
 
     def open(self, layer: LayerInfo) -> Decision:
         """The decision that no other layer's depends on; the rest are float for now."""
-        if layer.name in self._fixed:
+        if layer.name in self._model.projections:
             return Decision(layer.name, _NEVER)
         rule = self._policy.rule_for(layer)
         decided = rule.decides() if rule is not None else None

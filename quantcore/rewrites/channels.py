@@ -10,7 +10,6 @@ import onnx
 
 from quantcore.ir.edits import attributes
 from quantcore.ir.model import FloatModel, LayerInfo
-from quantcore.qdq.heads import projections
 from quantcore.qdq.topology import Topology
 
 #: Nodes that work within each channel, and on x / s as on x for any s > 0; Concat, Resize and
@@ -43,9 +42,8 @@ class Channels:
         self._model = model
         ops = ("conv2d", "conv_transpose2d")
         # The weights of a projection belong to a formula: nothing is scaled in front of it.
-        fixed = projections(model.proto.graph)
         self.layers: dict[str, LayerInfo] = {
-            x.name: x for x in model.layers if x.op in ops and x.name not in fixed
+            x.name: x for x in model.layers if x.op in ops and x.name not in model.projections
         }
         self.topology = Topology(model.proto.graph)
 

@@ -13,12 +13,16 @@ from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_engine
 from quantcore.errors import PolicyError
 from quantcore.ir.edits import exposed, opset_of
-from quantcore.qdq.heads import box_arithmetic, is_projection, projections
+from quantcore.ir.projections import is_projection
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.qdq.heads import box_arithmetic
 from quantcore.qdq.insertion import insert
+from quantcore.qdq.placement import plan
 from quantcore.qdq.precision import mixed
 from quantcore.qdq.verify import TARGETS, check
 from quantcore.studies.macs import macs_of, shapes_of
 from quantcore.studies.prefix import cut
+from quantcore.table.kept import Kept
 
 PROFILES = ("minimal", "tensorrt", "onnxruntime")
 #: What stays float in front of each head; nothing else is "last".
@@ -64,9 +68,9 @@ def test_what_stands_in_front_of_a_head_is_last(networks, planned, name) -> None
 @pytest.mark.parametrize("placement", PROFILES)
 def test_a_projection_is_never_quantized(networks, planned, placement) -> None:
     rules = [{"match": "op:conv2d", "quantize": True}]
-    plan = planned(networks["dfl"], placement=placement, layers=rules)
-    decisions = {d.layer: d for d in plan.decisions}
-    assert projections(networks["dfl"].proto.graph) == {"dfl.conv"}
+    found = planned(networks["dfl"], placement=placement, layers=rules)
+    decisions = {d.layer: d for d in found.decisions}
+    assert networks["dfl"].projections == {"dfl.conv"}
     assert not decisions["dfl.conv"].quantized
     assert "never quantized" in decisions["dfl.conv"].reason
     assert decisions["box.0.last"].quantized  # a rule of one's own may quantize what is last
@@ -168,8 +172,8 @@ def test_whole_numbers_are_no_layers_and_are_not_quantized(networks, planned) ->
     model = networks["end_to_end"]
     assert "sum" not in {layer.name for layer in model.layers}
     assert {"index", "top.index", "class.column"} <= model.not_floats
-    plan = planned(model, layers=[{"match": "tensor:*", "quantize": True}])
-    tensors = {site.tensor for site in plan.sites}
+    found = planned(model, layers=[{"match": "tensor:*", "quantize": True}])
+    tensors = {site.tensor for site in found.sites}
     assert "top.boxes" in tensors
     assert not tensors & model.not_floats
     with pytest.raises(PolicyError, match="matches no tensor of floats"):
@@ -212,6 +216,17 @@ def test_tensorrt_builds(networks, quantized, tmp_path, name) -> None:
         path = tmp_path / f"{what}.plan"
         load_engine("tensorrt").build_ahead(graph, TensorRtOptions(target="SM86"), path)
         assert path.stat().st_size
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_what_a_table_keeps_of_a_graph_is_enough_to_plan_on(networks, name) -> None:
+    model = networks[name]
+    outline = Kept.of(model, {}).outline(model.name)
+    assert outline.not_floats == model.not_floats
+    rules = [{"match": "op:matmul", "quantize": True}, {"match": "tensor:*", "quantize": True}]
+    for placement in PROFILES:
+        policy = CalibrationPolicy.from_dict({"placement": placement, "layers": rules})
+        assert plan(outline, policy) == plan(model, policy)
 
 
 # FP16.
@@ -257,7 +272,7 @@ def test_the_rest_of_a_changed_graph_computes_the_same(networks, planned, table,
     heads = [d.layer for d in planned(model, placement="minimal").decisions if d.weights]
     for layer in (heads[len(heads) // 2], heads[-1]):
         rules = [{"match": layer, "quantize": True}, {"match": "*", "quantize": False}]
-        if layer in projections(model.proto.graph):
+        if layer in model.projections:
             continue
         sites = planned(model, layers=rules)
         changed = insert(model, sites, table(model, sites)).proto

@@ -10,7 +10,6 @@ import pytest
 
 from quantcore.contracts.registry import load_engine
 from quantcore.ir.edits import exposed
-from quantcore.qdq.heads import projections
 from quantcore.rewrites.channels import Channels
 from quantcore.rewrites.equalization import channel_ranges, factors
 from quantcore.rewrites.scaling import scale
@@ -45,7 +44,7 @@ def test_networks_stay_exact(networks, run, planned, name) -> None:
 
 def test_nothing_is_scaled_in_front_of_a_projection(networks) -> None:
     model = networks["dfl"]
-    assert projections(model.proto.graph) == {"dfl.conv"}
+    assert model.projections == {"dfl.conv"}
     assert "dfl.softmax" not in Channels(model).sources()
     # Both halves of a C2f block are channels of their own, one of them read by a convolution.
     assert {"c2f.right", "c2f.left", "c2f.m.add"} <= Channels(model).sources().keys()
