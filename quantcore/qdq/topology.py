@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import onnx
 
 from quantcore.ir.edits import attributes, consumers, producers
+from quantcore.ir.selection import values_of
 
 #: Convolutions and the like: what an element-wise add can be fused behind.
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -15,11 +16,6 @@ ACTIVATIONS = frozenset(
     {"Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Softplus"}
     | {"Swish", "Mish", "PRelu", "Gelu"}
 )
-#: Outputs that are places or counts, not values: nothing is lost to rounding through them.
-_INDICES = {
-    **dict.fromkeys(("ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "Shape", "Size"), (0,)),
-    "TopK": (1,),
-}
 _PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _GATES = frozenset({"Sigmoid", "HardSigmoid"})
 #: Nodes that only pick and place values; Resize does where it samples the nearest.
@@ -110,17 +106,11 @@ class Topology:
         seeds = {id(node) for node in nodes}
         marked: set[str] = set()
         for node in self.graph.node if forward else reversed(self.graph.node):
-            values = _values(node)
+            values = values_of(node)
             near, far = (node.input, values) if forward else (values, node.input)
             if id(node) in seeds or not marked.isdisjoint(near):
                 marked.update(name for name in far if name and name not in self.constants)
         return frozenset(marked)
-
-
-def _values(node: onnx.NodeProto) -> list[str]:
-    """The outputs of a node that are not mere places."""
-    places = _INDICES.get(node.op_type, ())
-    return [name for position, name in enumerate(node.output) if position not in places]
 
 
 def moves_values(node: onnx.NodeProto) -> bool:

@@ -9,7 +9,11 @@ import onnx
 import pytest
 
 from quantcore.contracts.registry import load_engine
-from quantcore.ir.edits import exposed
+from quantcore.contracts.rewrite import check_same
+from quantcore.errors import RewriteError
+from quantcore.ir.edits import exposed, with_constants
+from quantcore.ir.model import FloatModel
+from quantcore.ir.selection import chosen_from
 from quantcore.rewrites.channels import Channels
 from quantcore.rewrites.equalization import channel_ranges, factors
 from quantcore.rewrites.scaling import scale
@@ -48,3 +52,22 @@ def test_nothing_is_scaled_in_front_of_a_projection(networks) -> None:
     assert "dfl.softmax" not in Channels(model).sources()
     # Both halves of a C2f block are channels of their own, one of them read by a convolution.
     assert {"c2f.right", "c2f.left", "c2f.m.add"} <= Channels(model).sources().keys()
+
+
+def test_rows_in_another_order_are_no_difference(networks) -> None:
+    model = networks["end_to_end"]
+    assert chosen_from(model) == ("best", "row.scores", "row.boxes")
+    assert chosen_from(networks["dfl"]) == ()
+    engine = load_engine("onnxruntime")
+    # Two images in one batch: the scores of noise are alike to the last bits.
+    images = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
+    hardly = with_constants(model.proto, {"cls.0.last.2": _moved(model, 1e-6)})
+    assert check_same(model, replace(model, proto=hardly), [images], engine) < 1e-4
+    clearly = with_constants(model.proto, {"cls.0.last.2": _moved(model, 0.1)})
+    with pytest.raises(RewriteError, match=r"at output '(best|row\.scores)'"):
+        check_same(model, replace(model, proto=clearly), [images], engine)
+
+
+def _moved(model: FloatModel, by: float) -> np.ndarray:
+    bias = model.initializers["cls.0.last.2"]
+    return (bias + np.float32([by, -by, by])).astype(np.float32)
