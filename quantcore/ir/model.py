@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from quantcore.errors import ModelError
 from quantcore.ir.decoding import Decoding
+from quantcore.ir.edits import element_types
+from quantcore.ir.projections import projections
 from quantcore.ir.values import listed, number, positive, text, whole
 
 Array = npt.NDArray[np.float32]
@@ -39,6 +41,15 @@ NEUTRAL_OPS: Mapping[str, str] = {
 #: Ops that carry a constant weight; without one the node is not a layer of this op.
 WEIGHTED_OPS = frozenset({"conv2d", "conv_transpose2d", "linear"})
 
+#: A product of two activations, as attention has them: a MatMul or Gemm without a weight.
+MATMUL = "matmul"
+
+#: Every op that a layer can be of.
+LAYER_OPS = frozenset({*NEUTRAL_OPS.values(), MATMUL})
+
+#: What quantization is about; tensors of another type are never quantized.
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
+
 
 @dataclass(frozen=True)
 class LayerInfo:
@@ -46,7 +57,7 @@ class LayerInfo:
 
     Attributes:
         name: Module path in the float model; the name of its node in the float ONNX graph.
-        op: Neutral op, one of the values of `NEUTRAL_OPS`.
+        op: Neutral op, one of `LAYER_OPS`.
         inputs: Activation tensors that it reads, in the node's order.
         weights: Constant tensors that are quantized as weights (never the bias).
         outputs: Tensors that it writes.
@@ -217,7 +228,19 @@ class FloatGraph:
         """The quantizable layers in graph order."""
         constants = frozenset(i.name for i in self.proto.graph.initializer)
         found = (_layer_of(node, constants) for node in self.proto.graph.node)
-        return tuple(layer for layer in found if layer is not None)
+        # Indices and shapes are added and concatenated too, and nothing of that is quantized.
+        return tuple(layer for layer in found if layer and self.not_floats.isdisjoint(layer.inputs))
+
+    @cached_property
+    def not_floats(self) -> frozenset[str]:
+        """Tensors that are known to hold indices, shapes or truth values."""
+        types = element_types(self.proto)
+        return frozenset(name for name, kind in types.items() if kind not in FLOATS)
+
+    @cached_property
+    def projections(self) -> frozenset[str]:
+        """Nodes with weights that belong to a formula; they are never quantized."""
+        return projections(self.proto.graph, self.initializers)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -255,17 +278,22 @@ def _layer_of(node: onnx.NodeProto, constants: frozenset[str]) -> LayerInfo | No
     if op is None:
         return None
     weights: tuple[str, ...] = ()
+    # Sizes, scales and scalar operands are constants and nothing to quantize; what is left must
+    # still be the op's own operation on activations.
+    inputs = tuple(i for i in node.input if i and i not in constants)
     if op in WEIGHTED_OPS:
-        if len(node.input) < 2 or node.input[1] not in constants or node.input[0] in constants:
+        if len(node.input) < 2 or node.input[0] in constants:
             return None
-        inputs: tuple[str, ...] = (node.input[0],)
-        weights = (node.input[1],)
-    else:
-        # Sizes, scales and scalar operands are constants and nothing to quantize; what is left
-        # must still be the op's own operation on activations.
-        inputs = tuple(i for i in node.input if i and i not in constants)
-        if not inputs or (op in ("add", "mul") and len(inputs) < 2):
+        if node.input[1] in constants:
+            inputs, weights = inputs[:1], (node.input[1],)
+        elif op == "linear":
+            op, inputs = MATMUL, inputs[:2]
+        else:
             return None
+    elif op == "resize":
+        inputs = inputs[:1]  # the others are where to sample, constant or not
+    if not inputs or (op in ("add", "mul") and len(inputs) < 2):
+        return None
     return LayerInfo(node.name, op, inputs, weights, tuple(node.output))
 
 

@@ -12,24 +12,25 @@ import onnx
 from onnx import AttributeProto, version_converter
 
 from quantcore.errors import ModelError, PolicyError, UsageError
-from quantcore.ir.edits import constants, copied, opset_of
+from quantcore.ir.edits import constants, copied, element_types, opset_of
 from quantcore.ir.model import FloatModel
 from quantcore.policy.matcher import TENSORS
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.fp16 import (
     PAIR,
     Fp16Writer,
-    element_types,
     narrow,
     takes_fp16,
     touches_floats,
 )
+from quantcore.qdq.heads import box_arithmetic
 
 #: What a run can ask for.
 PRECISIONS = ("int8", "int8+fp16")
 #: FP16 Q/DQ scales exist from here on (ONNX operators QuantizeLinear-19, DequantizeLinear-19).
 LOWEST_OPSET = 19
-#: Boxes in pixels of a large image, and squares of them, pass FP16's 65504 or its 11 bits.
+#: Boxes in pixels of a large image, and squares of them, pass FP16's 65504 or its 11 bits. What a
+#: network draws itself is found by `box_arithmetic`.
 _DECODE = "decode/"
 #: A scale may lose this much in FP16: at the last code, 127, that is a quarter of a step.
 _SCALE_TOLERANCE = 2.0**-9
@@ -78,7 +79,7 @@ def mixed(proto: onnx.ModelProto, keep_fp32: Iterable[str] = ()) -> TypedGraph:
     if asked - names:
         raise UsageError(f"no such layer to keep in FP32: {', '.join(sorted(asked - names))}")
     typed = _raised(proto)
-    asked |= {name for name in names if name.startswith(_DECODE)}
+    asked |= {name for name in names if name.startswith(_DECODE)} | box_arithmetic(typed.graph)
     kept = _forced(typed, asked)
     Fp16Writer(typed, asked | kept.keys()).write()
     try:
