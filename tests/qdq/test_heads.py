@@ -22,7 +22,7 @@ from quantcore.qdq.precision import mixed
 from quantcore.qdq.verify import TARGETS, check
 from quantcore.studies.macs import macs_of, shapes_of
 from quantcore.studies.prefix import cut
-from quantcore.table.kept import Kept
+from quantcore.table.kept import KeptHistograms
 
 PROFILES = ("minimal", "tensorrt", "onnxruntime")
 #: What stays float in front of each head; nothing else is "last".
@@ -221,7 +221,7 @@ def test_tensorrt_builds(networks, quantized, tmp_path, name) -> None:
 @pytest.mark.parametrize("name", LAST)
 def test_what_a_table_keeps_of_a_graph_is_enough_to_plan_on(networks, name) -> None:
     model = networks[name]
-    outline = Kept.of(model, {}).outline(model.name)
+    outline = KeptHistograms.of(model, {}).outline(model.name)
     assert outline.not_floats == model.not_floats
     rules = [{"match": "op:matmul", "quantize": True}, {"match": "tensor:*", "quantize": True}]
     for placement in PROFILES:
