@@ -73,6 +73,21 @@ def test_decodings_are_written_as_they_always_were(
     assert load_decoding(decoding.kind).from_dict(json.loads(written)) == decoding
 
 
+def test_preprocessing_is_written_as_it_always_was_unless_it_says_more(model: FloatModel) -> None:
+    text = describe(model).metadata_props[0].value
+    looks = json.loads(text)["preprocessing"]
+    assert list(looks) == ["size", "channels", "scale", "placement", "pad_value"]
+    more = replace(model.preprocessing, fit="stretch", mean=(0.5, 0, 1), interpolation="cubic")
+    file = describe(replace(model, preprocessing=more))
+    looks = json.loads(file.metadata_props[0].value)["preprocessing"]
+    assert (looks["fit"], looks["mean"]) == ("stretch", [0.5, 0, 1])
+    assert "std" not in looks
+    found = described(file, PATH)
+    assert found is not None
+    assert found.preprocessing == more
+    assert found.key != model.key
+
+
 def test_a_graph_without_description_has_none(model: FloatModel) -> None:
     assert described(model.proto, PATH) is None
 
@@ -139,9 +154,13 @@ def drop(*way: str) -> Callable[[dict[str, Any]], None]:
         (put("preprocessing", "size", value=[32, 32]), "(32, 32) pixels, the graph takes (16, 16)"),
         (put("preprocessing", "channels", value="rbg"), "rgb or bgr"),
         (put("preprocessing", "pad_value", value=-1), "no whole number"),
+        (put("preprocessing", "fit", value="crop"), "letterbox or stretch"),
+        (put("preprocessing", "mean", value=[1, 2]), "three numbers each"),
+        (put("preprocessing", "std", value=[1, "2", 3]), "no number"),
+        (put("preprocessing", "mean", value=[1, float("nan"), 3]), "not finite"),
         (
             put("decoding", "kind", value="ssd"),
-            "unknown decoding 'ssd'; installed: anchors, grid, none",
+            "unknown decoding 'ssd'; installed: anchor_free, anchors, end_to_end, gfl, grid, none",
         ),
         (put("decoding", "kind", value="grid"), "it says 1 heads, the graph has y, z"),
         (put("decoding", "strides", value=[8, 0]), "strides must be 1 or more"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from quantcore.errors import CheckpointError, ModelError, PluginError
 from quantcore.ir.decoding import Decoding
 from quantcore.ir.edits import copied
 from quantcore.ir.model import FloatModel, Preprocessing
-from quantcore.ir.values import listed, mapping, positive, text, whole
+from quantcore.ir.values import listed, mapping, text
 
 KEY = "quantcore.model"
 FORMAT = "quantcore.model/1"
@@ -32,7 +31,7 @@ def describe(model: FloatModel) -> onnx.ModelProto:
     data = {
         "format": FORMAT,
         "name": model.name,
-        "preprocessing": asdict(model.preprocessing),
+        "preprocessing": model.preprocessing.to_dict(),
         "decoding": model.decoding.to_dict(),
         "class_names": model.class_names,
     }
@@ -90,14 +89,7 @@ def _read(data: Any, proto: onnx.ModelProto, decodings: Decodings) -> FloatModel
         raise ValueError(f"its format is not {FORMAT}, the only one that this quantcore reads")
     names = tuple(text(name) for name in listed(data["class_names"]))
     looks, boxes = mapping(data["preprocessing"]), mapping(data["decoding"])
-    height, width = (whole(side) for side in listed(looks["size"]))
-    preprocessing = Preprocessing(
-        (height, width),
-        text(looks["channels"]),
-        positive(looks["scale"]),
-        text(looks["placement"]),
-        whole(looks["pad_value"]),
-    )
+    preprocessing = Preprocessing.from_dict(looks)
     decoding = decodings(text(boxes["kind"])).from_dict(boxes)
     return FloatModel(text(data["name"]), proto, preprocessing, decoding, names)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ from onnx import numpy_helper
 
 from quantcore.errors import ModelError
 from quantcore.ir.decoding import Decoding
+from quantcore.ir.values import listed, number, positive, text, whole
 
 Array = npt.NDArray[np.float32]
 
@@ -56,16 +59,29 @@ class LayerInfo:
     outputs: tuple[str, ...]
 
 
+#: A number for each channel of the network input, in its order.
+Channels = tuple[float, float, float]
+
+#: How `Preprocessing` may resize.
+INTERPOLATIONS = ("linear", "cubic", "nearest", "area", "lanczos")
+
+
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a network input: letterbox, channel order, scaling.
+    """How an image becomes a network input: resizing, channel order, scaling.
+
+    A pixel value v enters the network as (v * scale - mean) / std.
 
     Attributes:
         size: (height, width) of the network input in pixels.
         channels: `rgb` or `bgr`.
         scale: Factor on the 0..255 pixel values.
-        placement: `center` (YOLOv5, YOLOv7) or `top_left` (YOLOX).
+        placement: `center` (YOLOv5, YOLOv7) or `top_left` (YOLOX); of a letterboxed image.
         pad_value: Grey level of the letterbox border, 0..255.
+        fit: `letterbox`, which keeps an image's proportions, or `stretch`, which fills the input.
+        mean: What is taken off each scaled channel, in the order of `channels`.
+        std: What each channel is then divided by.
+        interpolation: One of `INTERPOLATIONS`.
     """
 
     size: tuple[int, int]
@@ -73,17 +89,69 @@ class Preprocessing:
     scale: float = 1 / 255
     placement: str = "center"
     pad_value: int = 114
+    fit: str = "letterbox"
+    mean: Channels = (0.0, 0.0, 0.0)
+    std: Channels = (1.0, 1.0, 1.0)
+    interpolation: str = "linear"
 
     def __post_init__(self) -> None:
-        """Raises ModelError for an unknown channel order or placement, or an empty size."""
-        if self.channels not in ("rgb", "bgr"):
-            raise ModelError(f"preprocessing: channels must be rgb or bgr, not {self.channels!r}")
-        if self.placement not in ("center", "top_left"):
-            raise ModelError(
-                f"preprocessing: placement must be center or top_left, not {self.placement!r}"
-            )
+        """Raises ModelError for an unknown word, an empty size, or numbers that cannot be."""
+        for name, known in _WORDS.items():
+            if getattr(self, name) not in known:
+                raise ModelError(
+                    f"preprocessing: {name} must be {' or '.join(known)}, not "
+                    f"{getattr(self, name)!r}"
+                )
         if min(self.size) < 1:
             raise ModelError(f"preprocessing: image size must be positive, not {self.size}")
+        numbers = (*self.mean, *self.std)
+        if (len(self.mean), len(self.std)) != (3, 3) or not all(map(math.isfinite, numbers)):
+            raise ModelError(
+                f"preprocessing: mean and std must be three numbers each, not {self.mean} and "
+                f"{self.std}"
+            )
+        if min(self.std) <= 0:
+            raise ModelError(f"preprocessing: std must be positive, not {self.std}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a description holds; what was added to the format only where it says something."""
+        data = asdict(self)
+        for name in ("fit", "mean", "std", "interpolation"):
+            if data[name] == type(self).__dataclass_fields__[name].default:
+                del data[name]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
+        """What a description holds.
+
+        Raises:
+            KeyError: Something is missing.
+            TypeError: A value is of the wrong kind.
+            ValueError: A value does not make sense.
+            ModelError: The values do not fit each other.
+        """
+        height, width = (whole(side) for side in listed(data["size"]))
+        added: dict[str, Any] = {n: text(data[n]) for n in ("fit", "interpolation") if n in data}
+        for name in ("mean", "std"):
+            if name in data:
+                added[name] = tuple(number(value) for value in listed(data[name]))
+        return cls(
+            (height, width),
+            text(data["channels"]),
+            positive(data["scale"]),
+            text(data["placement"]),
+            whole(data["pad_value"]),
+            **added,
+        )
+
+
+_WORDS = {
+    "channels": ("rgb", "bgr"),
+    "placement": ("center", "top_left"),
+    "fit": ("letterbox", "stretch"),
+    "interpolation": INTERPOLATIONS,
+}
 
 
 @dataclass(frozen=True)
@@ -176,7 +244,7 @@ class FloatModel(FloatGraph):
     @cached_property
     def key(self) -> str:
         """SHA-256 of all that results depend on: the graph, and what is around it."""
-        looks = (asdict(self.preprocessing), self.decoding.to_dict(), self.class_names)
+        looks = (self.preprocessing.to_dict(), self.decoding.to_dict(), self.class_names)
         text = json.dumps((self.fingerprint, self.decoding.kind, *looks), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

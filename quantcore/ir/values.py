@@ -35,15 +35,31 @@ def whole(value: Any) -> int:
     return value
 
 
-def positive(value: Any) -> float:
+def number(value: Any) -> float:
     """The number as it is, so that a whole one is written as a whole one again.
 
     Raises:
         TypeError: It is none.
-        ValueError: It is not positive and finite.
+        ValueError: It is not finite.
     """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    if not math.isfinite(value):
+        raise ValueError(f"{value!r} is not finite")
+    return value
+
+
+def positive(value: Any) -> float:
+    """The number, see `number`, which must be above 0; raises TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{value!r} is no number")
     if not 0 < value < math.inf:
         raise ValueError(f"{value!r} is not positive and finite")
+    return value
+
+
+def flag(value: Any) -> bool:
+    """True or false; raises TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
     return value

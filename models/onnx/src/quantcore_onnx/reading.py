@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import onnx
+import onnx.inliner
+import onnx.version_converter
 from onnx import TensorProto
 
 from quantcore.errors import CheckpointError
 from quantcore.ir.edits import opset_of
+from quantcore_onnx.float32 import to_float32
 
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
-_QUANTIZED_PREFIXES = ("QLinear", "ConvInteger", "MatMulInteger")
+#: Part of the name of every operator that takes or gives integers for real numbers.
+_QUANTIZED = re.compile(r"Quantize|^QLinear|Integer|^QGemm|^QAttention|^QEmbed|NBits$|Bnb4$")
 _CONTROL_FLOW = ("If", "Loop", "Scan")
 
 #: Below this QuantizeLinear has no axis, so weights could not be quantized per channel.
@@ -37,6 +41,7 @@ def read(path: Path) -> onnx.ModelProto:
         raise CheckpointError(f"{path}: not a readable ONNX file ({one_line(error)})") from None
     if not model.graph.node:
         raise CheckpointError(f"{path}: holds no graph; give an ONNX file")
+    model = _inlined(model, path)
     _check_nodes(model, path)
     try:
         onnx.checker.check_model(model)
@@ -46,7 +51,7 @@ def read(path: Path) -> onnx.ModelProto:
 
 
 def prepare(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """A float ONNX model with one image input, at opset 13 or later.
+    """A model in FP32 with one image input, at opset 13 or later.
 
     Args:
         model: What `read` gave; may be changed.
@@ -56,14 +61,25 @@ def prepare(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         CheckpointError: The input is not one batch of FP32 images with three channels.
     """
     _drop_constant_inputs(model)
+    to_float32(model)
     check_input(model, path)
     return _raise_opset(model, path)
+
+
+def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model without functions of its own, which some exporters write for modules."""
+    if not model.functions:
+        return model
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # the inliner raises RuntimeError and others of its own
+        raise invalid(error, path) from None
 
 
 def _check_nodes(model: onnx.ModelProto, path: Path) -> None:
     for node in model.graph.node:
         op = node.op_type
-        if op in _QUANTIZED or op.startswith(_QUANTIZED_PREFIXES):
+        if _QUANTIZED.search(op):
             raise CheckpointError(
                 f"{path}: is quantized already (node {node.name or op} is a {op}); give the float "
                 "model that it was made from"
@@ -117,6 +133,8 @@ def _raise_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             f"export it with opset {LOWEST_OPSET} or later"
         ) from None
     converted.ir_version = max(converted.ir_version, IR_VERSION)
+    del converted.metadata_props[:]
+    converted.metadata_props.extend(model.metadata_props)
     return converted
 
 
