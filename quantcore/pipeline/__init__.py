@@ -1,7 +1,7 @@
 """The way of the data, stage by stage: model, calibration table, Q/DQ graph, evaluation."""
 
 from quantcore.pipeline.calibrating import calibrate, calibrate_each
-from quantcore.pipeline.evaluating import evaluate, neighbouring_maps
+from quantcore.pipeline.evaluating import evaluate, neighbouring_figures
 from quantcore.pipeline.graphs import load_model, load_onnx, quantize, rewrite, save_qdq
 from quantcore.pipeline.settings import (
     CALIBRATION_SPLIT,
@@ -22,7 +22,7 @@ __all__ = [
     "evaluate",
     "load_model",
     "load_onnx",
-    "neighbouring_maps",
+    "neighbouring_figures",
     "quantize",
     "rewrite",
     "save_qdq",

@@ -10,7 +10,7 @@ import onnx
 from quantcore.contracts import registry
 from quantcore.contracts.model import ModelOptions
 from quantcore.data.batches import Batches
-from quantcore.data.coco import CocoDataset
+from quantcore.data.opening import open_dataset
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import CheckpointError
 from quantcore.ir.model import FloatModel, QdqModel
@@ -58,7 +58,7 @@ def rewrite(
     """
     plugin = registry.load_rewrite(name)
     plugin.check_table(model, table)
-    chosen = CocoDataset.open(data.root, data.calibration).select(images, seed)
+    chosen = open_dataset(data.root, data.calibration).select(images, seed)
     batches = Batches(chosen, model.preprocessing, model.batch_size or 1)
     engine = registry.load_engine(REFERENCE_ENGINE)
     return plugin.apply(model, table, batches, engine, options, progress)
