@@ -13,7 +13,7 @@ from quantcore.runtime.plain import plain
 FORMAT = "quantcore.sensitivity/1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerCost:
     """What quantizing one layer alone costs.
 

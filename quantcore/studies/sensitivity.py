@@ -133,6 +133,6 @@ def _costs(
     macs = macs_of(studied.model)
     ops = {layer.name: layer.op for layer in studied.model.layers}
     return [
-        LayerCost(name, ops[name], macs[name], loss, metric)
+        LayerCost(layer=name, op=ops[name], macs=macs[name], loss=loss, metric=metric)
         for name, loss in zip(names, losses, strict=True)
     ]

@@ -92,8 +92,8 @@ def test_without_the_plugin_the_kinds_there_are_are_named(model: FloatModel) -> 
     with pytest.raises(CheckpointError) as caught:
         described(describe(model), Path("a.onnx"), load_decoding)
     assert (
-        "unknown decoding 'ready'; installed: anchor_free, anchors, end_to_end, gfl, grid, none"
-        in str(caught.value)
+        "unknown decoding 'ready'; installed: anchor_free, anchors, classes, end_to_end, gfl, "
+        "grid, none" in str(caught.value)
     )
     assert str(caught.value).startswith("a.onnx: its description")
     assert "\n" not in str(caught.value)
