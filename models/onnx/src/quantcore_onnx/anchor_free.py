@@ -30,7 +30,7 @@ def _find_free(ends: Ends) -> Heads | None:
         (layout, keys)
         for layout, keys, count in (("columns", first, second), ("rows", second, first))
         if keys > 4
-        and ends.counts(count, fewest=2 if keys == _DETECTION else 1)
+        and ends.counts(count, fewest=2 if _DETECTION in (first, second) else 1)
         and ends.names_as_many(keys - 4)
     ]
     if not layouts:

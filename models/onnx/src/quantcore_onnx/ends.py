@@ -16,8 +16,9 @@ from quantcore.ir.model import Preprocessing
 
 Shape = tuple[int, ...]
 
-#: Strides that detectors have heads at.
+#: Strides that detectors have heads at, and how many of them the finest head may have.
 _STRIDES = (2, 4, 8, 16, 32, 64, 128)
+_FINEST = 4
 
 #: Behind these stands another part of the network.
 _WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
@@ -112,7 +113,7 @@ class Ends:
 
     def runs(self) -> Iterator[tuple[tuple[int, ...], int]]:
         """Strides that a network may have heads at, each with the number of its cells."""
-        for first in range(len(_STRIDES)):
+        for first in range(_FINEST):
             for last in range(first + 1, len(_STRIDES) + 1):
                 strides = _STRIDES[first:last]
                 yield strides, sum(h * w for h, w in cell_grids(self.size, strides))

@@ -21,7 +21,7 @@ from quantcore_onnx.constants import drop_unused, fold_constants
 from quantcore_onnx.ends import Ends, Heads
 from quantcore_onnx.metadata import Told, told
 from quantcore_onnx.presets import PRESETS, check_preset, find_heads
-from quantcore_onnx.reading import check_input, prepare, read
+from quantcore_onnx.reading import check_input, prepare, raise_opset, read
 from quantcore_onnx.shapes import (
     check,
     fix_input,
@@ -77,7 +77,7 @@ class OnnxPlugin(ModelPlugin):
             _check_options(found, options, path)
             return found
         known = told(model, path)
-        model = prepare(model, path)
+        prepare(model, path)
         size = fix_input(model, options.size, known.size, path)
         model = _normalise(model, path)
         ends = Ends(model.graph, size, len(known.names) or None)
@@ -113,7 +113,7 @@ def _check_options(found: FloatModel, options: OnnxOptions, path: Path) -> None:
 def _normalise(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """Folds what is constant and rewrites what quantization cannot use; results stay the same."""
     del model.graph.metadata_props[:]
-    model = fold_constants(model, path)
+    model = fold_constants(raise_opset(fold_constants(model, path), path), path)
     resize_by_scales(model.graph, fixed_shapes(model.graph))
     name_nodes(model.graph)
     fold_batch_norms(model.graph)

@@ -68,6 +68,9 @@ def in_words(size: tuple[int, int]) -> str:
 def infer_shapes(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """The model with all shapes inferred anew.
 
+    Values are not propagated: that is what folding constants is for, and propagating them takes
+    memory for whatever a file claims to compute.
+
     Raises:
         CheckpointError: The graph is not valid.
     """
@@ -75,7 +78,7 @@ def infer_shapes(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True)
     except onnx.shape_inference.InferenceError as error:
         raise invalid(error, path) from None
     return inferred
