@@ -89,12 +89,11 @@ def letterbox(image: Pixels, preprocessing: Preprocessing) -> tuple[Array, Place
     if size != (height, width):
         way = _INTERPOLATIONS[preprocessing.interpolation]
         image = np.asarray(cv2.resize(image, (width, height), interpolation=way))
-    canvas = np.full((*preprocessing.size, 3), preprocessing.pad_value, np.uint8)
+    net_height, net_width = preprocessing.size
+    canvas = np.full((net_height, net_width, 3), preprocessing.pad_value, np.uint8)
+    image = image[max(-placement.top, 0) :, max(-placement.left, 0) :][:net_height, :net_width]
     top, left = max(placement.top, 0), max(placement.left, 0)
-    seen = image[max(-placement.top, 0) :, max(-placement.left, 0) :][
-        : canvas.shape[0], : canvas.shape[1]
-    ]
-    canvas[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
+    canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
     if preprocessing.channels == "rgb":
         canvas = np.asarray(cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB))
     pixels = np.empty((3, *preprocessing.size), np.float32)
@@ -120,8 +119,7 @@ def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, 
     if preprocessing.fit == "crop":
         # The longer side is cut off to whole pixels, as torchvision's Resize does.
         ratio = max(net_height / height, net_width / width) / preprocessing.crop
-        return max(net_height, int(height * ratio + 1e-6)), max(
-            net_width, int(width * ratio + 1e-6)
-        )
+        sides = (int(side * ratio + 1e-6) for side in (height, width))
+        return max(net_height, next(sides)), max(net_width, next(sides))
     ratio = min(net_height / height, net_width / width)
     return max(1, round(height * ratio)), max(1, round(width * ratio))

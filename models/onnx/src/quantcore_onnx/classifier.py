@@ -25,8 +25,8 @@ def _imagenet_looks(size: tuple[int, int]) -> Preprocessing:
 
 
 def _plain_looks(size: tuple[int, int]) -> Preprocessing:
-    """Pixels from 0 to 1, nothing cut off."""
-    return Preprocessing(size, fit="stretch")
+    """Pixels from 0 to 1 out of the middle, no more cut off than must be: as Ultralytics does."""
+    return Preprocessing(size, fit="crop", interpolation="area")
 
 
 def _preset(looks: Callable[[tuple[int, int]], Preprocessing]) -> Preset:
