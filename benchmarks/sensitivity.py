@@ -64,7 +64,7 @@ def naive(
             variant.proto, EngineOptions(threads=threads)
         ) as engine:
             result, detections = evaluate(engine, subject.model, dataset, images=images)
-        found[name] = (detections, result.map)
+        found[name] = (detections, result.main)
     return found
 
 
@@ -74,7 +74,7 @@ def shared(
     with kept_in(folder) as runtime:
         runs = GraphRuns(subject.model, dataset, dataset.select(images), runtime)
         outcomes = runs.run([Candidate("float", subject.model.proto), *graphs(subject)])
-    return outcomes[1:], [score(dataset, o.detections).figures["map"] for o in outcomes[1:]]
+    return outcomes[1:], [score(dataset, o.predictions).figures["map"] for o in outcomes[1:]]
 
 
 def by_hand(
@@ -123,7 +123,7 @@ def against_the_loop(
     for name, outcome, figure in zip(names, fast, figures, strict=True):
         if name in slow:
             detections, wanted = slow[name]
-            boxes = outcome.detections.by_image
+            boxes = outcome.predictions.by_image
             same = all(np.array_equal(boxes[i], b) for i, b in detections.by_image.items())
             differ += not same or figure != wanted
     print(

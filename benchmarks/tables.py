@@ -17,22 +17,22 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from quantcore.analysis.losses import agreements
 from quantcore.analysis.neighbours import neighbours
 from quantcore.commands.options import load_model
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_engine
 from quantcore.data.coco import CocoDataset
 from quantcore.engines import REFERENCE_ENGINE
-from quantcore.evaluation.detections import Detections
+from quantcore.evaluation.detections import Predictions
 from quantcore.evaluation.evaluator import evaluate
+from quantcore.evaluation.tasks import Detection
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import quantize
 from quantcore.results.estimate import Neighbours
-from quantcore.results.evaluation import DetectionResult
+from quantcore.results.evaluation import Accuracy
 from quantcore.table.table import CalibrationTable
 
-Found = list[tuple[DetectionResult, Detections]]
+Found = list[tuple[Accuracy, Predictions]]
 
 
 def run(model: FloatModel, proto: onnx.ModelProto, splits: Sequence[CocoDataset]) -> Found:
@@ -43,7 +43,7 @@ def run(model: FloatModel, proto: onnx.ModelProto, splits: Sequence[CocoDataset]
 def lost(reference: Found, found: Found) -> float:
     """1 - soft Dice coefficient over the images of all splits."""
     pairs = [
-        agreements(mine, theirs, sorted(mine.by_image))
+        Detection().agreements(mine, theirs, sorted(mine.by_image))
         for (_, mine), (_, theirs) in zip(reference, found, strict=True)
     ]
     common, total = np.concatenate(pairs).sum(axis=0)
@@ -68,7 +68,7 @@ def main() -> None:
     model = load_model(given.model, given.weights, preset=given.preset)
     splits = [CocoDataset.open(given.data, name) for name in given.splits]
     reference = run(model, model.proto, splits)
-    maps = ", ".join(f"{n} {r.map:.4f}" for n, (r, _) in zip(given.splits, reference, strict=True))
+    maps = ", ".join(f"{n} {r.main:.4f}" for n, (r, _) in zip(given.splits, reference, strict=True))
     print(f"{model.name}: float mAP {maps}; {given.graphs} graphs for each table", flush=True)
     for path in given.tables:
         table = CalibrationTable.load(path)
@@ -76,8 +76,8 @@ def main() -> None:
         found = [run(model, quantize(model, one).proto, splits) for one in tables]
         line = f"{path.name}: detections lost {mean([lost(reference, one) for one in found])}"
         for place, name in enumerate(given.splits):
-            whole = reference[place][0].map
-            drops = [whole - one[place][0].map for one in found]
+            whole = reference[place][0].main
+            drops = [whole - one[place][0].main for one in found]
             line += f"; mAP lost on {name} {mean(drops)}"
         print(line, flush=True)
 

@@ -25,7 +25,7 @@ from onnx import numpy_helper
 import quantcore
 from quantcore.commands.cli import main
 from quantcore.errors import DataError
-from quantcore.results.evaluation import COCO_FIGURES
+from quantcore.results.metric import COCO
 
 BACKEND = "pytorch-quantization"
 Cli = Callable[..., SimpleNamespace]
@@ -249,7 +249,7 @@ def test_the_detector_detects(scores: dict[str, dict[str, Any]]) -> None:
     ("one", "other"), [("model", "float"), ("model", "decoded"), ("qdq", "qdq-decoded")]
 )
 def test_it_makes_no_difference_where_boxes_are_decoded(scores, one: str, other: str) -> None:
-    for figure in COCO_FIGURES:
+    for figure in COCO.figures:
         assert scores[one][figure] == pytest.approx(scores[other][figure], abs=1e-6), figure
 
 
@@ -281,7 +281,7 @@ def test_the_report_has_everything(way: SimpleNamespace) -> None:
     assert variant["backend"] == BACKEND
     assert variant["engine"] == way.report["float"]["engine"] == "onnxruntime"
     for column in (way.report["float"], variant):
-        assert set(COCO_FIGURES) <= column.keys()
+        assert set(COCO.figures) <= column.keys()
         assert column["map"] > 0.95
         assert column["map50"] >= column["map"]
         latency = column["latency_ms"]

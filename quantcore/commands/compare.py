@@ -93,7 +93,7 @@ def compare(
         typer.Option("--mixed", help="Search each backend's smallest set of layers left in float."),
     ] = False,
     max_drop: Annotated[
-        float | None, typer.Option(help="With --mixed: the model may lose so much mAP.")
+        float | None, typer.Option(help="With --mixed: the model may lose so much mAP, or top-1.")
     ] = None,
     top: Annotated[
         int | None,

@@ -26,7 +26,7 @@ Model = Annotated[
 ]
 Weights = Annotated[Path, typer.Option(help="Checkpoint (.pt, .safetensors) or ONNX file.")]
 DataRoot = Annotated[
-    Path, typer.Option("--data", help="COCO-format folder with annotations/ and the images.")
+    Path, typer.Option("--data", help="Folder in COCO's format, or ROOT/SPLIT/CLASS/.")
 ]
 ModelOption = Annotated[
     list[str] | None,

@@ -42,12 +42,13 @@ from quantcore.contracts import registry
 from quantcore.contracts.session import SessionOptions
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import UsageError
+from quantcore.evaluation.tasks import task_of
 from quantcore.ir.description import describe
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan as placement_plan
 from quantcore.report import layers as layer_report
 from quantcore.report import terminal
-from quantcore.results.estimate import MapDraws
+from quantcore.results.estimate import FigureDraws
 from quantcore.runtime.executor import InProcess
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.jobs import Runtime
@@ -201,16 +202,20 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Images per inference.", min=1)] = 1,
     against: Annotated[
         Path | None,
-        typer.Option(help="Earlier result (JSON) on the same images: print the difference in mAP."),
+        typer.Option(help="Earlier result (JSON) on the same images: print the difference."),
     ] = None,
 ) -> None:
-    """Measure accuracy (COCO figures) and speed of the float model, or of a graph made from it."""
+    """Measure accuracy and speed of the float model, or of a graph made from it.
+
+    Of detectors the COCO figures, of classifiers top-1 and top-5.
+    """
     if graph is not None and plan is not None:
         raise UsageError("give --onnx or --plan, not both: a plan already holds its graph")
     if out is not None:
         ensure_folder(out.parent)
-    reference = _drawn(against) if against else None
     loaded = load_model(model, weights, size, preset, model_option)
+    main = task_of(loaded).metric.name
+    reference = _drawn(against, main) if against else None
     short = {"threads": threads, "providers": provider, "max_batch": batch_size}
     options = engine_options([engine], engine_option, **short)[engine]
     what = plan or (pipeline.load_onnx(graph) if graph else loaded.proto)
@@ -225,21 +230,22 @@ def evaluate(
     files = {"onnx": str(graph) if graph else None, "plan": str(plan) if plan else None}
     result = {"model": model, **files, **found.to_dict()}
     result |= {"versions": dict(found.versions)}
-    if found.map_draws and reference:
-        change = found.map_draws.against(reference)
-        result |= {"against": str(against), "map_difference": plain(change)}
-        print(f"mAP against {against}: {terminal.estimate(change, sign='+')}")
+    if found.draws and reference:
+        change = found.draws.against(reference)
+        result |= {"against": str(against), f"{main}_difference": plain(change)}
+        print(f"{found.metric.title} against {against}: {terminal.estimate(change, sign='+')}")
     if out is not None:
-        if found.map_draws:
-            result |= {"map_draws": found.map_draws.to_dict()}
+        if found.draws:
+            result |= {f"{main}_draws": found.draws.to_dict()}
         write_whole(out, json.dumps(result, indent=1) + "\n")
         print(f"{out}: written")
 
 
-def _drawn(path: Path) -> MapDraws:
-    """The draws in a result of `evaluate --out`."""
+def _drawn(path: Path, main: str) -> FigureDraws:
+    """The draws of the main figure in a result of `evaluate --out`."""
     try:
-        return MapDraws.from_dict(json.loads(path.read_text(encoding="utf-8"))["map_draws"])
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return FigureDraws.from_dict(data[f"{main}_draws"], main)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"--against {path}: not a result of `quantcore evaluate --out`: {error!r}"

@@ -24,7 +24,6 @@ from quantcore.errors import UsageError
 from quantcore.ir.model import FloatModel
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.report import studies, terminal
-from quantcore.results.sensitivity import DEFAULT_METHOD, METHODS
 from quantcore.runtime.executor import kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.progress import for_console
@@ -34,7 +33,13 @@ from quantcore.studies.mixed import SearchTarget
 from quantcore.studies.sensitivity import StudiedModel
 from quantcore.table.table import CalibrationTable
 
-Method = Annotated[str, typer.Option(help=f"What layers are ranked by: {', '.join(METHODS)}.")]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="What layers are ranked by: map, detections or sqnr; of a classifier top1, classes "
+        "or sqnr. By default detections, or classes."
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option(help="Images in flight; one on each core by default.", min=1)
 ]
@@ -47,7 +52,7 @@ def sensitivity(
     data: DataRoot,
     table: Annotated[Path, typer.Option(help="Calibration table, from any backend.")],
     out: Annotated[Path, typer.Option(help="Folder for report, picture and finished work.")],
-    method: Method = DEFAULT_METHOD,
+    method: Method = None,
     images: EvalImages = None,
     policy: PolicyFile = None,
     size: Size = None,
@@ -81,7 +86,9 @@ def mixed(
     backend: Annotated[
         str | None, typer.Option(help="Backend that makes the table, where none is given.")
     ] = None,
-    max_drop: Annotated[float, typer.Option(help="The model may lose so much mAP.")] = 0.005,
+    max_drop: Annotated[
+        float, typer.Option(help="The model may lose so much mAP, or top-1.")
+    ] = 0.005,
     min_int8: Annotated[float, typer.Option(help="Least share of the MACs in INT8, 0..1.")] = 0.8,
     confidence: Annotated[
         float, typer.Option(help="How surely the target must be met; 0.5 ignores the noise.")
@@ -89,7 +96,7 @@ def mixed(
     top: Annotated[
         int | None, typer.Option(help="Keep so many most sensitive layers; no search.", min=0)
     ] = None,
-    method: Method = DEFAULT_METHOD,
+    method: Method = None,
     images: EvalImages = None,
     policy: PolicyFile = None,
     size: Size = None,

@@ -1,1 +1,1 @@
-"""COCO-format data: reading, letterbox, batches."""
+"""Images with their labels: reading, letterbox, batches."""

@@ -12,7 +12,7 @@ from itertools import islice
 
 import numpy as np
 
-from quantcore.data.coco import CocoImage
+from quantcore.data.dataset import ImageFile
 from quantcore.data.images import read_image
 from quantcore.data.letterbox import Placement, letterbox
 from quantcore.errors import DataError, RangeError
@@ -47,7 +47,7 @@ class Batches:
 
     def __init__(
         self,
-        images: Sequence[CocoImage],
+        images: Sequence[ImageFile],
         preprocessing: Preprocessing,
         batch_size: int = 1,
         workers: int = 2,
@@ -99,7 +99,7 @@ class Batches:
         """The same batches as bare arrays, as calibration wants them."""
         return Inputs(self)
 
-    def _read(self, image: CocoImage) -> _Ready:
+    def _read(self, image: ImageFile) -> _Ready:
         began = time.thread_time()
         pixels, placement = letterbox(read_image(image), self.preprocessing)
         return pixels, placement, time.thread_time() - began

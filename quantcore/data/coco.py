@@ -4,41 +4,33 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from quantcore.data.dataset import Category, Dataset, ImageFile
 from quantcore.errors import DataError
 
 _Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class CocoImage:
-    """One image of the annotation file.
+class CocoImage(ImageFile):
+    """One image of the annotation file, which gives its id.
 
     Attributes:
-        id: As in the annotation file.
-        path: The image file.
         width: Pixels, as the annotation file says.
         height: Likewise.
     """
 
-    id: int
-    path: Path
     width: int
     height: int
 
-
-@dataclass(frozen=True)
-class Category:
-    """One category of the annotation file."""
-
-    id: int
-    name: str
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.width, self.height
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,7 @@ class Annotation:
 
 
 @dataclass(frozen=True)
-class CocoDataset:
+class CocoDataset(Dataset):
     """One split of a data set in COCO's layout and annotation format.
 
     Attributes:
@@ -105,46 +97,26 @@ class CocoDataset:
         _check_references(source, images, categories, annotations)
         return cls(source, images, categories, annotations)
 
-    def select(self, count: int | None = None, seed: int = 0) -> tuple[CocoImage, ...]:
-        """All images, or a sample of them, in the order of the annotation file.
+    def labels_of(self, images: Sequence[ImageFile]) -> tuple[object, ...]:
+        """See Dataset."""
+        numbers = {image.id: number for number, image in enumerate(images)}
+        labels = [
+            (numbers[a.image_id], a.category_id, a.bbox, a.area, a.iscrowd)
+            for a in self.annotations
+            if a.image_id in numbers
+        ]
+        return self.categories, [image.id for image in images], labels
 
-        Args:
-            count: How many; None, or as many as there are or more, takes all.
-            seed: The same seed gives the same sample.
-
-        Raises:
-            DataError: `count` is not positive, or the file of a selected image is missing.
-        """
-        if count is not None and count < 1:
-            raise DataError(f"{self.source}: cannot select {count} images; ask for 1 or more")
-        chosen = self.images
-        if count is not None and count < len(self.images):
-            picks = np.random.default_rng(seed).choice(len(self.images), count, replace=False)
-            chosen = tuple(self.images[i] for i in np.sort(picks))
-        missing = [image.path for image in chosen if not image.path.is_file()]
-        if missing:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise DataError(
-                f"{missing[0]}{more}: image file missing, but listed in {self.source}; "
-                "download the images again"
-            )
-        return chosen
+    def labelled(self, ids: Collection[int]) -> bool:
+        """See Dataset."""
+        return not {a.image_id for a in self.annotations}.isdisjoint(ids)
 
     def check_classes(self, class_names: Sequence[str]) -> tuple[int, ...]:
-        """Maps a model's class indices to category ids.
+        """See Dataset.
 
-        Classes are matched by name where model and data set have the same names. Otherwise
-        (generic names, another spelling) class i is the i-th category by id, which is the order
-        that detectors are trained in: COCO's 80 categories have ids up to 90.
-
-        Args:
-            class_names: The model's, in class-index order.
-
-        Returns:
-            The category id of each class index.
-
-        Raises:
-            DataError: The model and the data set have different numbers of classes.
+        Where the names differ (generic names, another spelling) class i is the i-th category by
+        id, which is the order that detectors are trained in: COCO's 80 categories have ids up to
+        90.
         """
         if len(class_names) != len(self.categories):
             raise DataError(

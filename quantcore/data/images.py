@@ -8,17 +8,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from quantcore.data.coco import CocoImage
+from quantcore.data.dataset import ImageFile
 from quantcore.errors import DataError
 
 Pixels = npt.NDArray[np.uint8]
 
 
-def read_image(image: CocoImage) -> Pixels:
+def read_image(image: ImageFile) -> Pixels:
     """Decodes an image file.
 
     Args:
-        image: Which, and how large it must be.
+        image: Which, and how large it must be where its labels are about pixels.
 
     Returns:
         H x W x 3, BGR.
@@ -28,10 +28,11 @@ def read_image(image: CocoImage) -> Pixels:
     """
     pixels = decode_image(image.path)
     height, width = pixels.shape[:2]
-    if (width, height) != (image.width, image.height):
+    if image.size not in (None, (width, height)):
+        wanted = " x ".join(map(str, image.size or ()))
         raise DataError(
             f"{image.path}: the image has {width} x {height} pixels, the annotation file says "
-            f"{image.width} x {image.height}; use the images that were annotated"
+            f"{wanted}; use the images that were annotated"
         )
     return pixels
 

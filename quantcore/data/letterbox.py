@@ -1,4 +1,4 @@
-"""An image into a network input of fixed size, letterboxed or stretched, and boxes back again."""
+"""An image into a network input of fixed size, and boxes back again."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Placement:
 
     Attributes:
         scale: Network pixels per original pixel, in x and in y; two where an image is stretched.
-        left: Grey columns left of the image.
-        top: Grey rows above it.
+        left: Grey columns left of the image; negative where as many of its own are cut off.
+        top: Grey rows above it, likewise.
         size: (height, width) of the original image in pixels.
     """
 
@@ -62,9 +62,14 @@ def place(size: tuple[int, int], preprocessing: Preprocessing) -> Placement:
         # The odd pixel goes to the right and to the bottom, as where YOLOv5 was trained.
         left = round((net_width - new_width) / 2 - 0.1)
         top = round((net_height - new_height) / 2 - 0.1)
+    if preprocessing.fit == "crop":
+        # Half a pixel as torchvision's CenterCrop rounds it.
+        left, top = -round((new_width - net_width) / 2), -round((new_height - net_height) / 2)
     scale = (net_width / width, net_height / height)
     if preprocessing.fit == "letterbox":
         scale = (min(scale), min(scale))
+    if preprocessing.fit == "crop":
+        scale = (max(scale) / preprocessing.crop,) * 2
     return Placement(scale, left, top, size)
 
 
@@ -84,8 +89,11 @@ def letterbox(image: Pixels, preprocessing: Preprocessing) -> tuple[Array, Place
     if size != (height, width):
         way = _INTERPOLATIONS[preprocessing.interpolation]
         image = np.asarray(cv2.resize(image, (width, height), interpolation=way))
-    canvas = np.full((*preprocessing.size, 3), preprocessing.pad_value, np.uint8)
-    canvas[placement.top : placement.top + height, placement.left : placement.left + width] = image
+    net_height, net_width = preprocessing.size
+    canvas = np.full((net_height, net_width, 3), preprocessing.pad_value, np.uint8)
+    image = image[max(-placement.top, 0) :, max(-placement.left, 0) :][:net_height, :net_width]
+    top, left = max(placement.top, 0), max(placement.left, 0)
+    canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
     if preprocessing.channels == "rgb":
         canvas = np.asarray(cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB))
     pixels = np.empty((3, *preprocessing.size), np.float32)
@@ -108,5 +116,10 @@ def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, 
     (height, width), (net_height, net_width) = size, preprocessing.size
     if preprocessing.fit == "stretch":
         return preprocessing.size
+    if preprocessing.fit == "crop":
+        # The longer side is cut off to whole pixels, as torchvision's Resize does.
+        ratio = max(net_height / height, net_width / width) / preprocessing.crop
+        sides = (int(side * ratio + 1e-6) for side in (height, width))
+        return max(net_height, next(sides)), max(net_width, next(sides))
     ratio = min(net_height / height, net_width / width)
     return max(1, round(height * ratio)), max(1, round(width * ratio))

@@ -13,7 +13,7 @@ import numpy as np
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import DataError
 from quantcore.evaluation.detections import Detections
-from quantcore.results.evaluation import COCO_FIGURES
+from quantcore.results.metric import COCO
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class CocoScores:
     """What the COCO metric says.
 
     Attributes:
-        figures: The twelve figures by the names of `COCO_FIGURES`; None without ground truth.
+        figures: The twelve figures by the names of `COCO.figures`; None without ground truth.
         per_class: AP over IoU 0.50:0.95 by category name, in the order of category ids.
     """
 
@@ -54,7 +54,7 @@ def score(
         evaluation.accumulate()
         evaluation.summarize()
     figures = {
-        name: _figure(value) for name, value in zip(COCO_FIGURES, evaluation.stats, strict=True)
+        name: _figure(value) for name, value in zip(COCO.figures, evaluation.stats, strict=True)
     }
     return CocoScores(figures, _per_class(dataset, evaluation))
 

@@ -1,4 +1,4 @@
-"""Draws the decoding into an ONNX graph, so that a deployed engine returns boxes."""
+"""Draws the decoding into an ONNX graph, so that a deployed engine returns boxes or classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from quantcore.errors import ModelError
 from quantcore.evaluation.decoding.pen import PREFIX
-from quantcore.ir.decoding import DECODED, Decoding
+from quantcore.ir.decoding import Decoding
 from quantcore.ir.edits import copied, opset_of
 
 
@@ -25,14 +25,14 @@ def append_decode(
         size: (height, width) of the network input in pixels.
 
     Returns:
-        A graph with one output `detections`, for which `decoding.drawn` is left.
+        A graph with one output `decoding.output`, for which `decoding.drawn` is left.
 
     Raises:
         ModelError: The outputs do not fit the decoding, or the graph's opset is below 13.
     """
     drawn = copied(proto)
     heads = [output.name for output in drawn.graph.output]
-    if heads == [DECODED] and decoding.drawn == decoding:
+    if heads == [decoding.output] and decoding.drawn == decoding:
         return drawn
     _check(drawn, decoding)
     decoding.draw(drawn.graph, heads, size)
@@ -41,7 +41,9 @@ def append_decode(
     first = "batch" if dynamic else batch[0].dim_value
     del drawn.graph.output[:]
     drawn.graph.output.append(
-        helper.make_tensor_value_info(DECODED, TensorProto.FLOAT, [first, None, None])
+        helper.make_tensor_value_info(
+            decoding.output, TensorProto.FLOAT, [first, *[None] * (decoding.rank - 1)]
+        )
     )
     return drawn
 
@@ -55,5 +57,7 @@ def _check(proto: onnx.ModelProto, decoding: Decoding) -> None:
         have = ", ".join(heads)
         raise ModelError(f"decoding: needs {decoding.heads} outputs, the graph has {have}")
     taken = {name for node in proto.graph.node for name in (node.name, *node.output)}
-    if DECODED in taken or any(name.startswith(PREFIX) for name in taken):
-        raise ModelError(f"the graph already holds {DECODED!r} or {PREFIX} nodes: draw them once")
+    if decoding.output in taken or any(name.startswith(PREFIX) for name in taken):
+        raise ModelError(
+            f"the graph already holds {decoding.output!r} or {PREFIX} nodes: draw them once"
+        )

@@ -1,4 +1,4 @@
-"""The boxes that a model found, in pixels of the original images."""
+"""What a model found in images: boxes in their own pixels, or what another task keeps."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ from quantcore.runtime.files import write_whole
 
 
 @dataclass(frozen=True)
-class Detections:
-    """Detections by image; images without any are there too.
+class Predictions:
+    """What was found in each image.
 
     Attributes:
-        by_image: Image id -> n x 6: x1, y1, x2, y2 in original pixels, score, class index.
+        by_image: Image id -> an array. Of a detector n x 6: x1, y1, x2, y2 in original pixels,
+            score, class index; of a classifier the probability of each class.
         category_ids: The data set's category id of each class index.
     """
 
     by_image: Mapping[int, Array]
     category_ids: tuple[int, ...]
+
+
+class Detections(Predictions):
+    """Detections by image; images without any are there too."""
 
     def __len__(self) -> int:
         return sum(map(len, self.by_image.values()))

@@ -1,4 +1,4 @@
-"""The one evaluator: any engine, any model, the same images, the same metric."""
+"""The one evaluator: any engine, any model, the same images, the same metric for each task."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 
 from quantcore.contracts.engine import Engine
 from quantcore.data.batches import Batches
-from quantcore.data.coco import CocoDataset, CocoImage
-from quantcore.evaluation.coco import score
-from quantcore.evaluation.detections import Detections
-from quantcore.evaluation.finding import find_boxes
+from quantcore.data.dataset import Dataset, ImageFile
+from quantcore.evaluation.detections import Predictions
+from quantcore.evaluation.finding import find_predictions
 from quantcore.evaluation.latency import Stopwatch
+from quantcore.evaluation.tasks import task_of
 from quantcore.ir.decoding import LIMITS, Limits
 from quantcore.ir.model import Array, FloatModel
-from quantcore.results.evaluation import DetectionResult
+from quantcore.results.evaluation import Accuracy
 from quantcore.runtime.progress import Progress, Silent
 
 
 @dataclass(frozen=True)
 class Clocks:
-    """Time for reading and letterboxing, in the engine, and for decoding and NMS."""
+    """Time for reading and letterboxing, in the engine, and for decoding."""
 
     reading: Stopwatch = field(default_factory=Stopwatch)
     running: Stopwatch = field(default_factory=Stopwatch)
@@ -32,7 +32,7 @@ class Clocks:
 def evaluate(
     engine: Engine,
     model: FloatModel,
-    dataset: CocoDataset,
+    dataset: Dataset,
     *,
     images: int | None = None,
     seed: int = 0,
@@ -40,19 +40,19 @@ def evaluate(
     limits: Limits = LIMITS,
     implementation: str = "hotcoco",
     progress: Progress | None = None,
-) -> tuple[DetectionResult, Detections]:
+) -> tuple[Accuracy, Predictions]:
     """Runs images through an engine and scores what it finds.
 
     Args:
         engine: Built from the model's float graph, its Q/DQ graph, or either with the decoding
             drawn in; a graph with a fixed batch size overrules `batch_size`.
-        model: Says how images go in and how boxes come out.
+        model: Says how images go in, what comes out, and what it is for.
         dataset: Images and ground truth.
         images: How many images; None for all.
         seed: Of the sample, where not all are taken.
         batch_size: Images in a batch.
         limits: Which boxes count.
-        implementation: `hotcoco` or `pycocotools`.
+        implementation: Of the COCO metric: `hotcoco` or `pycocotools`.
         progress: Where to report.
 
     Raises:
@@ -60,28 +60,28 @@ def evaluate(
         ModelError: The outputs do not fit the model's decoding.
         EngineError: The engine failed.
     """
-    category_ids = dataset.check_classes(model.class_names)
+    task = task_of(model)
+    category_ids = task.check(dataset, model.class_names)
     clocks, found = Clocks(), dict[int, Array]()
     chosen = dataset.select(images, seed)
     for part in detect(engine, model, chosen, limits, batch_size, progress, clocks):
         found.update(part)
-    detections = Detections(found, category_ids)
-    scores = score(dataset, detections, implementation)
-    result = DetectionResult(
-        **scores.figures,
-        per_class=scores.per_class,
+    predictions = task.predictions(found, category_ids)
+    scores = task.score(dataset, predictions, implementation)
+    result = task.result(
+        scores,
         images=len(found),
         preprocess_ms=clocks.reading.ms_per(len(found)),
         inference_ms=clocks.running.ms_per(len(found)),
         postprocess_ms=clocks.finding.ms_per(len(found)),
     )
-    return result, detections
+    return result, predictions
 
 
 def detect(
     engine: Engine,
     model: FloatModel,
-    images: Sequence[CocoImage],
+    images: Sequence[ImageFile],
     limits: Limits = LIMITS,
     batch_size: int = 1,
     progress: Progress | None = None,
@@ -99,7 +99,7 @@ def detect(
         clocks: Where the time that each part takes is added up.
 
     Yields:
-        After each batch its detections by image id, n x 6 in original pixels.
+        After each batch what was found, by image id; see `Predictions.by_image`.
     """
     clocks = clocks or Clocks()
     batch_size = engine.input_shape[0] or batch_size
@@ -109,7 +109,7 @@ def detect(
         with clocks.running.running():
             outputs = _infer(engine, batch.images, batch_size)
         with clocks.finding.running():
-            found = find_boxes(outputs, model, batch.placements, limits)
+            found = find_predictions(outputs, model, batch.placements, limits)
         yield dict(zip(batch.image_ids, found, strict=True))
 
 

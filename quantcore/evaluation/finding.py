@@ -1,4 +1,4 @@
-"""The one way from what an engine returns to the boxes in the original images."""
+"""The one way from what an engine returns to what is found in the original images."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from collections.abc import Mapping, Sequence
 
 from quantcore.data.letterbox import Placement
 from quantcore.errors import ModelError
-from quantcore.ir.decoding import DECODED, LIMITS, Decoding, Limits
+from quantcore.evaluation.tasks import task_of
+from quantcore.ir.decoding import LIMITS, Decoding, Limits
 from quantcore.ir.model import Array, FloatModel
 
 
-def find_boxes(
+def find_predictions(
     outputs: Mapping[str, Array],
     model: FloatModel,
     placements: Sequence[Placement],
     limits: Limits = LIMITS,
 ) -> list[Array]:
-    """Detections in each image of a batch.
+    """What is found in each image of a batch: the model's decoding, in the images' own pixels.
 
     Args:
         outputs: By name, of any graph of the model; where that decodes by itself, the rest is done.
-        model: Says how boxes come out, and which classes there are.
+        model: Says how outputs are decoded, and which classes there are.
         placements: Where each image lies in the network input.
         limits: Which boxes count.
 
     Returns:
-        For each image n x 6, best first: x1, y1, x2, y2 in original pixels, score, class index.
+        For each image what its task keeps; see `Predictions.by_image`.
 
     Raises:
         ModelError: The outputs do not fit the model's decoding, or score other classes.
@@ -39,13 +40,7 @@ def find_boxes(
             f"{len(model.class_names)}"
         )
     found = decoding.detect(heads, size, limits)
-    for kept, placement in zip(found, placements, strict=True):
-        if len(kept) and kept[:, 5].max() >= len(model.class_names):
-            raise ModelError(
-                f"{model.name}: the network found a class {int(kept[:, 5].max())}, the model names "
-                f"0 to {len(model.class_names) - 1}; give the names of all its classes"
-            )
-        kept[:, :4] = placement.to_original(kept[:, :4])
+    task_of(model).place(found, placements, model)
     return found
 
 
@@ -54,6 +49,7 @@ def _heads(outputs: Mapping[str, Array], model: FloatModel) -> tuple[Decoding, l
     if set(model.output_names) <= outputs.keys():
         # An engine may list outputs in its own order.
         return model.decoding, [outputs[name] for name in model.output_names]
-    if tuple(outputs) == (DECODED,):
-        return model.decoding.drawn, [outputs[DECODED]]
+    name = model.decoding.output
+    if tuple(outputs) == (name,):
+        return model.decoding.drawn, [outputs[name]]
     return model.decoding, list(outputs.values())

@@ -1,4 +1,4 @@
-"""Detections of a graph or a simulation, image by image, and its latency: as jobs.
+"""What a graph or a simulation finds, image by image, and its latency: as jobs.
 
 What is found on an image depends on the graph and the image alone, so each is a piece of its own:
 an evaluation that was interrupted goes on, and studies share what they have found.
@@ -15,7 +15,7 @@ import onnx
 import quantcore
 from quantcore.contracts import registry
 from quantcore.contracts.engine import Engine, EngineLayer, EngineOptions
-from quantcore.data.coco import CocoImage
+from quantcore.data.dataset import ImageFile
 from quantcore.evaluation.evaluator import Clocks, detect
 from quantcore.evaluation.latency import measure
 from quantcore.ir.decoding import LIMITS, Limits
@@ -28,7 +28,7 @@ from quantcore.runtime.progress import Progress
 from quantcore.runtime.worker import peak_rss_mb
 
 #: Of what a kept piece means; a change of it makes all that is on disk obsolete.
-REVISION = 1
+REVISION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,13 @@ class Found:
     """What was found on one image.
 
     Attributes:
-        boxes: n x 6, see `Detections`.
-        preprocess_s: Seconds that reading and letterboxing took.
+        prediction: See `Predictions.by_image`.
+        preprocess_s: Seconds that reading and resizing took.
         inference_s: Seconds in the engine, an equal share of its batch's.
-        postprocess_s: Seconds of decoding and NMS, likewise.
+        postprocess_s: Seconds of decoding, likewise.
     """
 
-    boxes: Array
+    prediction: Array
     preprocess_s: float
     inference_s: float
     postprocess_s: float
@@ -101,7 +101,7 @@ def graph_job(
     what: str,
     model: FloatModel,
     graph: onnx.ModelProto | Path,
-    images: Sequence[CocoImage],
+    images: Sequence[ImageFile],
     how: RunSettings,
     timing: LatencyTest | None,
     progress: Progress,
@@ -110,7 +110,7 @@ def graph_job(
 
     Args:
         what: Names the job in errors.
-        model: Says how images go in and how boxes come out.
+        model: Says how images go in and what comes out.
         graph: The graph, or the file that the engine built from it.
         images: What to run.
         how: How it is run.
@@ -134,22 +134,22 @@ def graph_job(
 
 
 def image_pieces(
-    model: FloatModel, images: Iterable[CocoImage], about: object, progress: Progress
+    model: FloatModel, images: Iterable[ImageFile], about: object, progress: Progress
 ) -> list[Piece]:
     """A piece for each image, by its content.
 
     Args:
-        model: Says how images go in and how boxes come out.
+        model: Says how images go in and what comes out.
         images: The images.
-        about: What else the detections depend on.
+        about: What else depends on.
         progress: Where reading the files reports.
     """
     images = tuple(images)
     digests = file_digests((image.path for image in images), progress)
-    base = content_key("detections", REVISION, model.key, about)
+    base = content_key("predictions", REVISION, model.key, about)
     return [
         Piece(
-            key=content_key(base, digests[image.path], image.width, image.height),
+            key=content_key(base, digests[image.path], *(image.size or ())),
             kind=Found,
             about=image,
         )
@@ -161,7 +161,7 @@ def _on_engine(
     model: FloatModel,
     graph: onnx.ModelProto | Path,
     how: RunSettings,
-    wanted: Sequence[CocoImage | LatencyTest],
+    wanted: Sequence[ImageFile | LatencyTest],
     progress: Progress,
 ) -> Iterator[tuple[int, Found | Measured]]:
     plugin = registry.load_engine(how.engine)
@@ -181,7 +181,7 @@ def _on_engine(
 def found_on(
     engine: Engine,
     model: FloatModel,
-    images: Sequence[CocoImage],
+    images: Sequence[ImageFile],
     how: RunSettings,
     progress: Progress,
 ) -> Iterator[tuple[int, Found]]:
@@ -194,13 +194,14 @@ def found_on(
         now = (clocks.reading.seconds, clocks.running.seconds, clocks.finding.seconds)
         each = [(b - a) / len(part) for a, b in zip(before, now, strict=True)]
         before = now
-        for boxes in part.values():
-            yield (
-                number,
-                Found(
-                    boxes=boxes, preprocess_s=each[0], inference_s=each[1], postprocess_s=each[2]
-                ),
+        for prediction in part.values():
+            found = Found(
+                prediction=prediction,
+                preprocess_s=each[0],
+                inference_s=each[1],
+                postprocess_s=each[2],
             )
+            yield number, found
             number += 1
 
 

@@ -1,4 +1,4 @@
-"""How raw network outputs become detections: what the rest of the code asks of any decoding."""
+"""How raw network outputs become what a task keeps: what the rest of the code asks of decodings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quantcore.errors import UsageError
 if TYPE_CHECKING:  # a model has a decoding
     from quantcore.ir.model import Array
 
-#: Output name of a graph that decodes by itself; see `Decoding.draw`.
+#: Output name of a detector's graph that decodes by itself; see `Decoding.draw`.
 DECODED = "detections"
 
 Shape = tuple[int, ...]
@@ -55,9 +55,16 @@ class Decoding(ABC):
 
     Attributes:
         kind: The entry point's name; an ONNX file's description names the decoding by it.
+        task: What its networks are for; names the task in `quantcore.evaluation.tasks`, which says
+            how images are scored.
+        output: Output name of a graph that decodes by itself; see `draw`.
+        rank: How many dimensions that output has.
     """
 
     kind: ClassVar[str]
+    task: ClassVar[str] = "detection"
+    output: ClassVar[str] = DECODED
+    rank: ClassVar[int] = 3
 
     @property
     @abstractmethod
@@ -85,7 +92,7 @@ class Decoding(ABC):
     def detect(
         self, outputs: Sequence[Array], size: tuple[int, int], limits: Limits
     ) -> list[Array]:
-        """The detections in each image of a batch.
+        """What is found in each image of a batch: detections, or what the task has instead.
 
         Args:
             outputs: The network's outputs, in the order of the model's heads; left as they are.
@@ -94,6 +101,7 @@ class Decoding(ABC):
 
         Returns:
             For each image n x 6, best first: x1, y1, x2, y2 in network pixels, score, class index.
+            Of the task `classification` the probability of each class.
 
         Raises:
             ModelError: See `classes`.
@@ -113,7 +121,7 @@ class Decoding(ABC):
 
     @abstractmethod
     def draw(self, graph: onnx.GraphProto, heads: Sequence[str], size: tuple[int, int]) -> None:
-        """Appends nodes that compute `decode`; the last one writes `DECODED`.
+        """Appends nodes that compute `decode`; the last one writes `output`.
 
         Args:
             graph: Changed in place, but for its outputs; opset 13 or later.

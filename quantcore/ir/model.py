@@ -89,10 +89,12 @@ class Preprocessing:
         scale: Factor on the 0..255 pixel values.
         placement: `center` (YOLOv5, YOLOv7) or `top_left` (YOLOX); of a letterboxed image.
         pad_value: Grey level of the letterbox border, 0..255.
-        fit: `letterbox`, which keeps an image's proportions, or `stretch`, which fills the input.
+        fit: `letterbox`, which keeps an image's proportions, `stretch`, which fills the input, or
+            `crop`, which keeps the proportions and cuts off what goes beyond the input.
         mean: What is taken off each scaled channel, in the order of `channels`.
         std: What each channel is then divided by.
         interpolation: One of `INTERPOLATIONS`.
+        crop: Side of the input over that of the image that it is cut from, of `fit: crop`.
     """
 
     size: tuple[int, int]
@@ -104,6 +106,7 @@ class Preprocessing:
     mean: Channels = (0.0, 0.0, 0.0)
     std: Channels = (1.0, 1.0, 1.0)
     interpolation: str = "linear"
+    crop: float = 1.0
 
     def __post_init__(self) -> None:
         """Raises ModelError for an unknown word, an empty size, or numbers that cannot be."""
@@ -123,11 +126,13 @@ class Preprocessing:
             )
         if min(self.std) <= 0:
             raise ModelError(f"preprocessing: std must be positive, not {self.std}")
+        if not 0 < self.crop <= 1:
+            raise ModelError(f"preprocessing: crop must lie above 0, up to 1, not {self.crop}")
 
     def to_dict(self) -> dict[str, Any]:
         """What a description holds; what was added to the format only where it says something."""
         data = asdict(self)
-        for name in ("fit", "mean", "std", "interpolation"):
+        for name in ("fit", "mean", "std", "interpolation", "crop"):
             if data[name] == type(self).__dataclass_fields__[name].default:
                 del data[name]
         return data
@@ -147,6 +152,8 @@ class Preprocessing:
         for name in ("mean", "std"):
             if name in data:
                 added[name] = tuple(number(value) for value in listed(data[name]))
+        if "crop" in data:
+            added["crop"] = positive(data["crop"])
         return cls(
             (height, width),
             text(data["channels"]),
@@ -160,7 +167,7 @@ class Preprocessing:
 _WORDS = {
     "channels": ("rgb", "bgr"),
     "placement": ("center", "top_left"),
-    "fit": ("letterbox", "stretch"),
+    "fit": ("letterbox", "stretch", "crop"),
     "interpolation": INTERPOLATIONS,
 }
 

@@ -1,7 +1,7 @@
 """The way of the data, stage by stage: model, calibration table, Q/DQ graph, evaluation."""
 
 from quantcore.pipeline.calibrating import calibrate, calibrate_each
-from quantcore.pipeline.evaluating import evaluate, neighbouring_maps
+from quantcore.pipeline.evaluating import evaluate, neighbouring_figures
 from quantcore.pipeline.graphs import (
     load_model,
     load_onnx,
@@ -29,7 +29,7 @@ __all__ = [
     "evaluate",
     "load_model",
     "load_onnx",
-    "neighbouring_maps",
+    "neighbouring_figures",
     "quantize",
     "rewrite",
     "save_model",

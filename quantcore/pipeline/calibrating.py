@@ -18,7 +18,7 @@ from quantcore.contracts.capabilities import check_capabilities, check_shows_act
 from quantcore.contracts.engine import EnginePlugin
 from quantcore.contracts.session import BackendSession, SessionOptions
 from quantcore.data.batches import Batches, Inputs
-from quantcore.data.coco import CocoDataset
+from quantcore.data.opening import open_dataset
 from quantcore.data.stream import ImageStream, Source
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import DataError
@@ -228,7 +228,7 @@ def images_of(
     remembered = model.batch_size or AUDIT_IMAGES
     if isinstance(data, Data | str | Path):
         data = Data.of(data)
-        chosen = CocoDataset.open(data.root, data.calibration).select(policy.images, policy.seed)
+        chosen = open_dataset(data.root, data.calibration).select(policy.images, policy.seed)
         inputs = Batches(chosen, model.preprocessing, batch_size).inputs()
         return _Counted(inputs, tuple(image.id for image in chosen), remembered)
     stream = ImageStream(data, model.preprocessing, batch_size, policy.images)

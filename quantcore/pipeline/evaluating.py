@@ -10,9 +10,11 @@ from quantcore.analysis.agreement import noise
 from quantcore.analysis.neighbours import neighbours
 from quantcore.analysis.scoring import Scored, scores_job
 from quantcore.contracts import registry
-from quantcore.data.coco import CocoDataset
+from quantcore.data.dataset import Dataset
+from quantcore.data.opening import open_dataset
 from quantcore.engines.audit import audit as int8_audit
 from quantcore.evaluation.jobs import Found, LatencyTest, Measured, RunSettings, graph_job
+from quantcore.evaluation.tasks import task_of
 from quantcore.ir.model import FloatModel, QdqModel
 from quantcore.pipeline.graphs import quantize
 from quantcore.pipeline.settings import DEFAULT_EVALUATION, Data, Evaluation
@@ -34,7 +36,7 @@ def evaluate(
     """Accuracy and speed of a graph of the model, float or Q/DQ, raw heads or decoded.
 
     Args:
-        model: Says how images go in and how boxes come out.
+        model: Says how images go in and what comes out.
         graph: The graph, None for the float one, or the file that the engine built from it; what a
             file quantizes is not known, so there is no INT8 audit of it.
         data: What to evaluate on; a folder, or a folder and its splits.
@@ -48,20 +50,20 @@ def evaluate(
     """
     runtime, data = runtime or Runtime(InProcess()), Data.of(data)
     graph = graph.proto if isinstance(graph, QdqModel) else graph or model.proto
-    dataset = CocoDataset.open(data.root, data.evaluation)
+    dataset = open_dataset(data.root, data.evaluation)
     plugin = registry.load_engine(how.engine)
     timing = LatencyTest(batch=noise(model), warmup=how.warmup, runs=how.runs)
     found, measured = _run(what, model, graph, dataset, how, timing, runtime)
     assert measured is not None
     audited = None if isinstance(graph, Path) else int8_audit(plugin, graph, list(measured.layers))
     return Evaluated(
-        detection=found.detection,
+        accuracy=found.accuracy(task_of(model)),
         latency=measured.latency,
         engine=how.engine,
         versions=plugin.versions(),
         peak_rss_mb=measured.peak_rss_mb,
         int8=audited if audited and audited.layers else None,
-        map_draws=found.draws,
+        draws=found.draws,
         runs_on=measured.runs_on,
     )
 
@@ -70,13 +72,14 @@ def _run(
     what: str,
     model: FloatModel,
     graph: onnx.ModelProto | Path,
-    dataset: CocoDataset,
+    dataset: Dataset,
     how: Evaluation,
     timing: LatencyTest | None,
     runtime: Runtime,
 ) -> tuple[Scored, Measured | None]:
     """What a graph finds on a data set and how that scores; how it runs, where it is timed."""
-    category_ids = dataset.check_classes(model.class_names)
+    task = task_of(model)
+    category_ids = task.check(dataset, model.class_names)
     images = dataset.select(how.images)
     running = RunSettings(
         engine=how.engine, options=how.options, batch_size=model.batch_size or how.batch_size
@@ -86,10 +89,10 @@ def _run(
     found = [value for value in values if isinstance(value, Found)]
     measured = next((value for value in values if isinstance(value, Measured)), None)
     keys = [piece.key for piece in job.pieces[: len(images)]]
-    return runtime.one(scores_job(what, dataset, images, found, category_ids, keys)), measured
+    return runtime.one(scores_job(what, task, dataset, images, found, category_ids, keys)), measured
 
 
-def neighbouring_maps(
+def neighbouring_figures(
     model: FloatModel,
     table: CalibrationTable,
     policy: CalibrationPolicy,
@@ -99,7 +102,7 @@ def neighbouring_maps(
     count: int,
     runtime: Runtime | None = None,
 ) -> list[float | None]:
-    """The mAP of graphs that hardly differ from a table's; see `quantcore.analysis.neighbours`.
+    """The main figures of graphs that hardly differ from a table's; see `analysis.neighbours`.
 
     Args:
         model: See `quantize`, as the next three.
@@ -115,11 +118,11 @@ def neighbouring_maps(
         QuantcoreError: As `quantize` and `evaluate`.
     """
     runtime = runtime or Runtime(InProcess())
-    dataset = CocoDataset.open(data.root, data.evaluation)
-    maps = []
+    dataset = open_dataset(data.root, data.evaluation)
+    figures, main = [], task_of(model).metric.name
     for number, moved in enumerate(neighbours(table, count), 1):
         graph = quantize(model, moved, policy, precision).proto
         what = f"similar graph {number}"
         scored, _ = _run(what, model, graph, dataset, how, None, runtime)
-        maps.append(scored.detection.map)
-    return maps
+        figures.append(scored.scores.figures[main])
+    return figures

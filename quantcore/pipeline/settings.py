@@ -39,11 +39,12 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Data:
-    """A COCO-format folder and the splits to use.
+    """A folder of images with labels, and the splits to use.
 
     Attributes:
-        root: Holds `annotations/` and the image folders.
-        calibration: Split to calibrate on.
+        root: Holds `annotations/` and the image folders, or for each split a folder of each class.
+        calibration: Split to calibrate on; COCO's names stand for `train` and `val` where there are
+            folders of classes.
         evaluation: Split to evaluate on.
     """
 

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from quantcore.results.difference import TableDifference, TensorDifference
+from quantcore.results.metric import SQNR
 from quantcore.results.mixed import Mixed, Point
 from quantcore.results.sensitivity import LayerCost, Sensitivity
 
@@ -20,11 +21,6 @@ _MOST, _LEAST = 4, 0.02
 
 _WIDTH, _LEFT, _RIGHT = 960, 260, 130
 _BLUE, _GREY, _RED = "#2f6f9f", "#b3bac2", "#a40e26"
-_TITLES = {
-    "map": "loss of mAP",
-    "detections": "loss of the detections against the float model's",
-    "sqnr": "SQNR of the raw heads, dB (short is bad)",
-}
 
 
 def sensitivity(found: Sensitivity, shown: int = SHOWN) -> str:
@@ -47,7 +43,7 @@ def sensitivity(found: Sensitivity, shown: int = SHOWN) -> str:
     return _render(
         "sensitivity.svg.j2",
         title=f"{found.model}: what quantizing each layer alone costs",
-        subtitle=f"{_TITLES[found.method]}; {found.images} images of {found.split}, 90 % "
+        subtitle=f"{_ranked_by(found)}; {found.images} images of {found.split}, 90 % "
         f"bootstrap intervals{more}",
         width=_WIDTH,
         height=58 + 18 * len(layers) + 30,
@@ -57,19 +53,28 @@ def sensitivity(found: Sensitivity, shown: int = SHOWN) -> str:
     )
 
 
+def _ranked_by(found: Sensitivity) -> str:
+    metric = found.metric
+    return {
+        metric.name: f"loss of {metric.title}",
+        metric.kept: f"loss of the {metric.kept} against the float model's",
+        SQNR: "SQNR of the raw heads, dB (short is bad)",
+    }[found.method]
+
+
 def _value(cost: LayerCost, method: str) -> float:
     value = {
-        "map": cost.loss.map_drop.value,
-        "detections": cost.loss.detections.value,
-        "sqnr": cost.loss.heads_db,
+        cost.metric.name: cost.loss.drop.value,
+        cost.metric.kept: cost.loss.disagreement.value,
+        SQNR: cost.loss.heads_db,
     }[method]
     return value if math.isfinite(value) else 0.0
 
 
 def _span(cost: LayerCost, method: str) -> tuple[float, float] | None:
-    if method == "sqnr":
+    if method == SQNR:
         return None
-    estimate = cost.loss.map_drop if method == "map" else cost.loss.detections
+    estimate = cost.loss.drop if method == cost.metric.name else cost.loss.disagreement
     return (estimate.low, estimate.high) if math.isfinite(estimate.low) else None
 
 
@@ -82,8 +87,8 @@ def _bar(
 ) -> dict[str, Any]:
     start, end = sorted((scale(0.0), scale(value)))
     noise = span is not None and span[0] <= 0
-    drop = cost.loss.map_drop.value
-    text = f"mAP {-drop:+.4f}" if math.isfinite(drop) else f"{value:.4g}"
+    drop = cost.loss.drop.value
+    text = f"{cost.metric.title} {-drop:+.4f}" if math.isfinite(drop) else f"{value:.4g}"
     return {
         "name": _short(cost.layer),
         "y": y,
@@ -98,10 +103,10 @@ def _bar(
 
 
 def frontier(found: Mixed) -> str:
-    """Measured sets of layers: share of the MACs in INT8, or latency, against the loss of mAP."""
+    """Measured sets of layers: share of the MACs in INT8, or latency, against what is lost."""
     best = set(found.frontier)
     points = [p for p in found.points if p.latency or not found.speed]
-    drops = [e for p in points for e in (p.loss.map_drop.low, p.loss.map_drop.high)]
+    drops = [e for p in points for e in (p.loss.drop.low, p.loss.drop.high)]
     # A model that collapses would flatten all the rest; it is drawn at the edge.
     highest = min(max([found.max_drop, *drops]), max(_MOST * found.max_drop, _LEAST))
     y_ticks = _ticks(min([0.0, *drops]), highest)
@@ -109,7 +114,7 @@ def frontier(found: Mixed) -> str:
     x_ticks = _ticks(min(costs), max(costs) if found.speed else 1.0)
     x, y = _scale(x_ticks, 70, 900), _scale(y_ticks, 430, 60, clip=True)
     dots = [_dot(p, found, p in best, x, y) for p in points]
-    line = " ".join(f"{x(_cost(p))},{y(p.loss.map_drop.value)}" for p in found.frontier)
+    line = " ".join(f"{x(_cost(p))},{y(p.loss.drop.value)}" for p in found.frontier)
     verdict = "meets" if found.met else "misses"
     engine = found.speed.engine if found.speed else None
     return _render(
@@ -117,6 +122,7 @@ def frontier(found: Mixed) -> str:
         title=f"{found.model}: accuracy against {'latency' if engine else 'MACs in INT8'}",
         subtitle=f"{found.images} images of {found.split}; {len(found.chosen.kept)} layers in "
         f"float {verdict} the target of {found.max_drop:g}; numbers: layers in float",
+        lost=f"loss of {found.metric.title}",
         across=f"ms on {engine}" if engine else "share of the MACs in INT8",
         width=_WIDTH,
         height=490,
@@ -149,8 +155,9 @@ def _dot(
     y: Callable[[float], float],
 ) -> dict[str, Any]:
     chosen = point == found.chosen
-    drop = point.loss.map_drop
-    hint = f"{len(point.kept)} in float, {point.share:.1%} INT8, mAP {-drop.value:+.4f}"
+    drop = point.loss.drop
+    hint = f"{len(point.kept)} in float, {point.share:.1%} INT8, "
+    hint += f"{point.metric.title} {-drop.value:+.4f}"
     if point.latency:
         hint += f", {point.latency.p50_ms:.1f} ms"
     return {

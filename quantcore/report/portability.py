@@ -14,15 +14,15 @@ from quantcore.results.portability import Change, Deployment, Portability
 #: What was done to the graph that is the yardstick.
 MOVED = "scales moved by one unit in the last place"
 
-#: A loss of so much mAP is shown in the darkest colour.
+#: A loss of so much of the main figure is shown in the darkest colour.
 _DARKEST = 0.05
 
 
 def matrix(found: Portability) -> Table:
     """What each table loses against the float model at each place."""
     title = (
-        f"{found.model}: mAP against float ({estimate(found.float_map)} on {found.engine}), "
-        f"{found.images} images of {found.splits[1]}"
+        f"{found.model}: {found.metric.title} against float ({estimate(found.float_figure)} on "
+        f"{found.engine}), {found.images} images of {found.splits[1]}"
     )
     table = Table(title=title, title_justify="left")
     table.add_column("calibrated with", overflow="fold")
@@ -31,12 +31,12 @@ def matrix(found: Portability) -> Table:
     for cost in found.tables:
         cells = (found.cell(cost.recipe.name, place) for place in found.places)
         table.add_row(cost.recipe.name, *(_against_float(cell) for cell in cells))
-    table.caption = f"in brackets: {intervals(found.float_map)}, paired with the float model"
+    table.caption = f"in brackets: {intervals(found.float_figure)}, paired with the float model"
     return table
 
 
 def _against_float(cell: Deployment | None) -> str:
-    return estimate(cell.against_float.map_difference if cell else None, sign="+")
+    return estimate(cell.against_float.difference if cell else None, sign="+")
 
 
 def spread(found: Portability) -> Table:
@@ -68,9 +68,9 @@ def carried(found: Portability) -> Table:
     table = Table(title=title, title_justify="left")
     for column in ("table", "simulated by"):
         table.add_column(column, overflow="fold")
-    for column in ("mAP against its own simulation", "agreement"):
+    for column in (f"{found.metric.title} against its own simulation", "agreement"):
         table.add_column(column, justify="right")
-    for column in ("mAP against the other's own table", "agreement"):
+    for column in (f"{found.metric.title} against the other's own table", "agreement"):
         table.add_column(column, justify="right")
     for cell in found.carried:
         figures = (*_change(cell.against_own), *_change(cell.against_host))
@@ -86,7 +86,7 @@ def carried(found: Portability) -> Table:
 def _change(found: Change | None) -> tuple[str, str]:
     if found is None:
         return "-", "-"
-    return estimate(found.map_difference, 4, "+"), f"{found.agreement.value:.3f}"
+    return estimate(found.difference, 4, "+"), f"{found.agreement.value:.3f}"
 
 
 def _number(value: float, digits: int) -> str:
@@ -115,10 +115,11 @@ def _shaded(cell: Deployment | None) -> dict[str, Any]:
     """A cell of the matrix, with a colour that grows with the loss."""
     if cell is None:
         return {"text": "-", "opacity": 0.0, "hint": ""}
-    change = cell.against_float.map_difference
+    change = cell.against_float.difference
     loss = -change.value if math.isfinite(change.value) else 0.0
-    agree = estimate(cell.against_float.agreement)
-    hint = f"mAP {estimate(cell.map)}; detections agree with the float model's {agree}"
+    agree, metric = estimate(cell.against_float.agreement), cell.against_float.metric
+    hint = f"{metric.title} {estimate(cell.figure)}; {metric.kept} agree with the float model's "
+    hint += agree
     opacity = round(min(max(loss / _DARKEST, 0.0), 1.0), 2)
     return {"text": estimate(change, sign="+"), "opacity": opacity, "hint": hint}
 

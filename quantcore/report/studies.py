@@ -7,6 +7,7 @@ import math
 from rich.table import Table
 
 from quantcore.report.terminal import estimate
+from quantcore.results.metric import Metric
 from quantcore.results.mixed import Mixed, Timing
 from quantcore.results.sensitivity import Sensitivity
 
@@ -22,13 +23,13 @@ def sensitivity(found: Sensitivity, shown: int = SHOWN) -> Table:
     """The most sensitive layers."""
     title = (
         f"{found.model}: each layer quantized alone, {found.images} images of {found.split}, float "
-        f"mAP {estimate(found.float_map)}; ranked by {found.method}"
+        f"{found.metric.title} {estimate(found.float_figure)}; ranked by {found.method}"
     )
     table = Table(title=title, title_justify="left")
     table.add_column("rank", justify="right")
     for column in ("layer", "op"):
         table.add_column(column, overflow="fold")
-    for column in ("M MACs", "mAP lost", "detections lost", "heads, dB", "layer, dB"):
+    for column in ("M MACs", *_lost(found.metric), "heads, dB", "layer, dB"):
         table.add_column(column, justify="right")
     for rank, cost in enumerate(found.layers[:shown], 1):
         table.add_row(
@@ -36,14 +37,19 @@ def sensitivity(found: Sensitivity, shown: int = SHOWN) -> Table:
             cost.layer,
             cost.op,
             f"{cost.macs / 1e6:.1f}",
-            estimate(cost.loss.map_drop, 4, "+"),
-            estimate(cost.loss.detections, 4),
+            estimate(cost.loss.drop, 4, "+"),
+            estimate(cost.loss.disagreement, 4),
             _decibels(cost.loss.heads_db),
             _decibels(cost.loss.layer_db),
         )
     if len(found.layers) > shown:
         table.caption = f"{len(found.layers) - shown} layers that cost less are in the JSON"
     return table
+
+
+def _lost(metric: Metric) -> tuple[str, str]:
+    """Columns of what is lost against the float model."""
+    return f"{metric.title} lost", f"{metric.kept} lost"
 
 
 def _latency(found: Timing | None) -> str:
@@ -55,23 +61,23 @@ def mixed(found: Mixed) -> Table:
     """The frontier, the chosen set marked."""
     title = f"{found.model}: layers in float, {found.images} images of {found.split}"
     table = Table(title=title, title_justify="left")
-    for column in ("", "layers in float", "MACs in INT8", "mAP lost", "detections lost"):
+    for column in ("", "layers in float", "MACs in INT8", *_lost(found.metric)):
         table.add_column(column, justify="right")
     if found.speed is not None:
         table.add_column(f"ms on {found.speed.engine}", justify="right")
         table.caption = f"the float model takes {_latency(found.speed.whole)} ms"
     again = found.unseen
     if again is not None:
-        table.add_column(f"mAP lost on {again.split}", justify="right")
+        table.add_column(f"{found.metric.title} lost on {again.split}", justify="right")
     for number, point in enumerate(found.shown):
         table.add_row(
             "chosen" if point == found.chosen else "",
             str(len(point.kept)),
             f"{point.share:.1%}",
-            estimate(point.loss.map_drop, 4, "+"),
-            estimate(point.loss.detections, 4),
+            estimate(point.loss.drop, 4, "+"),
+            estimate(point.loss.disagreement, 4),
             *([_latency(point.latency)] if found.speed else []),
-            *([estimate(again.losses[number].map_drop, 4, "+")] if again else []),
+            *([estimate(again.losses[number].drop, 4, "+")] if again else []),
         )
     return table
 
@@ -80,9 +86,9 @@ def verdict(found: Mixed) -> str:
     """Whether the target is met, and how near the search came, in one line."""
     chosen = found.chosen
     figures = (
-        f"{len(chosen.kept)} layers in float, {chosen.share:.1%} of the MACs in INT8, mAP drop "
-        f"{estimate(chosen.loss.map_drop, 4, '+')} on {found.split}, with margin "
-        f"{chosen.drop:+.4f} (confidence {found.confidence:g})"
+        f"{len(chosen.kept)} layers in float, {chosen.share:.1%} of the MACs in INT8, "
+        f"{found.metric.title} drop {estimate(chosen.loss.drop, 4, '+')} on {found.split}, with "
+        f"margin {chosen.drop:+.4f} (confidence {found.confidence:g})"
     )
     if found.speed:
         figures += f", {_latency(chosen.latency)} ms on {found.speed.engine}"

@@ -55,7 +55,7 @@ def comparison(record: RunRecord) -> Table:
         values = [column[name] for column in columns]
         if name not in _WHERE_KNOWN or set(values) != {"-"}:
             table.add_row(name, *values)
-    known = next((v.map_difference for v in variants if v.map_difference), None)
+    known = next((v.difference for v in variants if v.difference), None)
     if known is not None:
         table.caption = f"in brackets: {intervals(known)}, float and quantized on the same ones"
     return table
@@ -71,13 +71,14 @@ _WHERE_KNOWN = (
 
 
 def _column(variant: Variant) -> dict[str, str]:
-    detection, latency = variant.evaluated.detection, variant.evaluated.latency
+    accuracy, latency = variant.evaluated.accuracy, variant.evaluated.latency
+    metric, figures = accuracy.metric, accuracy.figures()
     quantized = variant.backend is not None
     return {
-        "mAP": figure(detection.map),
-        "mAP against float": estimate(variant.map_difference, sign="+"),
+        metric.title: figure(accuracy.main),
+        f"{metric.title} against float": estimate(variant.difference, sign="+"),
         "mean of similar graphs": _mean(variant.neighbours),
-        "AP50": figure(detection.map50),
+        metric.runner_up[1]: figure(figures[metric.runner_up[0]]),
         "latency p50, ms": figure(latency.p50_ms, 1),
         "latency p99, ms": figure(latency.p99_ms, 1),
         "on the device p50, ms": figure(latency.device_p50_ms, 2),
@@ -122,22 +123,22 @@ def caveats(record: RunRecord) -> list[str]:
 
 
 def evaluation(found: Evaluated) -> Table:
-    """The twelve COCO figures and the times of one graph."""
-    detection, latency = found.detection, found.latency
-    table = Table(title=f"{detection.images} images on {found.engine}", title_justify="left")
+    """The task's figures and the times of one graph."""
+    accuracy, latency = found.accuracy, found.latency
+    table = Table(title=f"{accuracy.images} images on {found.engine}", title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for name, value in detection.figures().items():
+    for name, value in accuracy.figures().items():
         table.add_row(name, figure(value))
-    if found.map_draws:
-        drawn = found.map_draws.estimate
+    if found.draws:
+        drawn = found.draws.estimate
         table.add_section()
-        table.add_row(f"map, {intervals(drawn)}", estimate(drawn))
+        table.add_row(f"{accuracy.metric.name}, {intervals(drawn)}", estimate(drawn))
     table.add_section()
     for name, value in (
-        ("preprocessing, ms per image", detection.preprocess_ms),
-        ("inference, ms per image", detection.inference_ms),
-        ("postprocessing, ms per image", detection.postprocess_ms),
+        ("preprocessing, ms per image", accuracy.preprocess_ms),
+        ("inference, ms per image", accuracy.inference_ms),
+        ("postprocessing, ms per image", accuracy.postprocess_ms),
         (f"latency p50, ms at batch {latency.batch_size}", latency.p50_ms),
         ("latency p90, ms", latency.p90_ms),
         ("latency p99, ms", latency.p99_ms),

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quantcore.results.audit import Int8Audit, SimulationAudit
-from quantcore.results.estimate import Estimate, MapDraws, Neighbours
-from quantcore.results.evaluation import DetectionResult, LatencyResult
+from quantcore.results.estimate import Estimate, FigureDraws, Neighbours
+from quantcore.results.evaluation import Accuracy, LatencyResult
+from quantcore.results.metric import Metric
 from quantcore.runtime.plain import plain
 
 FORMAT = "quantcore.report/1"
@@ -19,34 +20,39 @@ class Evaluated:
     """One graph on one engine.
 
     Attributes:
-        detection: Accuracy, and time per image outside the engine.
+        accuracy: The task's figures, and time per image outside the engine.
         latency: Of the engine alone.
         engine: Engine name.
         versions: Of its library.
         peak_rss_mb: Of the process that evaluated.
         int8: Which of the quantized layers the engine really runs in INT8, None for a float graph
             or a plan.
-        map_draws: The mAP under a bootstrap of the images.
+        draws: The main figure under a bootstrap of the images.
         runs_on: Where it ran, as the engine tells.
     """
 
-    detection: DetectionResult
+    accuracy: Accuracy
     latency: LatencyResult
     engine: str
     versions: Mapping[str, str]
     peak_rss_mb: float
     int8: Int8Audit | None = None
-    map_draws: MapDraws | None = None
+    draws: FigureDraws | None = None
     runs_on: str = ""
 
+    @property
+    def metric(self) -> Metric:
+        """What the figures are called."""
+        return self.accuracy.metric
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; the twelve COCO figures lie flat beside the rest."""
-        latency = self.latency
+        """JSON form; the task's figures lie flat beside the rest."""
+        latency, main = self.latency, self.metric.name
         found: dict[str, object] = {
             "engine": self.engine,
             "runs_on": self.runs_on,
-            **plain(self.detection),
-            "map_interval": self.map_draws.estimate if self.map_draws else None,
+            **plain(self.accuracy),
+            f"{main}_interval": self.draws.estimate if self.draws else None,
             "latency_ms": {p: getattr(latency, f"{p}_ms") for p in ("p50", "p90", "p99", "mean")},
             "images_per_second": latency.images_per_second,
             "latency_batch_size": latency.batch_size,
@@ -65,17 +71,31 @@ class LeftInFloat:
         layers: In graph order.
         max_drop: The target.
         met: Whether the target is met where it was searched.
-        map_drop: Loss of mAP where it was searched.
+        drop: Loss of the main figure where it was searched.
         split: The images that were searched on.
         images: How many.
+        metric: What that figure is called.
     """
 
     layers: tuple[str, ...]
     max_drop: float
     met: bool
-    map_drop: Estimate
+    drop: Estimate
     split: str
     images: int
+    metric: Metric
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        found = {
+            "layers": self.layers,
+            "max_drop": self.max_drop,
+            "met": self.met,
+            f"{self.metric.name}_drop": self.drop,
+            "split": self.split,
+            "images": self.images,
+        }
+        return plain(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +114,8 @@ class Variant:
         pairs: Q/DQ pairs on activations and weights.
         audit: The Q/DQ graph against the framework's own simulation.
         parity: Relative difference of the framework's float network from the float graph.
-        map_difference: mAP less the float model's on the same engine and images; None for the
-            float model, and where that failed.
+        difference: The main figure less the float model's on the same engine and images; None for
+            the float model, and where that failed.
         macs_in_int8: Share of the MACs in quantized layers, 0..1; None for the float model.
         left: What a search left in float; None where there was none.
         neighbours: What graphs that hardly differ lose; None where they were not asked for.
@@ -112,7 +132,7 @@ class Variant:
     pairs: Mapping[str, int] = field(default_factory=dict)
     audit: SimulationAudit | None = None
     parity: float | None = None
-    map_difference: Estimate | None = None
+    difference: Estimate | None = None
     macs_in_int8: float | None = None
     left: LeftInFloat | None = None
     neighbours: Neighbours | None = None
@@ -128,7 +148,7 @@ class Variant:
         found: dict[str, object] = {
             "backend": self.backend,
             **self.evaluated.to_dict(),
-            "map_difference": self.map_difference,
+            f"{self.evaluated.metric.name}_difference": self.difference,
             "int8_share_of_macs": self.macs_in_int8,
             "mixed": self.left,
             "neighbours": self.neighbours,

@@ -65,47 +65,50 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class MapDraws:
-    """The mAP of one graph under a bootstrap of its images.
+class FigureDraws:
+    """The main figure of one graph under a bootstrap of its images.
 
     The draws depend on the number of images alone. Two graphs on the same images are therefore
     paired: they see the same images in each draw, so that what is hard about an image cancels out.
 
     Attributes:
-        images: SHA-256 of the ids of the images, in the order of the annotation file.
-        values: mAP on the images as they are, then one figure a draw; NaN without ground truth.
+        images: SHA-256 of the ids of the images, in the data set's order.
+        values: The figure on the images as they are, then one a draw; NaN without ground truth.
+        figure: Its name, as `Metric.name`.
     """
 
     images: str
     values: tuple[float, ...]
+    figure: str
 
     @property
     def estimate(self) -> Estimate:
-        """The mAP itself."""
+        """The figure itself."""
         return Estimate.of(np.asarray(self.values))
 
-    def against(self, reference: MapDraws) -> Estimate:
-        """The mAP less a reference's: negative where this graph is worse.
+    def against(self, reference: FigureDraws) -> Estimate:
+        """The figure less a reference's: negative where this graph is worse.
 
         Raises:
-            UsageError: The two are not of the same images and draws.
+            UsageError: The two are not of the same figure, images and draws.
         """
-        if self.images != reference.images or len(self.values) != len(reference.values):
+        mine, theirs = ((d.figure, d.images, len(d.values)) for d in (self, reference))
+        if mine != theirs:
             raise UsageError(
-                "a difference in mAP needs two evaluations on the same images and with the same "
-                "number of draws: evaluate both on the same split with the same --images"
+                f"a difference in {self.figure} needs two evaluations on the same images and with "
+                "the same number of draws: evaluate both on the same split with the same --images"
             )
         return Estimate.of(np.asarray(self.values) - np.asarray(reference.values))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form; None stands for NaN."""
-        return plain({"images_sha256": self.images, "map": self.values})
+        return plain({"images_sha256": self.images, self.figure: self.values})
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> MapDraws:
+    def from_dict(cls, data: Mapping[str, Any], figure: str) -> FigureDraws:
         """Reads the JSON form; raises KeyError, TypeError or ValueError where it is malformed."""
-        values = (float("nan") if value is None else float(value) for value in data["map"])
-        return cls(str(data["images_sha256"]), tuple(values))
+        values = (float("nan") if value is None else float(value) for value in data[figure])
+        return cls(str(data["images_sha256"]), tuple(values), figure)
 
 
 @dataclass(frozen=True)
@@ -122,14 +125,14 @@ class Loss:
     """What a graph loses against the float model.
 
     Attributes:
-        map_drop: mAP of the float model less the graph's; NaN without labels.
-        detections: 1 - agreement with the float model's detections, 0..1, no labels needed.
+        drop: The main figure of the float model less the graph's; NaN without labels.
+        disagreement: 1 - agreement with what the float model finds, 0..1, no labels needed.
         heads_db: SQNR of the raw heads over all images; NaN where not measured.
         layer_db: SQNR of the one quantized layer's output; likewise.
     """
 
-    map_drop: Estimate
-    detections: Estimate
+    drop: Estimate
+    disagreement: Estimate
     heads_db: float
     layer_db: float
 
@@ -139,7 +142,8 @@ class Neighbours:
     """What a table's graph and its neighbours lose.
 
     Attributes:
-        differences: mAP less the float model's on the same images; the table's own graph first.
+        differences: The main figure less the float model's on the same images; the table's own
+            graph first.
     """
 
     differences: tuple[float, ...]

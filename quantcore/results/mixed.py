@@ -10,6 +10,7 @@ import yaml
 
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.results.estimate import Estimate, Loss
+from quantcore.results.metric import Metric
 from quantcore.runtime.plain import plain
 
 FORMAT = "quantcore.mixed/1"
@@ -69,8 +70,9 @@ class Point:
         kept: The layers in float, in graph order.
         share: Share of the MACs in INT8, 0..1.
         loss: Against the float model, as measured.
-        drop: What was held against the target: the larger of the measured drop in mAP and of the
-            one that the detections' loss lets expect, plus a margin for the noise.
+        drop: What was held against the target: the larger of the measured drop and of the one that
+            the disagreement with the float model lets expect, plus a margin for the noise.
+        metric: What the figures are called.
         latency: On the engine that the search was for; None where the graph was not timed.
     """
 
@@ -78,6 +80,7 @@ class Point:
     share: float
     loss: Loss
     drop: float
+    metric: Metric
     latency: Timing | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,8 +89,8 @@ class Point:
             "kept": self.kept,
             "layers_kept": len(self.kept),
             "int8_share_of_macs": self.share,
-            "map_drop": self.loss.map_drop,
-            "detections_loss": self.loss.detections,
+            f"{self.metric.name}_drop": self.loss.drop,
+            f"{self.metric.kept}_loss": self.loss.disagreement,
             "judged_drop": self.drop,
             "latency_ms": self.latency,
         }
@@ -101,13 +104,13 @@ class Unseen:
     Attributes:
         split: Its name.
         images: How many were run.
-        float_map: Of the float model on them.
+        float_figure: The float model's main figure on them.
         losses: For each of `Mixed.shown`.
     """
 
     split: str
     images: int
-    float_map: Estimate
+    float_figure: Estimate
     losses: tuple[Loss, ...]
 
     def beside(self, points: Sequence[Point]) -> dict[str, Any]:
@@ -115,13 +118,13 @@ class Unseen:
         found = {
             "split": self.split,
             "images": self.images,
-            "float_map": self.float_map,
+            f"float_{points[0].metric.name}": self.float_figure,
             "points": [
                 {
                     "layers_kept": len(point.kept),
                     "int8_share_of_macs": point.share,
-                    "map_drop": loss.map_drop,
-                    "detections_loss": loss.detections,
+                    f"{point.metric.name}_drop": loss.drop,
+                    f"{point.metric.kept}_loss": loss.disagreement,
                 }
                 for point, loss in zip(points, self.losses, strict=True)
             ],
@@ -140,7 +143,7 @@ class Mixed:
         max_drop: The target.
         confidence: How surely it had to be met.
         min_int8: Least share of the MACs in INT8.
-        float_map: Of the float model on these images.
+        float_figure: The float model's main figure on these images.
         chosen: The set of layers; meets the target if `met`, else the nearest to it.
         met: Whether it does.
         points: Everything that was measured, by share.
@@ -157,7 +160,7 @@ class Mixed:
     max_drop: float
     confidence: float
     min_int8: float
-    float_map: Estimate
+    float_figure: Estimate
     chosen: Point
     met: bool
     points: tuple[Point, ...]
@@ -166,6 +169,11 @@ class Mixed:
     speed: Speed | None = None
     landmarks: tuple[tuple[str, ...], ...] = ()
     top: int | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """What the figures are called."""
+        return self.chosen.metric
 
     @property
     def frontier(self) -> tuple[Point, ...]:
@@ -202,7 +210,7 @@ class Mixed:
             "min_int8": self.min_int8,
             "top": self.top,
             "interval": "90 % paired bootstrap over images",
-            "float_map": self.float_map,
+            f"float_{self.metric.name}": self.float_figure,
             "speed": self.speed,
             "met": self.met,
             "chosen": self.chosen,
@@ -215,12 +223,12 @@ class Mixed:
     def policy_yaml(self) -> str:
         """The policy, with a word on where it comes from."""
         verdict = "meets" if self.met else "DOES NOT meet"
-        drop = self.chosen.loss.map_drop
+        drop = self.chosen.loss.drop
         head = (
             f"# {self.model}: {len(self.chosen.kept)} layers in float, {self.chosen.share:.1%} of "
-            f"the MACs in INT8.\n# {verdict} a drop of {self.max_drop} in mAP: measured "
-            f"{drop.value:+.4f} ({drop.low:+.4f} to {drop.high:+.4f}) on {self.images} images of "
-            f"{self.split}.\n"
+            f"the MACs in INT8.\n# {verdict} a drop of {self.max_drop} in {self.metric.title}: "
+            f"measured {drop.value:+.4f} ({drop.low:+.4f} to {drop.high:+.4f}) on {self.images} "
+            f"images of {self.split}.\n"
         )
         if self.speed and self.chosen.latency:
             head += (

@@ -8,7 +8,8 @@ from typing import Any
 
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.results.estimate import Correlation, Estimate
-from quantcore.runtime.plain import plain
+from quantcore.results.metric import Metric
+from quantcore.runtime.plain import own, plain
 
 FORMAT = "quantcore.portability/1"
 
@@ -84,15 +85,22 @@ class TableCost:
 
 @dataclass(frozen=True)
 class Change:
-    """One set of detections against another on the same images.
+    """What one network found against what another did on the same images.
 
     Attributes:
-        map_difference: mAP less the other's.
-        agreement: Soft Dice coefficient of the detections, 0..1; 1 where they are the same.
+        difference: The main figure less the other's.
+        agreement: How much of what they found is the same, 0..1; see `Task.agreement`.
+        metric: What that figure is called.
     """
 
-    map_difference: Estimate
+    difference: Estimate
     agreement: Estimate
+    metric: Metric
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        name = f"{self.metric.name}_difference"
+        return plain({name: self.difference, "agreement": self.agreement})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +111,7 @@ class Deployment:
         table: Name of its recipe.
         kind: `GRAPH` or `SIMULATE`.
         runner: The engine's or the backend's name.
-        map: mAP.
+        figure: The main figure.
         against_float: Against the float model on the engine.
         against_graph: Against the same table as the shared graph; only of a simulation.
         against_own: Against the same table in the simulation of the backend that made it: only the
@@ -115,7 +123,7 @@ class Deployment:
     table: str
     kind: str
     runner: str
-    map: Estimate
+    figure: Estimate
     against_float: Change
     against_graph: Change | None = None
     against_own: Change | None = None
@@ -125,6 +133,11 @@ class Deployment:
     def place(self) -> str:
         """Where the table was run, as a column is called."""
         return place(self.kind, self.runner)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        metric = self.against_float.metric
+        return {metric.name if k == "figure" else k: v for k, v in own(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +196,8 @@ class Portability:
         images: How many were evaluated.
         engine: Where the graphs ran.
         arithmetic: What the frameworks simulated in.
-        float_map: mAP of the float model.
+        metric: What the figures are called.
+        float_figure: The main figure of the float model.
         reference: The table that the others are held against on the terminal.
         tables: Every table that was made.
         deployments: The cells of the matrix.
@@ -202,7 +216,8 @@ class Portability:
     images: int
     engine: str
     arithmetic: str
-    float_map: Estimate
+    metric: Metric
+    float_figure: Estimate
     reference: str | None
     tables: tuple[TableCost, ...]
     deployments: tuple[Deployment, ...]
@@ -244,7 +259,7 @@ class Portability:
             "engine": self.engine,
             "arithmetic": self.arithmetic,
             "host": self.host,
-            "float_map": self.float_map,
+            f"float_{self.metric.name}": self.float_figure,
             "reference": self.reference,
             "tables": self.tables,
             "deployments": self.deployments,

@@ -7,19 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantcore.results.estimate import Estimate, Loss
+from quantcore.results.metric import SQNR, Metric
 from quantcore.runtime.plain import plain
 
 FORMAT = "quantcore.sensitivity/1"
 
 
-#: What layers can be ranked by.
-METHODS = ("map", "detections", "sqnr")
-
-
-DEFAULT_METHOD = "detections"
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerCost:
     """What quantizing one layer alone costs.
 
@@ -28,19 +22,21 @@ class LayerCost:
         op: Its neutral op.
         macs: Multiply-accumulates for one image.
         loss: Against the float model.
+        metric: What the figures are called.
     """
 
     layer: str
     op: str
     macs: int
     loss: Loss
+    metric: Metric
 
     def by(self, method: str) -> float:
         """The cost in the terms of a method, as a number that grows with it; never NaN."""
         value = {
-            "map": self.loss.map_drop.value,
-            "detections": self.loss.detections.value,
-            "sqnr": 10 ** (-self.loss.heads_db / 10),  # noise by signal
+            self.metric.name: self.loss.drop.value,
+            self.metric.kept: self.loss.disagreement.value,
+            SQNR: 10 ** (-self.loss.heads_db / 10),  # noise by signal
         }[method]
         return -math.inf if math.isnan(value) else value
 
@@ -50,8 +46,8 @@ class LayerCost:
             "layer": self.layer,
             "op": self.op,
             "macs": self.macs,
-            "map_drop": self.loss.map_drop,
-            "detections_loss": self.loss.detections,
+            f"{self.metric.name}_drop": self.loss.drop,
+            f"{self.metric.kept}_loss": self.loss.disagreement,
             "heads_sqnr_db": self.loss.heads_db,
             "layer_sqnr_db": self.loss.layer_db,
         }
@@ -69,8 +65,9 @@ class Sensitivity:
         backend: Who calibrated it.
         split: Of the data set.
         images: How many were run.
-        method: What the layers are ranked by.
-        float_map: mAP of the float model on these images.
+        method: What the layers are ranked by, one of `metric.methods`.
+        metric: What the figures are called.
+        float_figure: The float model's main figure on these images.
         layers: In the order of the ranking.
     """
 
@@ -81,7 +78,8 @@ class Sensitivity:
     split: str
     images: int
     method: str
-    float_map: Estimate
+    metric: Metric
+    float_figure: Estimate
     layers: tuple[LayerCost, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,7 +94,7 @@ class Sensitivity:
             "images": self.images,
             "method": self.method,
             "interval": "90 % paired bootstrap over images",
-            "float_map": self.float_map,
+            f"float_{self.metric.name}": self.float_figure,
             "layers": [{"rank": n, **c.to_dict()} for n, c in enumerate(self.layers, 1)],
         }
         return plain(found)

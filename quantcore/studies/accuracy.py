@@ -1,4 +1,4 @@
-"""What a graph loses against the float model: in mAP, in its own detections, in decibels."""
+"""What a graph loses against the float model: in the main figure, in what it finds, in decibels."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from functools import cached_property
 
 import numpy as np
 
-from quantcore.analysis.losses import agreements, shares
-from quantcore.analysis.resample import Matches
 from quantcore.analysis.scoring import labels_key
-from quantcore.data.coco import CocoDataset
+from quantcore.data.dataset import Dataset
+from quantcore.evaluation.losses import shares
+from quantcore.evaluation.tasks import Task
 from quantcore.results.estimate import Estimate, Floats, Loss, draws
 from quantcore.runtime.jobs import Runtime, whole
 from quantcore.runtime.keys import content_key
@@ -18,83 +18,87 @@ from quantcore.runtime.progress import Progress
 from quantcore.studies.runs import RunOutcome
 
 #: Of what a kept loss means; a change of it makes all that is on disk obsolete.
-REVISION = 1
+REVISION = 2
 
 
 class Scorer:
     """Holds graphs against the float model on the same images.
 
     Args:
+        task: How what is found is scored.
         dataset: The ground truth.
         reference: What the float model finds.
         runtime: Where scores are computed and kept.
-        labels: Whether to measure mAP; where there are none, it cannot be.
+        labels: Whether to measure the main figure; where there are none, it cannot be.
         count: Bootstrap draws.
     """
 
     def __init__(
         self,
-        dataset: CocoDataset,
+        task: Task,
+        dataset: Dataset,
         reference: RunOutcome,
         runtime: Runtime,
         labels: bool = True,
         count: int = 200,
     ) -> None:
-        self._dataset, self._reference, self._runtime = dataset, reference, runtime
-        wanted = reference.detections.by_image.keys()
-        # In the order of the annotation file, as `Matches` has them.
+        self._task, self._dataset = task, dataset
+        self._reference, self._runtime = reference, runtime
+        wanted = reference.predictions.by_image.keys()
+        # In the data set's order, as the task has them.
         images = [image for image in dataset.images if image.id in wanted]
         self._order = tuple(image.id for image in images)
-        known = {a.image_id for a in dataset.annotations}
-        self.labelled = labels and not known.isdisjoint(wanted)
+        self.labelled = labels and dataset.labelled(wanted)
         self._count = count
         self._about = (REVISION, labels_key(dataset, images), reference.key, self.labelled, count)
 
     @property
-    def float_map(self) -> Estimate:
-        """MAP of the float model."""
+    def float_figure(self) -> Estimate:
+        """The main figure of the float model."""
         return Estimate.of(self._float)
 
     @cached_property
     def _float(self) -> Floats:
-        """MAP of the float model under each draw."""
+        """The main figure of the float model under each draw."""
         if not self.labelled:
             return np.full(self._count + 1, np.nan)
-        key = content_key("float map", *self._about)
-        given = (self._dataset, self._reference, len(self._order), self._count)
-        return self._runtime.one(whole("scoring", key, Floats, _map, *given, apart=False))
+        key = content_key("float figure", *self._about)
+        given = (self._task, self._dataset, self._reference, len(self._order), self._count)
+        return self._runtime.one(whole("scoring", key, Floats, _figure, *given, apart=False))
 
     def loss(self, outcome: RunOutcome) -> Loss:
         """What a graph loses."""
         key = content_key("loss", *self._about, outcome.key)
         truth = self._dataset if self.labelled else None
-        given = (truth, self._reference, self._float, outcome, self._order, self._count)
+        given = (self._task, truth, self._reference, self._float, outcome, self._order, self._count)
         return self._runtime.one(whole("scoring", key, Loss, _loss, *given, apart=False))
 
 
-def _map(
-    dataset: CocoDataset, outcome: RunOutcome, images: int, count: int, progress: Progress
+def _figure(
+    task: Task, dataset: Dataset, outcome: RunOutcome, images: int, count: int, progress: Progress
 ) -> Floats:
-    return Matches(dataset, outcome.detections).score(draws(images, count))
+    return task.resampled(dataset, outcome.predictions, draws(images, count))
 
 
 def _loss(
-    dataset: CocoDataset | None,
+    task: Task,
+    dataset: Dataset | None,
     reference: RunOutcome,
-    float_map: Floats,
+    float_figure: Floats,
     outcome: RunOutcome,
     order: Sequence[int],
     count: int,
     progress: Progress,
 ) -> Loss:
-    """A graph against the float model; without a data set no mAP."""
+    """A graph against the float model; without a data set no main figure."""
     weights = draws(len(order), count)
     nothing = np.full(len(weights), np.nan)
-    found = _map(dataset, outcome, len(order), count, progress) if dataset else nothing
-    agreement = shares(agreements(reference.detections, outcome.detections, order), weights)
+    found = _figure(task, dataset, outcome, len(order), count, progress) if dataset else nothing
+    pairs = task.agreements(reference.predictions, outcome.predictions, order)
+    agreement = shares(pairs, weights)
     powers = np.asarray([outcome.powers[i] for i in order])
     return Loss(
-        Estimate.of(float_map - found),
+        Estimate.of(float_figure - found),
         Estimate.of(1 - agreement),
         _decibels(powers[:, 0], powers[:, 1]),
         _decibels(powers[:, 2], powers[:, 3]),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import quantcore
 from quantcore.contracts import registry
-from quantcore.data.coco import CocoDataset
+from quantcore.data.opening import open_dataset
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Calibrated, Data, calibrate
 from quantcore.policy.policy import CalibrationPolicy
@@ -57,7 +57,7 @@ def calibrated(
     Raises:
         QuantcoreError: See the classes of `quantcore.errors`.
     """
-    dataset = CocoDataset.open(data.root, data.calibration)
+    dataset = open_dataset(data.root, data.calibration)
     images = dataset.select(policy.images, policy.seed)
     digests = file_digests((image.path for image in images), runtime.progress)
     key = content_key(

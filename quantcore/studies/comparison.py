@@ -12,8 +12,9 @@ import quantcore
 from quantcore.analysis.difference import thresholds
 from quantcore.contracts import registry
 from quantcore.contracts.capabilities import check_capabilities
-from quantcore.data.coco import CocoDataset
+from quantcore.data.opening import open_dataset
 from quantcore.errors import QuantcoreError, UsageError
+from quantcore.evaluation.tasks import task_of
 from quantcore.ir.description import describe
 from quantcore.ir.model import FloatModel, QdqModel
 from quantcore.pipeline import (
@@ -21,7 +22,7 @@ from quantcore.pipeline import (
     Data,
     Evaluation,
     evaluate,
-    neighbouring_maps,
+    neighbouring_figures,
     quantize,
     save_qdq,
 )
@@ -140,12 +141,15 @@ def _check(what: Comparison) -> None:
     for name in what.rewrites:
         registry.load_rewrite(name).check_table(what.model, None)
     data = what.data
-    calibration = CocoDataset.open(data.root, data.calibration)
+    calibration = open_dataset(data.root, data.calibration)
     calibration.select(what.policy.images, what.policy.seed)
-    if what.target is not None and not calibration.annotations:
-        raise UsageError(f"{calibration.source}: no labels, and the search measures mAP there")
-    dataset = CocoDataset.open(data.root, data.evaluation)
-    dataset.check_classes(what.model.class_names)
+    task = task_of(what.model)
+    if what.target is not None and not calibration.labelled([i.id for i in calibration.images]):
+        raise UsageError(
+            f"{calibration.source}: no labels, and the search measures {task.metric.title} there"
+        )
+    dataset = open_dataset(data.root, data.evaluation)
+    task.check(dataset, what.model.class_names)
     for how in what.engines:
         registry.load_engine(how.engine).check(how.options)
         dataset.select(how.images)
@@ -192,14 +196,14 @@ class _Quantized:
         if self.found is None:
             return None
         at, chosen = self.found, self.found.chosen
-        drop = chosen.loss.map_drop
         return LeftInFloat(
             layers=chosen.kept,
             max_drop=at.max_drop,
             met=at.met,
-            map_drop=drop,
+            drop=chosen.loss.drop,
             split=at.split,
             images=at.images,
+            metric=at.metric,
         )
 
 
@@ -250,7 +254,7 @@ class _Comparing:
                 versions=versions,
             )
             self._floats.append(variant)
-            self._say(f"float on {how.engine}: mAP {figure(found.detection.map)}")
+            self._say(f"float on {how.engine}: {found.metric.title} {figure(found.accuracy.main)}")
 
     def backend(self, name: str) -> None:
         """Calibrates with one backend, writes its artifacts, evaluates its graph everywhere."""
@@ -313,25 +317,25 @@ class _Comparing:
                 self._failed(made.title, how.engine, error)
                 continue
             variant = self._variant(made, found)
-            change = estimate(variant.map_difference, sign="+")
-            map_ = figure(found.detection.map)
-            self._say(f"{variant.name}: mAP {map_}, against float {change}")
+            change = estimate(variant.difference, sign="+")
+            main = f"{found.metric.title} {figure(found.accuracy.main)}"
+            self._say(f"{variant.name}: {main}, against float {change}")
             self._variants.append(self._with_neighbours(variant, made, how))
 
     def _with_neighbours(self, variant: Variant, made: _Quantized, how: Evaluation) -> Variant:
         """The variant with what graphs that hardly differ from its own lose, where it is asked."""
         what, table = self._what, made.calibrated.table
-        own, difference = variant.evaluated.detection.map, variant.map_difference
+        own, difference = variant.evaluated.accuracy.main, variant.difference
         if what.graphs == 1 or own is None or difference is None:
             return variant  # nothing is asked, or there are no labels
         given = (self._model, table, made.policy, what.precision, what.data, how, what.graphs - 1)
         try:
-            maps = neighbouring_maps(*given, self._runtime)
+            figures = neighbouring_figures(*given, self._runtime)
         except QuantcoreError as error:
             self._failed(f"{made.label}, similar graphs", how.engine, error)
             return variant
-        whole_map = own - difference.value
-        others = (each - whole_map for each in maps if each is not None)
+        whole = own - difference.value
+        others = (each - whole for each in figures if each is not None)
         found = Neighbours((difference.value, *others))
         self._say(f"{variant.name}: mean of {what.graphs} similar graphs {found.mean:+.3f}")
         return replace(variant, neighbours=found)
@@ -370,16 +374,16 @@ class _Comparing:
             # The audit is of the graph with everything quantized.
             audit=None if made.found else calibration.audit,
             parity=calibration.parity,
-            map_difference=self._difference(found),
+            difference=self._difference(found),
             macs_in_int8=int8_share(macs_of(model), quantized_layers(model, made.policy)),
             left=made.left,
         )
 
     def _difference(self, found: Evaluated) -> Estimate | None:
-        """The mAP against the float model on the same engine, where that is known."""
+        """The main figure against the float model on the same engine, where that is known."""
         floats = (f.evaluated for f in self._floats)
-        same = next((f.map_draws for f in floats if f.engine == found.engine), None)
-        return found.map_draws.against(same) if same and found.map_draws else None
+        same = next((f.draws for f in floats if f.engine == found.engine), None)
+        return found.draws.against(same) if same and found.draws else None
 
     def _failed(self, name: str, engine: str | None, error: QuantcoreError) -> None:
         self._failures.append(Failure(name, engine, str(error)))

@@ -15,11 +15,11 @@ import onnx
 
 from quantcore.contracts.engine import Engine, EngineOptions
 from quantcore.contracts.registry import load_engine
-from quantcore.data.coco import CocoImage
+from quantcore.data.dataset import ImageFile
 from quantcore.data.images import read_image
 from quantcore.data.letterbox import Placement, letterbox
 from quantcore.engines import REFERENCE_ENGINE
-from quantcore.evaluation.finding import find_boxes
+from quantcore.evaluation.finding import find_predictions
 from quantcore.ir.decoding import LIMITS
 from quantcore.ir.edits import exposed
 from quantcore.ir.model import Array, FloatModel, LayerInfo, Preprocessing
@@ -60,12 +60,12 @@ class Finding:
     """What one graph made of one image.
 
     Attributes:
-        boxes: Detections, n x 6 as `quantcore.evaluation.nms` gives them, in original pixels.
+        prediction: See `Predictions.by_image`.
         powers: Sums of squares in pairs, signal and noise: of the heads, of the layer's own
             output; NaN where not measured.
     """
 
-    boxes: Array
+    prediction: Array
     powers: tuple[float, float, float, float]
 
 
@@ -76,7 +76,7 @@ class _Graph:
     candidate: Candidate
     suffix: Suffix | None
     probe: Suffix | None
-    left: dict[int, tuple[int, CocoImage, bool]] = field(default_factory=dict)
+    left: dict[int, tuple[int, ImageFile, bool]] = field(default_factory=dict)
     engine: Engine | None = None
     probe_engine: Engine | None = None
 
@@ -87,7 +87,7 @@ class _Graph:
 
 
 #: What a piece of the job is about: number of the graph, the image, whether layers are probed.
-_Wanted = tuple[int, CocoImage, bool]
+_Wanted = tuple[int, ImageFile, bool]
 
 
 def run_graphs(
@@ -153,7 +153,7 @@ class _Run:
             trunk = self._open(group, stack)
             pool = stack.enter_context(ThreadPoolExecutor(self._workers))
 
-            def work(image: CocoImage, probed: bool) -> None:
+            def work(image: ImageFile, probed: bool) -> None:
                 try:
                     self._image(image, probed, group, trunk, found.put)
                 except BaseException:
@@ -196,7 +196,7 @@ class _Run:
 
     def _image(
         self,
-        image: CocoImage,
+        image: ImageFile,
         probed: bool,
         group: Sequence[_Graph],
         trunk: Engine | None,
@@ -217,7 +217,7 @@ class _Run:
             heads = self._heads(graph, tensors)
             own = _own(graph, tensors) if probed else (_NOT_MEASURED,) * 2
             powers = (signal, _noise(graph, heads, tensors), *own)
-            put((graph.left[image.id][0], Finding(self._detect(heads, placement), powers)))
+            put((graph.left[image.id][0], Finding(self._find(heads, placement), powers)))
 
     def _heads(self, graph: _Graph, tensors: Mapping[str, Array]) -> dict[str, Array]:
         found: dict[str, Array] = {}
@@ -226,8 +226,8 @@ class _Run:
             found = graph.engine.infer(packed)
         return {n: found[n] if n in found else tensors[n] for n in self._model.output_names}
 
-    def _detect(self, heads: Mapping[str, Array], placement: Placement) -> Array:
-        return find_boxes(heads, self._model, [placement], LIMITS)[0]
+    def _find(self, heads: Mapping[str, Array], placement: Placement) -> Array:
+        return find_predictions(heads, self._model, [placement], LIMITS)[0]
 
 
 def _noise(graph: _Graph, heads: Mapping[str, Array], tensors: Mapping[str, Array]) -> float:
@@ -299,7 +299,7 @@ class _Inputs:
     _bytes: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def get(self, image: CocoImage) -> tuple[Array, Placement]:
+    def get(self, image: ImageFile) -> tuple[Array, Placement]:
         """The input of an image, 1 x 3 x h x w, and where the image lies in it."""
         stamp = file_stamp(image.path)
         if stamp in self._kept:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_engine
-from quantcore.data.coco import CocoDataset
+from quantcore.data.opening import open_dataset, split_in
 from quantcore.report import plots
 from quantcore.results.mixed import Mixed
-from quantcore.results.sensitivity import DEFAULT_METHOD, Sensitivity
+from quantcore.results.sensitivity import Sensitivity
 from quantcore.runtime.files import write_whole
 from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.plain import json_text
@@ -26,9 +26,9 @@ class LayerStudy:
     """How layers are ranked, and which sets of them are searched.
 
     Attributes:
-        data: COCO-format folder.
+        data: Folder of the data set.
         split: To measure on.
-        method: What layers are ranked by.
+        method: What layers are ranked by; None for the agreement with the float model.
         images: How many; None for all.
         workers: Images in flight; None for one on each core.
         target: What a search is asked for.
@@ -38,7 +38,7 @@ class LayerStudy:
 
     data: Path
     split: str
-    method: str = DEFAULT_METHOD
+    method: str | None = None
     images: int | None = None
     workers: int | None = None
     target: SearchTarget = field(default_factory=SearchTarget)
@@ -60,16 +60,16 @@ def rank(
         study: How.
         out: Folder of report and picture.
         runtime: Where it is done and kept.
-        labels: Whether to measure mAP too where another method ranks.
+        labels: Whether to measure the main figure too where another method ranks.
 
     Raises:
         QuantcoreError: See `sensitivity.measure`.
     """
-    dataset = CocoDataset.open(study.data, study.split)
+    dataset = open_dataset(study.data, study.split)
     found = sensitivity.measure(
         studied,
         dataset,
-        study.split,
+        split_in(study.data, study.split),
         runtime,
         method=study.method,
         labels=labels,
@@ -102,8 +102,8 @@ def mix(
     """
     if study.engine is not None:
         load_engine(study.engine).check(EngineOptions())
-    dataset = CocoDataset.open(study.data, study.split)
-    unseen = CocoDataset.open(study.data, study.verify) if study.verify else None
+    dataset = open_dataset(study.data, study.split)
+    unseen = open_dataset(study.data, study.verify) if study.verify else None
     ranking = rank(studied, study, out, runtime, labels=False)
     images, workers = study.images, study.workers
     found = mixed.find(
@@ -119,7 +119,7 @@ def mix(
     if study.engine is not None:
         found = fastest(studied, found, study.engine, runtime)
     if unseen is not None:
-        again = str(study.verify)
+        again = split_in(study.data, str(study.verify))
         found = mixed.verify(studied, found, unseen, again, runtime, images=images, workers=workers)
     write_whole(out / "mixed.json", json_text(found))
     write_whole(out / "frontier.svg", plots.frontier(found))

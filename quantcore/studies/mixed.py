@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from quantcore.data.coco import CocoDataset
+from quantcore.data.dataset import Dataset
 from quantcore.errors import UsageError
 from quantcore.results.estimate import Loss
 from quantcore.results.mixed import Mixed, Point, Unseen
@@ -67,10 +67,11 @@ class WholeModelEvaluator:
             )
             share = self.share(kept)
             # The interval holds the middle 90 % of the draws: 1.645 deviations to either side.
-            deviation = (loss.map_drop.high - loss.map_drop.low) / 2 / NormalDist().inv_cdf(0.95)
-            measured = max(loss.map_drop.value, self._expected(loss))
+            deviation = (loss.drop.high - loss.drop.low) / 2 / NormalDist().inv_cdf(0.95)
+            measured = max(loss.drop.value, self._expected(loss))
             drop = measured + self._margin * deviation
-            found = Point(kept=order, share=share, loss=loss, drop=drop)
+            metric = self._runs.task.metric
+            found = Point(kept=order, share=share, loss=loss, drop=drop, metric=metric)
             self.points[kept] = found
             self._say(_line(found))
         return self.points[kept]
@@ -81,28 +82,29 @@ class WholeModelEvaluator:
         return sum(self._macs[n] for n in self._names if n not in kept) / total if total else 0.0
 
     def _expected(self, loss: Loss) -> float:
-        """The drop in mAP that goes with a loss of the detections, by all points so far.
+        """The drop that goes with a disagreement with the float model, by all points so far.
 
-        The detections' loss hardly has noise, mAP on few images has much: a set that was merely
-        lucky must not pass by its luck. The drops of sets with a like loss, near ones counting
-        more, are pooled by a kernel (Nadaraya 1964) on the logarithm of the loss.
+        What is found agrees with hardly any noise, the main figure on few images has much: a set
+        that was merely lucky must not pass by its luck. The drops of sets that disagree alike, near
+        ones counting more, are pooled by a kernel (Nadaraya 1964) on the logarithm of that.
         """
-        mine = loss.detections.value
+        mine = loss.disagreement.value
         if mine <= 0:
             return 0.0
         losses = [point.loss for point in self.points.values()] + [loss]
-        x = np.asarray([entry.detections.value for entry in losses])
-        y = np.asarray([entry.map_drop.value for entry in losses])
+        x = np.asarray([entry.disagreement.value for entry in losses])
+        y = np.asarray([entry.drop.value for entry in losses])
         away = np.log(np.maximum(x, 1e-9) / mine) / _KERNEL
         weights = np.exp(-np.square(away) / 2)
         return float(weights @ y) / float(weights @ x) * mine
 
 
 def _line(point: Point) -> str:
-    drop = point.loss.map_drop
+    drop = point.loss.drop
     return (
-        f"{len(point.kept):3d} layers in float, {point.share:6.1%} of the MACs in INT8: mAP drop "
-        f"{drop.value:+.4f} ({drop.low:+.4f} to {drop.high:+.4f}), with margin {point.drop:+.4f}"
+        f"{len(point.kept):3d} layers in float, {point.share:6.1%} of the MACs in INT8: "
+        f"{point.metric.title} drop {drop.value:+.4f} ({drop.low:+.4f} to {drop.high:+.4f}), "
+        f"with margin {point.drop:+.4f}"
     )
 
 
@@ -111,7 +113,7 @@ class SearchTarget:
     """What is asked for.
 
     Attributes:
-        max_drop: The model may lose so much mAP.
+        max_drop: The model may lose so much of its main figure.
         min_int8: At least so much of the MACs stays in INT8, 0..1.
         top: Keep exactly so many most sensitive layers instead of searching.
         budget: Most measurements after the bisection.
@@ -140,7 +142,7 @@ class SearchTarget:
 def find(
     studied: StudiedModel,
     ranking: Sensitivity,
-    dataset: CocoDataset,
+    dataset: Dataset,
     runtime: Runtime,
     target: SearchTarget,
     *,
@@ -161,12 +163,12 @@ def find(
         say: Is given a line for each measurement.
 
     Raises:
-        UsageError: No labels to measure mAP with.
+        UsageError: No labels to measure the main figure with.
     """
     chosen = dataset.select(images)
     runs = GraphRuns(studied.model, dataset, chosen, runtime, workers)
     reference = runs.run([Candidate("float", studied.model.proto)], "float model")[0]
-    scorer = Scorer(dataset, reference, runtime)
+    scorer = Scorer(runs.task, dataset, reference, runtime)
     if not scorer.labelled:
         raise UsageError(f"{dataset.source}: the search needs labels, these images have none")
     whole = WholeModelEvaluator(studied, runs, scorer, say, target.confidence)
@@ -180,7 +182,7 @@ def find(
         max_drop=target.max_drop,
         confidence=target.confidence,
         min_int8=target.min_int8,
-        float_map=scorer.float_map,
+        float_figure=scorer.float_figure,
         chosen=best,
         met=met,
         points=tuple(points),
@@ -193,7 +195,7 @@ def find(
 def verify(
     studied: StudiedModel,
     found: Mixed,
-    dataset: CocoDataset,
+    dataset: Dataset,
     split: str,
     runtime: Runtime,
     *,
@@ -204,13 +206,13 @@ def verify(
     chosen = dataset.select(images)
     runs = GraphRuns(studied.model, dataset, chosen, runtime, workers)
     reference = runs.run([Candidate("float", studied.model.proto)], f"float model, {split}")[0]
-    scorer = Scorer(dataset, reference, runtime)
+    scorer = Scorer(runs.task, dataset, reference, runtime)
     losses = []
     for point in found.shown:
         what = f"{len(point.kept)} layers in float, {split}"
         candidate = studied.candidate(what, keeping(studied.policy, point.kept))
         losses.append(scorer.loss(runs.run([candidate], what, shared=False)[0]))
-    unseen = Unseen(split, len(chosen), scorer.float_map, tuple(losses))
+    unseen = Unseen(split, len(chosen), scorer.float_figure, tuple(losses))
     return replace(found, unseen=unseen)
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import quantcore
 from quantcore.contracts.registry import load_engine
-from quantcore.data.coco import CocoDataset, CocoImage
+from quantcore.data.dataset import Dataset, ImageFile
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import UsageError
-from quantcore.evaluation.detections import Detections
+from quantcore.evaluation.detections import Predictions
+from quantcore.evaluation.tasks import task_of
 from quantcore.ir.decoding import LIMITS
 from quantcore.ir.model import FloatModel
 from quantcore.runtime.jobs import Job, Piece, Runtime
@@ -21,7 +22,7 @@ from quantcore.studies.graph_job import Candidate, Finding, run_graphs
 PROBED_IMAGES = 8
 
 #: Of what a finding means; a change of it makes all that is on disk obsolete.
-REVISION = 1
+REVISION = 2
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class RunOutcome:
     """What a graph made of all images.
 
     Attributes:
-        detections: In original pixels.
+        predictions: On all images.
         powers: Image id -> `Finding.powers`.
         key: Of the findings, by the contents of graph and images.
     """
 
-    detections: Detections
+    predictions: Predictions
     powers: Mapping[int, tuple[float, float, float, float]]
     key: str
 
@@ -54,8 +55,8 @@ class GraphRuns:
     def __init__(
         self,
         model: FloatModel,
-        dataset: CocoDataset,
-        images: Sequence[CocoImage],
+        dataset: Dataset,
+        images: Sequence[ImageFile],
         runtime: Runtime,
         workers: int | None = None,
     ) -> None:
@@ -65,11 +66,12 @@ class GraphRuns:
                 f"{model.batch_size}; export it with a dynamic batch"
             )
         self.model, self.dataset, self.images = model, dataset, tuple(images)
-        self.category_ids = dataset.check_classes(model.class_names)
+        self.task = task_of(model)
+        self._category_ids = self.task.check(dataset, model.class_names)
         self._runtime, self._workers = runtime, workers
         digests = file_digests((image.path for image in self.images), runtime.progress)
         self._image_keys = [
-            (digests[image.path], image.width, image.height, number < PROBED_IMAGES)
+            (digests[image.path], *(image.size or ()), number < PROBED_IMAGES)
             for number, image in enumerate(self.images)
         ]
         versions = load_engine(REFERENCE_ENGINE).versions()
@@ -115,6 +117,7 @@ class GraphRuns:
 
     def _outcome(self, found: Sequence[Finding], keys: Sequence[str]) -> RunOutcome:
         each = dict(zip((image.id for image in self.images), found, strict=True))
-        detections = Detections({i: f.boxes for i, f in each.items()}, self.category_ids)
+        by_image = {i: f.prediction for i, f in each.items()}
+        predictions = self.task.predictions(by_image, self._category_ids)
         powers = {i: f.powers for i, f in each.items()}
-        return RunOutcome(detections, powers, content_key(keys))
+        return RunOutcome(predictions, powers, content_key(keys))

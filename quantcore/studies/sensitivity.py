@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from quantcore.data.coco import CocoDataset
+from quantcore.data.dataset import Dataset
 from quantcore.errors import UsageError
+from quantcore.evaluation.tasks import task_of
 from quantcore.ir.model import FloatModel
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
 from quantcore.results.estimate import Loss
-from quantcore.results.sensitivity import DEFAULT_METHOD, METHODS, LayerCost, Sensitivity
+from quantcore.results.metric import Metric
+from quantcore.results.sensitivity import LayerCost, Sensitivity
 from quantcore.runtime.jobs import Runtime
 from quantcore.studies.accuracy import Scorer
 from quantcore.studies.graph_job import Candidate
@@ -67,11 +69,11 @@ class StudiedModel:
 
 def measure(
     studied: StudiedModel,
-    dataset: CocoDataset,
+    dataset: Dataset,
     split: str,
     runtime: Runtime,
     *,
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     labels: bool = True,
     images: int | None = None,
     workers: int | None = None,
@@ -80,19 +82,23 @@ def measure(
 
     Args:
         studied: Model, table, policy.
-        dataset: Images, and labels for `map`.
+        dataset: Images, and labels for the main figure.
         split: Its name, for the record.
         runtime: Where it is done and kept.
-        method: What to rank by, one of `METHODS`.
-        labels: Whether to measure mAP too where another method ranks.
+        method: What to rank by, one of the `methods` of the task's metric; None for the agreement
+            with what the float model finds.
+        labels: Whether to measure the main figure too where another method ranks.
         images: How many images; None for all.
         workers: Images in flight; None for one on each core.
 
     Raises:
-        UsageError: An unknown method, `map` without labels, or nothing to study.
+        UsageError: An unknown method, the main figure without labels, or nothing to study.
     """
-    if method not in METHODS:
-        raise UsageError(f"--method must be {', '.join(METHODS)}, not {method!r}")
+    task = task_of(studied.model)
+    metric = task.metric
+    method = metric.kept if method is None else method
+    if method not in metric.methods:
+        raise UsageError(f"--method must be {', '.join(metric.methods)}, not {method!r}")
     names = studied.layers
     chosen = dataset.select(images)
     runs = GraphRuns(studied.model, dataset, chosen, runtime, workers)
@@ -100,11 +106,12 @@ def measure(
     for name in names:
         candidates.append(studied.candidate(name, alone(studied.policy, names, name), name))
     outcomes = runs.run(candidates, "layers x images")
-    scorer = Scorer(dataset, outcomes[0], runtime, labels or method == "map")
-    if method == "map" and not scorer.labelled:
-        raise UsageError(f"{dataset.source}: no labels on these images; use --method detections")
+    by_figure = method == metric.name
+    scorer = Scorer(task, dataset, outcomes[0], runtime, labels or by_figure)
+    if by_figure and not scorer.labelled:
+        raise UsageError(f"{dataset.source}: no labels on these images; use --method {metric.kept}")
     scored = runtime.progress.track(outcomes[1:], "scoring")
-    costs = _costs(studied, names, [scorer.loss(outcome) for outcome in scored])
+    costs = _costs(studied, names, [scorer.loss(outcome) for outcome in scored], metric)
     ordered = sorted(costs, key=lambda cost: cost.by(method), reverse=True)
     return Sensitivity(
         model=studied.model.name,
@@ -114,12 +121,18 @@ def measure(
         split=split,
         images=len(chosen),
         method=method,
-        float_map=scorer.float_map,
+        metric=metric,
+        float_figure=scorer.float_figure,
         layers=tuple(ordered),
     )
 
 
-def _costs(studied: StudiedModel, names: Sequence[str], losses: Sequence[Loss]) -> list[LayerCost]:
+def _costs(
+    studied: StudiedModel, names: Sequence[str], losses: Sequence[Loss], metric: Metric
+) -> list[LayerCost]:
     macs = macs_of(studied.model)
     ops = {layer.name: layer.op for layer in studied.model.layers}
-    return [LayerCost(n, ops[n], macs[n], loss) for n, loss in zip(names, losses, strict=True)]
+    return [
+        LayerCost(layer=name, op=ops[name], macs=macs[name], loss=loss, metric=metric)
+        for name, loss in zip(names, losses, strict=True)
+    ]

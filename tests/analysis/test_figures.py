@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from quantcore.analysis import resample
-from quantcore.analysis.losses import agreement, iou
 from quantcore.analysis.rank import correlation, kendall, ranks, spearman
-from quantcore.analysis.resample import Matches, map_draws
 from quantcore.data.coco import Annotation, Category, CocoDataset, CocoImage
 from quantcore.errors import UsageError
+from quantcore.evaluation import resample
 from quantcore.evaluation.coco import score
 from quantcore.evaluation.detections import Detections
+from quantcore.evaluation.losses import agreement, iou
+from quantcore.evaluation.resample import Matches
+from quantcore.evaluation.tasks import Detection
 from quantcore.ir.edits import exposed
 from quantcore.ir.model import FloatModel
 from quantcore.qdq.insertion import insert
-from quantcore.results.estimate import MapDraws, draws, interval
+from quantcore.results.estimate import FigureDraws, draws, interval
 from quantcore.runtime.plain import plain
 from quantcore.studies.macs import int8_share, macs_of, shapes_of
 from quantcore.studies.prefix import cut
@@ -153,9 +154,9 @@ def test_draws_in_blocks_are_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_difference_is_paired() -> None:
     dataset, detections = scene(40)
     worse = {i: boxes * [1, 1, 1.02, 1.02, 1, 1] for i, boxes in detections.by_image.items()}
-    first = map_draws(dataset, detections)
-    second = map_draws(dataset, Detections(worse, detections.category_ids))
-    assert map_draws(dataset, detections) == first, "the seed is fixed"
+    first = Detection().draws(dataset, detections)
+    second = Detection().draws(dataset, Detections(worse, detections.category_ids))
+    assert Detection().draws(dataset, detections) == first, "the seed is fixed"
     same, change = first.against(first), second.against(first)
     assert (same.value, same.low, same.high) == (0, 0, 0)
     assert change.value == pytest.approx(second.values[0] - first.values[0])
@@ -164,14 +165,14 @@ def test_a_difference_is_paired() -> None:
     assert change.high - change.low < (alone.high - alone.low) / 2
     assert plain(change).keys() == {"value", "low", "high", "level", "draws"}
     assert (change.level, change.draws) == (0.9, 1000)
-    assert MapDraws.from_dict(plain(second)) == second
+    assert FigureDraws.from_dict(plain(second), "map") == second
     with pytest.raises(UsageError, match="same images"):
-        first.against(map_draws(*scene(39)))
+        first.against(Detection().draws(*scene(39)))
 
 
 def test_without_objects_there_is_no_interval() -> None:
     dataset, detections = scene()
-    found = map_draws(replace(dataset, annotations=()), detections, 5)
+    found = Detection().draws(replace(dataset, annotations=()), detections, 5)
     assert plain(found.estimate)["value"] is None
     assert plain(found)["map"] == [None] * 6
 

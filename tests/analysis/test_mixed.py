@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from quantcore.errors import UsageError
+from quantcore.evaluation.tasks import Detection
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.results.estimate import Estimate, Loss
+from quantcore.results.metric import COCO
 from quantcore.results.mixed import Mixed, Point
 from quantcore.studies.mixed import SearchTarget, WholeModelEvaluator
 
@@ -29,7 +31,7 @@ def whole(
     subject = SimpleNamespace(
         model=None, policy=None, layers=("a", "b"), candidate=lambda what, policy: what
     )
-    runs = SimpleNamespace(run=lambda variants, what, shared: [None])
+    runs = SimpleNamespace(run=lambda variants, what, shared: [None], task=Detection())
     scorer = SimpleNamespace(loss=lambda outcome: losses.pop(0))
     return WholeModelEvaluator(subject, runs, scorer, lambda line: None, confidence)
 
@@ -66,6 +68,7 @@ def test_the_frontier_has_no_point_that_another_beats() -> None:
             share=float(random.random()),
             loss=loss(0, 0),
             drop=float(random.random()),
+            metric=COCO,
         )
         for n in range(40)
     ]
@@ -78,7 +81,7 @@ def test_the_frontier_has_no_point_that_another_beats() -> None:
         max_drop=0.5,
         confidence=0.8,
         min_int8=0.0,
-        float_map=nothing,
+        float_figure=nothing,
         chosen=chosen,
         met=True,
         points=tuple(points),

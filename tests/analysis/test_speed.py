@@ -9,6 +9,7 @@ from quantcore.contracts.engine import EngineOptions
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.report.studies import verdict
 from quantcore.results.estimate import Estimate, Loss
+from quantcore.results.metric import COCO
 from quantcore.results.mixed import Mixed, Point, Timing
 from quantcore.runtime.executor import InProcess
 from quantcore.runtime.jobs import Runtime
@@ -20,7 +21,7 @@ NOTHING = Estimate(0.0, 0.0, 0.0)
 def point(kept: int, share: float, drop: float, latency: Timing | None = None) -> Point:
     names = tuple(f"layer{n}" for n in range(kept))
     loss = Loss(NOTHING, NOTHING, 0.0, 0.0)
-    return Point(kept=names, share=share, loss=loss, drop=drop, latency=latency)
+    return Point(kept=names, share=share, loss=loss, drop=drop, metric=COCO, latency=latency)
 
 
 class Clocked:
@@ -95,7 +96,7 @@ def study(points: list[Point], chosen: Point, times: dict[int, float]) -> tuple[
         max_drop=0.01,
         confidence=0.8,
         min_int8=0.5,
-        float_map=NOTHING,
+        float_figure=NOTHING,
         chosen=chosen,
         met=True,
         points=tuple(points),

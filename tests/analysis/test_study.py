@@ -23,6 +23,7 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import MINIMAL
 from quantcore.qdq.placement import plan
 from quantcore.report import plots, studies
+from quantcore.results.metric import COCO
 from quantcore.runtime.executor import InProcess, kept_in
 from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.plain import json_text, plain
@@ -77,11 +78,11 @@ def test_other_images_under_the_same_ids_are_run(
         runs = GraphRuns(subject.model, dataset, grey, runtime)
         (after,) = runs.run(variants)
         assert runtime.computed == 2 * len(grey)
-    assert len(before.detections)
+    assert len(before.predictions)
     with kept_in(tmp_path / "fresh") as runtime:
         (fresh,) = GraphRuns(subject.model, dataset, grey, runtime).run(variants)
-    for image, boxes in fresh.detections.by_image.items():
-        np.testing.assert_array_equal(after.detections.by_image[image], boxes)
+    for image, boxes in fresh.predictions.by_image.items():
+        np.testing.assert_array_equal(after.predictions.by_image[image], boxes)
 
 
 def test_layers_alone_equal_the_naive_loop(
@@ -94,7 +95,7 @@ def test_layers_alone_equal_the_naive_loop(
         with load_engine("onnxruntime").build(variant.proto, EngineOptions()) as engine:
             _, wanted = evaluate(engine, subject.model, dataset)
         for image, boxes in wanted.by_image.items():
-            np.testing.assert_array_equal(outcome.detections.by_image[image], boxes)
+            np.testing.assert_array_equal(outcome.predictions.by_image[image], boxes)
 
 
 def test_one_layer_is_quantized_alone(subject: StudiedModel) -> None:
@@ -143,11 +144,11 @@ def test_a_run_goes_on_where_it_was_killed(
     with kept_in(tmp_path / "fresh") as runtime:
         fresh = GraphRuns(subject.model, dataset, dataset.select(), runtime).run(variants)
     for one, other in zip(found, fresh, strict=True):
-        for image, boxes in one.detections.by_image.items():
-            np.testing.assert_array_equal(boxes, other.detections.by_image[image])
+        for image, boxes in one.predictions.by_image.items():
+            np.testing.assert_array_equal(boxes, other.predictions.by_image[image])
 
 
-@pytest.mark.parametrize("method", sensitivity.METHODS)
+@pytest.mark.parametrize("method", COCO.methods)
 def test_layers_are_ranked(
     subject: StudiedModel, dataset: CocoDataset, tmp_path: Path, method: str
 ) -> None:

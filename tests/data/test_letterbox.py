@@ -87,11 +87,12 @@ def test_mean_and_deviation_of_each_channel():
 @pytest.mark.parametrize(
     ("values", "why"),
     [
-        ({"fit": "crop"}, "fit must be letterbox or stretch"),
+        ({"fit": "squash"}, "fit must be letterbox or stretch or crop"),
         ({"interpolation": "magic"}, "interpolation must be linear or cubic"),
         ({"std": (1.0, 0.0, 1.0)}, "std must be positive"),
         ({"mean": (1.0, float("nan"), 1.0)}, "three numbers each"),
         ({"mean": (1.0,)}, "three numbers each"),
+        ({"crop": 1.5}, "crop must lie above 0"),
     ],
 )
 def test_what_cannot_be_is_refused(values, why):
@@ -136,3 +137,28 @@ def test_boxes_are_clipped(far):
 def test_no_boxes():
     where = place((30, 40), Preprocessing((64, 64)))
     assert where.to_original(np.empty((0, 4), np.float32)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("size", [(300, 500), (500, 333), (224, 224), (90, 400)])
+def test_a_crop_is_the_middle_of_the_resized_image(size):
+    """Sizes and offsets are those of torchvision's Resize(256) and CenterCrop(224)."""
+    height, width = size
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3)).astype(np.uint8)
+    looks = Preprocessing((224, 224), "bgr", 1.0, fit="crop", crop=0.875)
+    pixels, where = letterbox(image, looks)
+    short = min(size)
+    new = (int(256 * height / short), int(256 * width / short))
+    resized = cv2.resize(image, new[::-1], interpolation=cv2.INTER_LINEAR)
+    top, left = (round((side - 224) / 2) for side in new)
+    wanted = resized[top : top + 224, left : left + 224]
+    np.testing.assert_array_equal(pixels, wanted.transpose(2, 0, 1))
+    assert (where.top, where.left) == (-top, -left)
+    center = where.to_original(np.array([[112, 112, 112, 112]], np.float32))[0]
+    np.testing.assert_allclose(center, [width / 2, height / 2] * 2, atol=2)
+
+
+def test_a_crop_survives_its_description():
+    looks = Preprocessing((8, 8), fit="crop", crop=0.875)
+    assert looks.to_dict()["crop"] == 0.875
+    assert Preprocessing.from_dict({**looks.to_dict(), "size": [8, 8]}) == looks
+    assert "crop" not in Preprocessing((8, 8)).to_dict()

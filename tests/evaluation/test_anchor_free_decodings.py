@@ -18,7 +18,7 @@ from quantcore.evaluation.decode_graph import append_decode
 from quantcore.evaluation.decoding.anchor_free import AnchorFreeDecoding
 from quantcore.evaluation.decoding.end_to_end import EndToEndDecoding
 from quantcore.evaluation.decoding.gfl import GflDecoding
-from quantcore.evaluation.finding import find_boxes
+from quantcore.evaluation.finding import find_predictions
 from quantcore.evaluation.nms import nms
 from quantcore.ir.decoding import Limits
 from quantcore.ir.model import FloatModel, Preprocessing
@@ -334,4 +334,4 @@ def test_a_class_that_the_model_does_not_name_is_refused():
     )
     found = np.array([[[1, 2, 3, 4, 0.9, 1]]], np.float32)
     with pytest.raises(ModelError, match="found a class 1, the model names 0 to 0"):
-        find_boxes({"best": found}, model, [Placement((1.0, 1.0), 0, 0, SIZE)])
+        find_predictions({"best": found}, model, [Placement((1.0, 1.0), 0, 0, SIZE)])

@@ -11,7 +11,7 @@ from quantcore.data.coco import Annotation, Category, CocoDataset, CocoImage
 from quantcore.errors import DataError, OutputError
 from quantcore.evaluation.coco import score
 from quantcore.evaluation.detections import Detections
-from quantcore.results.evaluation import COCO_FIGURES
+from quantcore.results.metric import COCO
 
 BOTH = ("hotcoco", "pycocotools")
 BOX = (10.0, 20.0, 50.0, 40.0)  # medium: 2000 square pixels
@@ -61,7 +61,7 @@ def test_perfect_detections(implementation):
     dataset = _dataset()
     row = np.array([[10, 20, 60, 60, 0.9, 0]], np.float32)
     scores = score(dataset, Detections(dict.fromkeys(range(4), row), (3, 7, 90)), implementation)
-    wanted = dict.fromkeys(COCO_FIGURES, 1.0)
+    wanted = dict.fromkeys(COCO.figures, 1.0)
     for name in ("map_small", "map_large", "ar_small", "ar_large"):
         wanted[name] = None
     assert scores.figures == pytest.approx(wanted)

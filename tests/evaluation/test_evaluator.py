@@ -23,7 +23,7 @@ from quantcore.evaluation.decoding.anchors import AnchorDecoding
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
 from quantcore.evaluation.decoding.grid import GridDecoding
 from quantcore.evaluation.evaluator import evaluate
-from quantcore.evaluation.finding import find_boxes
+from quantcore.evaluation.finding import find_predictions
 from quantcore.evaluation.latency import measure
 from quantcore.ir.decoding import Limits
 from quantcore.ir.model import FloatModel, Preprocessing
@@ -158,12 +158,12 @@ def test_heads_are_read_by_name_whatever_their_order():
     rng = np.random.default_rng(0)
     fine, coarse = (rng.normal(0, 1, (1, 7, n, n)).astype(np.float32) for n in (8, 4))
     placement = Placement((1.0, 1.0), 0, 0, (64, 64))
-    (wanted,) = find_boxes({"fine": fine, "coarse": coarse}, model, [placement])
-    (found,) = find_boxes({"coarse": coarse, "more": fine, "fine": fine}, model, [placement])
+    (wanted,) = find_predictions({"fine": fine, "coarse": coarse}, model, [placement])
+    (found,) = find_predictions({"coarse": coarse, "more": fine, "fine": fine}, model, [placement])
     np.testing.assert_array_equal(found, wanted)
     assert len(wanted) > 10
     with pytest.raises(ModelError, match="a head B x"):
-        find_boxes({"a": coarse, "b": fine}, model, [placement])
+        find_predictions({"a": coarse, "b": fine}, model, [placement])
 
 
 def test_a_model_survives_the_way_to_a_process():

@@ -16,7 +16,7 @@ from quantcore.contracts.registry import load_decoding
 from quantcore.data.letterbox import Placement
 from quantcore.errors import CheckpointError, ModelError, PluginError
 from quantcore.evaluation.decode_graph import append_decode
-from quantcore.evaluation.finding import find_boxes
+from quantcore.evaluation.finding import find_predictions
 from quantcore.ir.decoding import DECODED, Decoding, Limits, Shape
 from quantcore.ir.description import describe, described
 from quantcore.ir.model import Array, FloatModel, Preprocessing
@@ -92,8 +92,8 @@ def test_without_the_plugin_the_kinds_there_are_are_named(model: FloatModel) -> 
     with pytest.raises(CheckpointError) as caught:
         described(describe(model), Path("a.onnx"), load_decoding)
     assert (
-        "unknown decoding 'ready'; installed: anchor_free, anchors, end_to_end, gfl, grid, none"
-        in str(caught.value)
+        "unknown decoding 'ready'; installed: anchor_free, anchors, classes, end_to_end, gfl, "
+        "grid, none" in str(caught.value)
     )
     assert str(caught.value).startswith("a.onnx: its description")
     assert "\n" not in str(caught.value)
@@ -105,13 +105,13 @@ def test_boxes_come_out_in_original_pixels(model: FloatModel) -> None:
     output[0, 1] = [8, 4, 25, 12, 0.8, 1]  # overlaps, and stays
     placement = Placement((2.0, 2.0), 0, 0, (16, 32))
     for name in ("best", DECODED):
-        (boxes,) = find_boxes({name: output.copy()}, model, [placement])
+        (boxes,) = find_predictions({name: output.copy()}, model, [placement])
         assert boxes[:, 4].tolist() == pytest.approx([0.9, 0.8])
         np.testing.assert_allclose(boxes[0], [4, 2, 12, 6, 0.9, 1], rtol=1e-6)
-    (one,) = find_boxes({"best": output}, model, [placement], Limits(detections=1))
+    (one,) = find_predictions({"best": output}, model, [placement], Limits(detections=1))
     assert len(one) == 1
     with pytest.raises(ModelError, match="needs B x 3 x 6"):
-        find_boxes({"best": output[:, :2]}, model, [placement])
+        find_predictions({"best": output[:, :2]}, model, [placement])
 
 
 def test_it_is_drawn_into_a_graph(model: FloatModel) -> None:

@@ -1,4 +1,4 @@
-"""The detections of every graph and simulation of a study, and what they score."""
+"""What every graph and simulation of a study finds, and how that scores."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 import onnx
 
-from quantcore.analysis.losses import agreements, shares
 from quantcore.analysis.scoring import scores_job
-from quantcore.data.coco import CocoDataset, CocoImage
-from quantcore.evaluation.detections import Detections
+from quantcore.data.dataset import Dataset, ImageFile
+from quantcore.evaluation.detections import Predictions
 from quantcore.evaluation.jobs import Found, RunSettings, graph_job
+from quantcore.evaluation.losses import shares
+from quantcore.evaluation.tasks import Task, task_of
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Evaluation
-from quantcore.results.estimate import DRAWS, Estimate, MapDraws, draws
+from quantcore.results.estimate import DRAWS, Estimate, FigureDraws, draws
 from quantcore.results.portability import GRAPH, SIMULATE, Change, place
 from quantcore.runtime.jobs import Job, Runtime, whole
 from quantcore.runtime.keys import content_key
@@ -25,7 +26,7 @@ from quantcore.studies.portability.work import Simulated, simulation_job
 _FLOAT = "float"
 
 #: Of what a kept agreement means; a change of it makes all that is on disk obsolete.
-REVISION = 1
+REVISION = 2
 
 #: Name of a table, and the place where it is run.
 Cell = tuple[str, str]
@@ -35,13 +36,13 @@ Cell = tuple[str, str]
 class _Ran:
     """What a cell found."""
 
-    detections: Detections
-    draws: MapDraws
+    predictions: Predictions
+    draws: FigureDraws
     key: str
 
 
 class DeploymentCells:
-    """Finds the detections of each cell once, and compares them.
+    """Runs each cell once, and compares what is found.
 
     Args:
         model: The float model.
@@ -57,22 +58,23 @@ class DeploymentCells:
     def __init__(
         self,
         model: FloatModel,
-        dataset: CocoDataset,
-        images: tuple[CocoImage, ...],
+        dataset: Dataset,
+        images: tuple[ImageFile, ...],
         how: Evaluation,
         runtime: Runtime,
     ) -> None:
         self._model, self._dataset, self._images = model, dataset, images
         self._how, self._runtime = how, runtime
-        self._category_ids = dataset.check_classes(model.class_names)
+        self.task = task_of(model)
+        self._category_ids = self.task.check(dataset, model.class_names)
         size = model.batch_size or how.batch_size
         self._settings = RunSettings(engine=how.engine, options=how.options, batch_size=size)
         self._ran: dict[Cell, _Ran] = {}
 
     def float_model(self) -> Estimate:
-        """Runs the float model; its mAP."""
+        """Runs the float model; its main figure."""
         self.graph(_FLOAT, self._model.proto)
-        return self.map(_FLOAT, self._float_place)
+        return self.figure(_FLOAT, self._float_place)
 
     def graph(self, name: str, proto: onnx.ModelProto) -> None:
         """Runs a graph on the engine.
@@ -95,12 +97,12 @@ class DeploymentCells:
         given = (self._model, self._images, how, self._settings, self._runtime.progress)
         self._run((name, where), simulation_job(f"{name}, {where}", *given))
 
-    def map(self, name: str, where: str) -> Estimate:
-        """MAP of a cell that has been run."""
+    def figure(self, name: str, where: str) -> Estimate:
+        """The main figure of a cell that has been run."""
         return self._ran[name, where].draws.estimate
 
-    def map_difference(self, name: str, where: str) -> Estimate:
-        """MAP of a cell that has been run, less the float model's."""
+    def difference(self, name: str, where: str) -> Estimate:
+        """The main figure of a cell that has been run, less the float model's."""
         return self._ran[name, where].draws.against(self._ran[_FLOAT, self._float_place].draws)
 
     def against_float(self, name: str, where: str) -> Change:
@@ -116,11 +118,11 @@ class DeploymentCells:
     def _change(self, cell: Cell, reference: Cell) -> Change:
         one, other = self._ran[cell], self._ran[reference]
         order = tuple(image.id for image in self._images)
-        key = content_key("agreement", REVISION, one.key, other.key, order)
-        given = (one.detections, other.detections, order)
+        key = content_key("agreement", REVISION, self.task.name, one.key, other.key, order)
+        given = (self.task, one.predictions, other.predictions, order)
         what = f"{cell[0]}, {cell[1]}, against {reference[0]}"
         agreement = self._runtime.one(whole(what, key, Estimate, _agree, *given, apart=False))
-        return Change(one.draws.against(other.draws), agreement)
+        return Change(one.draws.against(other.draws), agreement, self.task.metric)
 
     @property
     def _float_place(self) -> str:
@@ -129,18 +131,22 @@ class DeploymentCells:
     def _run(self, cell: Cell, job: Job[Any]) -> None:
         found: list[Found] = self._runtime.run(job)
         keys = [piece.key for piece in job.pieces]
-        given = (self._dataset, self._images, found, self._category_ids, keys)
+        given = (self.task, self._dataset, self._images, found, self._category_ids, keys)
         scored = self._runtime.one(scores_job(job.what, *given))
-        boxes = {image.id: f.boxes for image, f in zip(self._images, found, strict=True)}
+        by_image = {image.id: f.prediction for image, f in zip(self._images, found, strict=True)}
         self._ran[cell] = _Ran(
-            detections=Detections(boxes, self._category_ids),
+            predictions=self.task.predictions(by_image, self._category_ids),
             draws=scored.draws,
             key=content_key(keys),
         )
 
 
 def _agree(
-    found: Detections, reference: Detections, order: Sequence[int], progress: Progress
+    task: Task,
+    found: Predictions,
+    reference: Predictions,
+    order: Sequence[int],
+    progress: Progress,
 ) -> Estimate:
-    pairs = agreements(reference, found, order)
+    pairs = task.agreements(reference, found, order)
     return Estimate.of(shares(pairs, draws(len(order), DRAWS)))

@@ -16,7 +16,7 @@ from quantcore.contracts.capabilities import (
     check_capabilities,
     check_simulates,
 )
-from quantcore.data.coco import CocoDataset
+from quantcore.data.opening import open_dataset, split_in
 from quantcore.errors import CapabilityError, QuantcoreError, UsageError
 from quantcore.ir.edits import nudged
 from quantcore.ir.model import FloatModel, QdqModel
@@ -160,10 +160,10 @@ class _Deploying:
         self._simulating = [
             n for n, p in self._plugins.items() if p.capabilities.simulate is not Support.NONE
         ]
-        calibration = CocoDataset.open(study.data.root, study.data.calibration)
+        calibration = open_dataset(study.data.root, study.data.calibration)
         for recipe in self._recipes:
             calibration.select(recipe.policy.images, recipe.policy.seed)  # refused before any work
-        dataset = CocoDataset.open(study.data.root, study.data.evaluation)
+        dataset = open_dataset(study.data.root, study.data.evaluation)
         self._images = dataset.select(study.how.images)
         self._cells = DeploymentCells(study.model, dataset, self._images, study.how, runtime)
 
@@ -193,7 +193,8 @@ class _Deploying:
         """The whole study."""
         study = self._study
         found = self._cells.float_model()
-        self._say(f"float on {study.how.engine}: mAP {estimate(found)}")
+        metric = self._cells.task.metric
+        self._say(f"float on {study.how.engine}: {metric.title} {estimate(found)}")
         steps = len(self._recipes) * (2 + len(self._simulating)) + 1
         self._task = self._progress.start("steps of the study", steps)
         try:
@@ -208,16 +209,20 @@ class _Deploying:
             floor = self._floor(reference)
         finally:
             self._progress.stop(self._task)
-        cells = self._progress.track(self._cells_run, "comparing detections")
+        cells = self._progress.track(self._cells_run, f"comparing {metric.kept}")
         return Portability(
             model=study.model.name,
             weights=study.weights.name,
             data=str(study.data.root),
-            splits=(study.data.calibration, study.data.evaluation),
+            splits=(
+                split_in(study.data.root, study.data.calibration),
+                split_in(study.data.root, study.data.evaluation),
+            ),
             images=len(self._images),
             engine=study.how.engine,
             arithmetic=study.arithmetic,
-            float_map=found,
+            metric=metric,
+            float_figure=found,
             reference=reference,
             tables=tuple(made.cost for made in self._made.values()),
             deployments=tuple(self._deployment(*cell) for cell in cells),
@@ -309,12 +314,12 @@ class _Deploying:
         check_simulates(backend, capabilities, sites)
 
     def _ran(self, made: _TableUnderStudy, kind: str, runner: str) -> None:
-        """Notes a cell that has been run, and tells its mAP."""
+        """Notes a cell that has been run, and tells its main figure."""
         self._cells_run.append((made.cost.recipe, kind, runner))
         name, here = made.name, place(kind, runner)
-        change = estimate(self._cells.map_difference(name, here), sign="+")
-        found = self._cells.map(name, here).value
-        self._say(f"{name}, {here}: mAP {found:.3f}, against float {change}")
+        change = estimate(self._cells.difference(name, here), sign="+")
+        main = f"{self._cells.task.metric.title} {self._cells.figure(name, here).value:.3f}"
+        self._say(f"{name}, {here}: {main}, against float {change}")
 
     def _deployment(self, recipe: Recipe, kind: str, runner: str) -> Deployment:
         """A cell and what it is held against, once all have been run."""
@@ -332,7 +337,7 @@ class _Deploying:
             table=name,
             kind=kind,
             runner=runner,
-            map=cells.map(name, here),
+            figure=cells.figure(name, here),
             against_float=cells.against_float(name, here),
             against_graph=against_graph,
             against_own=against_own,

@@ -12,7 +12,7 @@ from quantcore.contracts import registry
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.session import SessionOptions
 from quantcore.data.batches import Batches
-from quantcore.data.coco import CocoImage
+from quantcore.data.dataset import ImageFile
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.engines.simulation import SimulationEngine
 from quantcore.evaluation.jobs import Found, RunSettings, found_on, image_pieces
@@ -49,7 +49,7 @@ class Simulated:
 def simulation_job(
     what: str,
     model: FloatModel,
-    images: Sequence[CocoImage],
+    images: Sequence[ImageFile],
     how: Simulated,
     settings: RunSettings,
     progress: Progress,
@@ -79,7 +79,7 @@ def _simulate(
     model: FloatModel,
     how: Simulated,
     settings: RunSettings,
-    wanted: Sequence[CocoImage],
+    wanted: Sequence[ImageFile],
     progress: Progress,
 ) -> Iterator[tuple[int, Found]]:
     options = SessionOptions(device=how.device, arithmetic=how.arithmetic)
@@ -94,7 +94,7 @@ def layer_errors(
     model: FloatModel,
     quantized: onnx.ModelProto,
     layers: tuple[str, ...],
-    images: tuple[CocoImage, ...],
+    images: tuple[ImageFile, ...],
     progress: Progress,
 ) -> dict[str, float]:
     """SQNR of each quantized layer's output, in dB, every layer alone.

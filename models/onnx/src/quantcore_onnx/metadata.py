@@ -14,6 +14,9 @@ from quantcore.errors import CheckpointError
 #: Texts of a thousand long class names stay far below.
 _MAX_TEXT = 1 << 20
 
+#: By the task that a file names; which of the detectors it is, the outputs tell.
+_PRESETS = {"detect": None, "classify": "classifier"}
+
 _UNREADABLE = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
 
 
@@ -24,10 +27,12 @@ class Told:
     Attributes:
         names: Of the classes, in index order; empty where they are not told.
         size: (height, width) of the network input in pixels, or None.
+        preset: Of the network, where its task tells.
     """
 
     names: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
+    preset: str | None = None
 
 
 def told(model: onnx.ModelProto, path: Path) -> Told:
@@ -38,16 +43,18 @@ def told(model: onnx.ModelProto, path: Path) -> Told:
         path: The file, for error messages.
 
     Raises:
-        CheckpointError: The model is for another task than detection.
+        CheckpointError: The model is neither for detection nor for classification.
     """
     entries = {entry.key: entry.value for entry in model.metadata_props}
     names = _names(_literal(entries.get("names")))
     task = entries.get("task", "detect")
-    if names and task != "detect":
+    if names and task not in _PRESETS:
         raise CheckpointError(
-            f"{path}: says that it is a model for the task {task!r}; give one that detects"
+            f"{path}: says that it is a model for the task {task!r}; give one that detects or "
+            "classifies"
         )
-    return Told(names, _size(_literal(entries.get("imgsz"))))
+    preset = _PRESETS[task] if names else None
+    return Told(names, _size(_literal(entries.get("imgsz"))), preset)
 
 
 def _literal(text: str | None) -> Any:

@@ -1,4 +1,4 @@
-"""The model plugin `onnx`: a float ONNX detector as it describes itself, or as a preset does."""
+"""The model plugin `onnx`: a float ONNX network as it describes itself, or as a preset does."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class OnnxPlugin(ModelPlugin):
         size = fix_input(model, options.size, known.size, path)
         model = _normalise(model, path)
         ends = Ends(model.graph, size, len(known.names) or None)
-        heads = find_heads(ends, self.name, options.preset, path)
+        heads = find_heads(ends, self.name, options.preset or known.preset, path)
         return FloatModel(
             name=self.name,
             proto=_cut(model, heads, path),

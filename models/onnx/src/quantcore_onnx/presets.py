@@ -7,6 +7,7 @@ from pathlib import Path
 from quantcore.errors import CheckpointError, UsageError
 from quantcore_onnx.anchor_free import END_TO_END, YOLOV8
 from quantcore_onnx.anchored import YOLOX, anchored
+from quantcore_onnx.classifier import CLASSIFIER, IMAGENET
 from quantcore_onnx.distributions import NANODET, PICODET
 from quantcore_onnx.ends import Ends, Heads, Preset
 
@@ -18,6 +19,8 @@ PRESETS: dict[str, Preset] = {
     "end2end": END_TO_END,
     "picodet": PICODET,
     "nanodet": NANODET,
+    "imagenet": IMAGENET,
+    "classifier": CLASSIFIER,
 }
 
 
@@ -52,7 +55,7 @@ def find_heads(ends: Ends, name: str, preset: str | None, path: Path) -> Heads:
         fits = " or ".join(found)
         raise UsageError(_needs(name, f"{path} carries no description, its outputs fit {fits}"))
     raise CheckpointError(
-        f"{path}: its outputs are those of no detector that is known here: {ends.in_words()}; "
+        f"{path}: its outputs are those of no network that is known here: {ends.in_words()}; "
         f"known are {', '.join(PRESETS)}: export the model so that it ends like one of them"
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from quantcore.data.coco import CocoDataset
 from quantcore.evaluation.coco import ground_truth, hotcoco_evaluation
 from quantcore.evaluation.detections import Detections
-from quantcore.results.estimate import DRAWS, Floats, MapDraws, draws
+from quantcore.results.estimate import Floats
 from quantcore.runtime.progress import Progress, Silent
 
 #: The recalls at which the COCO metric reads the precision, as its implementations make them.
@@ -165,17 +164,3 @@ def _recalls_reached(recall: Floats) -> Floats:
     """How many of the recalls 0, 0.01 .. 1 are not above the given one; compared in floats."""
     near = np.rint(recall * (len(_RECALLS) - 1)).astype(np.intp)
     return np.asarray(near + (_RECALLS[near] <= recall), np.float64)
-
-
-def map_draws(
-    dataset: CocoDataset,
-    detections: Detections,
-    count: int = DRAWS,
-    progress: Progress | None = None,
-) -> MapDraws:
-    """The mAP of some detections on their images, and on `count` draws of them."""
-    found = detections.by_image.keys()
-    ids = [image.id for image in dataset.images if image.id in found]
-    values = Matches(dataset, detections).score(draws(len(ids), count), progress)
-    digest = hashlib.sha256(repr(ids).encode()).hexdigest()
-    return MapDraws(digest, tuple(float(value) for value in values))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
-from quantcore.evaluation.detections import Detections
 from quantcore.ir.model import Array
 
 Pairs = npt.NDArray[np.float64]
@@ -60,12 +57,6 @@ def iou(first: Array, second: Array) -> Array:
     union = areas[0][:, None] + areas[1][None, :] - shared
     found: Array = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return found
-
-
-def agreements(reference: Detections, other: Detections, images: Sequence[int]) -> Pairs:
-    """`agreement` for each of the images, n x 2."""
-    pairs = [agreement(reference.by_image[i], other.by_image[i]) for i in images]
-    return np.asarray(pairs, np.float64).reshape(-1, 2)
 
 
 def shares(pairs: Pairs, weights: Pairs) -> Pairs:

@@ -1,0 +1,73 @@
+"""What the figures of a task are called: in JSON, in tables, in reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """The figures of a task; the first one is what graphs are compared by.
+
+    Attributes:
+        figures: Their names in JSON, in the order in which they are listed.
+        title: What people call the main figure.
+        runner_up: Name in JSON and title of the figure that tables show beside it.
+        heading: The main figure with what it is measured over.
+        by_class: The main figure of each class.
+        kept: What a network finds in images, which is what two graphs agree on.
+    """
+
+    figures: tuple[str, ...]
+    title: str
+    runner_up: tuple[str, str]
+    heading: str
+    by_class: str
+    kept: str
+
+    @property
+    def name(self) -> str:
+        """The main figure's name in JSON."""
+        return self.figures[0]
+
+    @property
+    def methods(self) -> tuple[str, str, str]:
+        """What layers can be ranked by: the main figure, what is kept, and signal to noise."""
+        return (self.name, self.kept, SQNR)
+
+
+#: Ranks layers of any task.
+SQNR = "sqnr"
+
+#: The twelve figures in the order in which the COCO tools list them.
+COCO = Metric(
+    figures=(
+        "map",
+        "map50",
+        "map75",
+        "map_small",
+        "map_medium",
+        "map_large",
+        "ar1",
+        "ar10",
+        "ar100",
+        "ar_small",
+        "ar_medium",
+        "ar_large",
+    ),
+    title="mAP",
+    runner_up=("map50", "AP50"),
+    heading="mAP at IoU 0.50:0.95",
+    by_class="AP by class",
+    kept="detections",
+)
+
+#: How often the right class is the best, or among the best five.
+TOP = Metric(
+    figures=("top1", "top5"),
+    title="top-1",
+    runner_up=("top5", "top-5"),
+    heading="share of images whose best class is right, top-1",
+    by_class="Top-1 by class",
+    kept="classes",
+)
