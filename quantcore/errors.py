@@ -5,19 +5,7 @@ A message names what was wrong, where (file, layer, image) and what to do about 
 
 from __future__ import annotations
 
-#: More characters than any message of ours needs.
-_LONGEST = 2000
-
-
-def one_line(text: str, most: int = _LONGEST) -> str:
-    """A text on one line of at most `most` characters, whoever wrote it.
-
-    Line breaks and control characters, with which a file could fake or erase lines of a terminal,
-    are spelled out as Python spells them.
-    """
-    plain = text[: most + 1].replace("\n", " ").replace("\t", " ")
-    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in plain)
-    return plain if len(plain) <= most else plain[: most - 3] + "..."
+from quantcore.showing import one_line
 
 
 class QuantcoreError(Exception):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from quantcore.errors import DataError
+from quantcore.showing import shown
 
 _Record = Mapping[str, Any]
 
@@ -97,7 +98,7 @@ class CocoDataset:
         categories = tuple(_category(source, r) for r in _records(source, data, "categories"))
         if not images or not categories:
             what = "categories" if images else "images"
-            raise DataError(f"{source}: split {split!r} has no {what}; choose another split")
+            raise DataError(f"{source}: split {shown(split)} has no {what}; choose another split")
         _check_unique(source, "image id", [image.id for image in images])
         _check_unique(source, "category id", [category.id for category in categories])
         _check_unique(source, "category name", [category.name for category in categories])
@@ -183,7 +184,9 @@ def _read_json(source: Path) -> _Record:
 def _records(source: Path, data: _Record, key: str) -> list[_Record]:
     records = data.get(key)
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
-        raise DataError(f"{source}: not a COCO annotation file: {key!r} is not a list of objects")
+        raise DataError(
+            f"{source}: not a COCO annotation file: {shown(key)} is not a list of objects"
+        )
     return records
 
 
@@ -193,7 +196,11 @@ def _field(source: Path, record: _Record, what: str, key: str, kind: type) -> An
     # JSON's true is an int to Python, and an id to nobody.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         known = record.get("id", "without id")
-        problem = f"{key!r} is {value!r}, needs {kind.__name__}" if key in record else f"no {key!r}"
+        problem = (
+            f"{shown(key)} is {shown(value)}, needs {kind.__name__}"
+            if key in record
+            else f"no {shown(key)}"
+        )
         raise DataError(f"{source}: {what} {known}: {problem}; correct the annotation file")
     return value
 
@@ -204,7 +211,9 @@ def _image(source: Path, record: _Record, folder: Path) -> CocoImage:
         int(_field(source, record, "image", key, int)) for key in ("id", "width", "height")
     )
     if width < 1 or height < 1 or not name:
-        raise DataError(f"{source}: image {identity} ({name!r}): {width} x {height} pixels is none")
+        raise DataError(
+            f"{source}: image {identity} ({shown(name)}): {width} x {height} pixels is none"
+        )
     return CocoImage(identity, folder / name, width, height)
 
 
@@ -226,7 +235,7 @@ def _annotation(source: Path, record: _Record) -> Annotation:
     if not all(map(math.isfinite, (x, y, width, height, area))):
         raise DataError(
             f"{source}: annotation {record.get('id')} of image {image_id}: bbox must be four "
-            f"numbers and area one, not {record.get('bbox')!r} and {record.get('area')!r}"
+            f"numbers and area one, not {shown(record.get('bbox'))} and {shown(record.get('area'))}"
         )
     box = (x, y, width, height)
     return Annotation(image_id, category_id, box, area, bool(record.get("iscrowd", 0)))
@@ -236,7 +245,7 @@ def _check_unique(source: Path, what: str, values: Sequence[object]) -> None:
     seen: set[object] = set()
     for value in values:
         if value in seen:
-            raise DataError(f"{source}: {what} {value!r} is there twice; make it unique")
+            raise DataError(f"{source}: {what} {shown(value)} is there twice; make it unique")
         seen.add(value)
 
 

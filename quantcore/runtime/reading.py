@@ -12,11 +12,13 @@ from typing import Any
 import yaml
 
 from quantcore.errors import QuantcoreError
-from quantcore.runtime.showing import one_line, shown
+from quantcore.showing import one_line, shown
 
 #: Makes the error that a reader raises, from a message that starts with the file's name.
 Fail = Callable[[str], QuantcoreError]
 
+#: Characters of a path in a message.
+_LONGEST_PATH = 600
 #: Brackets that a JSON text may have beside one in so many bytes: each becomes an object of 64
 #: bytes and more, so that a text of nothing else takes forty times its size.
 _FREE_BRACKETS, _BYTES_PER_BRACKET = 1_000_000, 12
@@ -38,16 +40,17 @@ def size_of(path: Path, fail: Fail) -> int:
             refused.
         fail: Makes the error.
     """
+    name = one_line(str(path), _LONGEST_PATH)
     try:
         found = path.stat()
     except FileNotFoundError:
-        raise fail(f"{path}: no such file") from None
+        raise fail(f"{name}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        raise fail(f"{path}: cannot be read: {_reason(error)}") from None
+        raise fail(f"{name}: cannot be read: {_reason(error)}") from None
     if stat.S_ISDIR(found.st_mode):
-        raise fail(f"{path}: is a directory; give a file")
+        raise fail(f"{name}: is a directory; give a file")
     if not stat.S_ISREG(found.st_mode):
-        raise fail(f"{path}: is a device or a pipe; give a regular file")
+        raise fail(f"{name}: is a device or a pipe; give a regular file")
     return found.st_size
 
 
@@ -76,12 +79,15 @@ def read_text(path: Path, most: int, fail: Fail) -> str:
 
 
 def parse_json(
-    text: bytes | str, change: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    text: bytes | str,
+    change: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    infinite: bool = False,
 ) -> Any:
     """The value of a JSON text.
 
     Args:
         text: At most as long as the caller allows.
+        infinite: Takes NaN and infinity for numbers, for a reader that can tell where they stand.
         change: Given each object once it is read; what it returns stands in its place.
 
     Raises:
@@ -102,7 +108,8 @@ def parse_json(
         return change(found) if change else found
 
     try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=_refuse_constant)
+        constant = None if infinite else _refuse_constant
+        return json.loads(text, object_pairs_hook=once, parse_constant=constant)
     except RecursionError:
         raise ValueError("its values nest too deeply") from None
     except MemoryError:

@@ -14,6 +14,7 @@ import onnx
 from quantcore.errors import TableError
 from quantcore.ir.edits import copied
 from quantcore.ir.model import FloatGraph
+from quantcore.showing import shown
 from quantcore.table.packing import pack, unpack
 from quantcore.table.statistics import Statistics
 
@@ -67,7 +68,12 @@ class KeptHistograms:
         """
         try:
             proto = onnx.ModelProto.FromString(self.graph)
-            return Outline(name, proto)
+            found = Outline(name, proto)
+            _ = (
+                found.initializers,
+                found.layers,
+            )  # what is lazy is read here, where it can be refused
+            return found
         except Exception as error:  # protobuf's own, or the model's: it is no graph of ours
             raise TableError(f"histograms: unreadable graph: {error}") from None
 
@@ -106,4 +112,4 @@ def _read(name: str, entry: Any) -> tuple[Statistics, ...]:
             raise TableError("no statistics")
         return tuple(Statistics.from_dict(seen) for seen in entry)
     except TableError as error:
-        raise TableError(f"histograms: tensor {name!r}: {error}") from None
+        raise TableError(f"histograms: tensor {shown(name)}: {error}") from None

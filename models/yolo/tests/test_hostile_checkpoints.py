@@ -17,7 +17,8 @@ from quantcore_yolo.records import Record
 from quantcore_yolo.unpickle import unpickle
 
 from quantcore.contracts.model import ModelOptions
-from quantcore.errors import CheckpointError, one_line
+from quantcore.errors import CheckpointError
+from quantcore.showing import one_line
 
 #: Seconds: ten are promised, on a machine that does nothing else.
 PATIENCE = 10

@@ -18,6 +18,7 @@ from quantcore.ir.description import describe
 from quantcore.ir.model import Array, FloatModel, LayerInfo
 from quantcore.qdq.placement import Site
 from quantcore.runtime.progress import Progress
+from quantcore.showing import shown
 from quantcore.table.table import TensorRange
 
 
@@ -101,7 +102,9 @@ class RemoteSession(BackendSession):
             path.write_bytes(describe(model).SerializeToString())
             found = self._peer.ask("open", path=str(path), options=asdict(options))
             if found != model.fingerprint:
-                raise BackendError(f"backend {name!r} in {python}: it read another float model")
+                raise BackendError(
+                    f"backend {shown(name)} in {python}: it read another float model"
+                )
         except BaseException:
             self._peer.close()
             raise
@@ -146,7 +149,7 @@ class _RemoteSimulation(Simulation):
         self, batch: Array, forced: Mapping[str, Array], computed: dict[str, Array]
     ) -> Sequence[Array]:
         if self._number is None:
-            raise BackendError(f"backend {self.name!r}: the simulation is closed")
+            raise BackendError(f"backend {shown(self.name)}: the simulation is closed")
         arrays = self._peer.save([batch, *forced.values()])
         found = self._peer.ask("infer", number=self._number, arrays=arrays, forced=list(forced))
         values = dict(zip(found["names"], wire.load(found["arrays"]), strict=True))

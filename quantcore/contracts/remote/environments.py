@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcore.errors import ConfigError
+from quantcore.showing import shown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -92,7 +93,7 @@ def _python(entry: Any, name: str, path: Path) -> Path:
     _only(_table(entry, path, where), ("python",), path, where)
     python = entry.get("python")
     if not isinstance(python, str) or not python:
-        raise ConfigError(f'{path}: [{where}] needs python = "PATH", not {python!r}')
+        raise ConfigError(f'{path}: [{where}] needs python = "PATH", not {shown(python)}')
     found = Path(python).expanduser()
     # As a shell in the file's folder would take it: a bare name is looked for on the PATH. Links
     # stay, as an environment's Python is told from others by the name it is called by.
@@ -101,7 +102,7 @@ def _python(entry: Any, name: str, path: Path) -> Path:
 
 def _table(value: Any, path: Path, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: {where} must be a table, not {value!r}")
+        raise ConfigError(f"{path}: {where} must be a table, not {shown(value)}")
     return value
 
 
@@ -110,4 +111,4 @@ def _only(table: dict[str, Any], keys: tuple[str, ...], path: Path, where: str) 
     for key in table:
         if key not in keys:
             place = f"[{where}] " if where else ""
-            raise ConfigError(f"{path}: {place}unknown key {key!r}; known: {', '.join(keys)}")
+            raise ConfigError(f"{path}: {place}unknown key {shown(key)}; known: {', '.join(keys)}")

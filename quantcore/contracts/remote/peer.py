@@ -21,6 +21,7 @@ from quantcore.errors import BackendError, BackendUnavailable, PluginError, Quan
 from quantcore.ir.model import Array
 from quantcore.runtime.progress import Progress, Silent
 from quantcore.runtime.worker import cause
+from quantcore.showing import shown
 
 # Not `-m`: that would look for quantcore in the working directory before the other environment.
 _START = """
@@ -45,7 +46,7 @@ class Peer:
     """
 
     def __init__(self, name: str, python: Path) -> None:
-        self._where = f"backend {name!r} in {python}"
+        self._where = f"backend {shown(name)} in {python}"
         self._python = python
         self._temporary = tempfile.TemporaryDirectory(prefix="quantcore-")
         self.folder = Path(self._temporary.name)
@@ -63,7 +64,7 @@ class Peer:
         except OSError as error:
             self._temporary.cleanup()
             raise BackendUnavailable(
-                f"backend {name!r}: {told_by(name)} says {python}, which cannot be run: "
+                f"backend {shown(name)}: {told_by(name)} says {python}, which cannot be run: "
                 f"{error.strerror or error}"
             ) from None
         try:
@@ -218,7 +219,7 @@ class Answers:
             return {"stop": True}
 
     def _to(self, question: Any) -> Message:
-        raise BackendError(f"the other side asked {question!r} where it has nothing to ask")
+        raise BackendError(f"the other side asked {shown(question)} where it has nothing to ask")
 
 
 class Feed(Answers):

@@ -9,7 +9,7 @@ import numpy as np
 from quantcore.errors import CheckpointError, UsageError
 from quantcore.evaluation.decoding.anchors import AnchorDecoding
 from quantcore.ir.model import FloatModel, Preprocessing
-from quantcore.runtime.showing import one_line, shown
+from quantcore.showing import one_line, shown
 from quantcore_yolo.blocks import BLOCKS, HEADS, REPEATING, Context
 from quantcore_yolo.checkpoint import Checkpoint
 from quantcore_yolo.families import check_family

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from quantcore.errors import CheckpointError
 from quantcore.ir.model import Array
 from quantcore.runtime.reading import size_of
-from quantcore.runtime.showing import one_line, shown
+from quantcore.showing import one_line, shown
 from quantcore_yolo.records import Storage, TensorRecord
 
 #: The pickle of the largest YOLOv7 takes less than 2 MB.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from quantcore.errors import CheckpointError
-from quantcore.runtime.showing import shown
+from quantcore.showing import shown
 from quantcore_yolo.graph import GraphBuilder, Value
 from quantcore_yolo.rows import Row, parse_activation
 from quantcore_yolo.weights import Weights

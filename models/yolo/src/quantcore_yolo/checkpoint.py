@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quantcore.errors import CheckpointError
 from quantcore.ir.model import Array
-from quantcore.runtime.showing import one_line, shown
+from quantcore.showing import one_line, shown
 from quantcore_yolo.archive import Archive
 from quantcore_yolo.layer_list import layer_list
 from quantcore_yolo.records import BoundMethod, Record, TensorRecord

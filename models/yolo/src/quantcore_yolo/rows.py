@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from quantcore.errors import CheckpointError
-from quantcore.runtime.showing import shown
+from quantcore.showing import shown
 
 #: The largest model, YOLOv7-E6E, has 262 rows; YOLOv5x repeats a block 16 times.
 _MAX_ROWS, _MAX_REPEATS, _MAX_BLOCKS = 2000, 1000, 5000

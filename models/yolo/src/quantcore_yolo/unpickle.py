@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from quantcore.errors import CheckpointError
-from quantcore.runtime.showing import one_line, shown
+from quantcore.showing import one_line, shown
 from quantcore_yolo.machine import Machine, PickleError
 from quantcore_yolo.records import BoundMethod, Named, Record, Storage, TensorRecord
 

@@ -5,12 +5,22 @@ from __future__ import annotations
 import reprlib
 from typing import Any
 
-from quantcore.errors import one_line
-
-__all__ = ["one_line", "shown"]
-
 #: Longer numbers are shown by their size: turning one into text takes quadratic time.
 _DIGITS = 64
+
+#: More characters than any message of ours needs.
+_LONGEST = 2000
+
+
+def one_line(text: str, most: int = _LONGEST) -> str:
+    """A text on one line of at most `most` characters, whoever wrote it.
+
+    Line breaks and control characters, with which a file could fake or erase lines of a terminal,
+    are spelled out as Python spells them.
+    """
+    plain = text[: most + 1].replace("\n", " ").replace("\t", " ")
+    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in plain)
+    return plain if len(plain) <= most else plain[: most - 3] + "..."
 
 
 class _Short(reprlib.Repr):
@@ -34,6 +44,8 @@ class _Short(reprlib.Repr):
 
     def repr_instance(self, x: Any, level: int) -> str:
         """What is none of the plain kinds is told by its kind."""
+        if isinstance(x, BaseException):
+            return f"{type(x).__name__}({', '.join(self.repr1(a, level - 1) for a in x.args[:3])})"
         return repr(x) if x is None or isinstance(x, bool | float) else f"<{type(x).__name__}>"
 
 
