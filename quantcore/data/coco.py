@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
+from quantcore.data import MOST_PIXELS
 from quantcore.errors import DataError
-from quantcore.showing import shown
+from quantcore.ir.values import number
+from quantcore.runtime.reading import parse_json, read_bytes
+from quantcore.showing import one_line, shown
+
+#: Bytes of an annotation file; that of train2017 has 470 MB.
+_MOST_BYTES = 1 << 30
+#: Beyond any id, any box and any area.
+_LARGEST = 1 << 53
+#: Characters of texts, and bytes of one part of a file's name.
+_LONGEST = {"file_name": 1000, "name": 200}
+_LONGEST_PART = 255
 
 _Record = Mapping[str, Any]
 
@@ -168,14 +178,14 @@ def _read_json(source: Path) -> _Record:
         record.pop("segmentation", None)
         return record
 
+    if not source.exists():
+        raise DataError(f"{source}: no such annotation file; download the annotations")
+    content = read_bytes(source, _MOST_BYTES, DataError)
     try:
-        data = json.loads(source.read_bytes(), object_hook=slim)
-    except FileNotFoundError:
-        raise DataError(f"{source}: no such annotation file; download the annotations") from None
-    except OSError as error:
-        raise DataError(f"{source}: cannot read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{source}: not JSON ({error}); download the annotations again") from None
+        data = parse_json(content, slim, infinite=True)
+    except ValueError as error:
+        reason = one_line(str(error), 300)
+        raise DataError(f"{source}: not JSON ({reason}); download the annotations again") from None
     if not isinstance(data, dict):
         raise DataError(f"{source}: not a COCO annotation file: the top level is not an object")
     return data
@@ -184,36 +194,43 @@ def _read_json(source: Path) -> _Record:
 def _records(source: Path, data: _Record, key: str) -> list[_Record]:
     records = data.get(key)
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
-        raise DataError(
-            f"{source}: not a COCO annotation file: {shown(key)} is not a list of objects"
-        )
+        raise DataError(f"{source}: not a COCO annotation file: {key!r} is not a list of objects")
     return records
 
 
 def _field(source: Path, record: _Record, what: str, key: str, kind: type) -> Any:
     """A value of a record, or a DataError that shows which record lacks it."""
-    value = record.get(key)
+    value: Any = record.get(key)
     # JSON's true is an int to Python, and an id to nobody.
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        known = record.get("id", "without id")
-        problem = (
-            f"{shown(key)} is {shown(value)}, needs {kind.__name__}"
-            if key in record
-            else f"no {shown(key)}"
-        )
-        raise DataError(f"{source}: {what} {known}: {problem}; correct the annotation file")
+    fits = isinstance(value, kind) and (not isinstance(value, bool) or kind is bool)
+    if not fits or (kind is int and abs(value) > _LARGEST):
+        problem = f"{key!r} is {shown(value)}, needs {kind.__name__}"
+        raise _faulty(source, record, what, problem if key in record else f"no {key!r}")
+    if kind is str and not (value.isprintable() and 0 < len(value) <= _LONGEST[key]):
+        problem = f"must be a text of at most {_LONGEST[key]} characters, not {shown(value)}"
+        raise _faulty(source, record, what, f"{key!r} {problem}")
     return value
+
+
+def _faulty(source: Path, record: _Record, what: str, problem: str) -> DataError:
+    known = shown(record["id"], 40) if "id" in record else "without id"
+    return DataError(f"{source}: {what} {known}: {problem}; correct the annotation file")
 
 
 def _image(source: Path, record: _Record, folder: Path) -> CocoImage:
     name = _field(source, record, "image", "file_name", str)
+    parts = PurePath(name).parts
+    if not parts or PurePath(name).is_absolute() or ".." in parts:
+        problem = f"file_name {shown(name)} leads out of the folder of images"
+        raise _faulty(source, record, "image", problem)
+    if any(len(part.encode()) > _LONGEST_PART for part in parts):
+        raise _faulty(source, record, "image", f"file_name {shown(name)} is too long")
     identity, width, height = (
         int(_field(source, record, "image", key, int)) for key in ("id", "width", "height")
     )
-    if width < 1 or height < 1 or not name:
-        raise DataError(
-            f"{source}: image {identity} ({shown(name)}): {width} x {height} pixels is none"
-        )
+    if width < 1 or height < 1 or width * height > MOST_PIXELS:
+        problem = f"{width} x {height} pixels; an image has from 1 to {MOST_PIXELS}"
+        raise _faulty(source, record, "image", problem)
     return CocoImage(identity, folder / name, width, height)
 
 
@@ -227,18 +244,23 @@ def _category(source: Path, record: _Record) -> Category:
 def _annotation(source: Path, record: _Record) -> Annotation:
     image_id = _field(source, record, "annotation", "image_id", int)
     category_id = _field(source, record, "annotation", "category_id", int)
+    bbox = _field(source, record, "annotation", "bbox", list)
+    crowd = record.get("iscrowd", 0)
     try:
-        x, y, width, height = map(float, _field(source, record, "annotation", "bbox", list))
-        area = float(record.get("area", width * height))
+        x, y, width, height = (float(number(value)) for value in bbox)
+        area = float(number(record["area"])) if "area" in record else width * height
     except (TypeError, ValueError):
         x = y = width = height = area = math.nan
-    if not all(map(math.isfinite, (x, y, width, height, area))):
+    # Comparisons with NaN are false.
+    if not (all(abs(v) < _LARGEST for v in (x, y, width, height)) and 0 <= area < _LARGEST):
         raise DataError(
-            f"{source}: annotation {record.get('id')} of image {image_id}: bbox must be four "
-            f"numbers and area one, not {shown(record.get('bbox'))} and {shown(record.get('area'))}"
+            f"{source}: annotation {shown(record.get('id'), 40)} of image {image_id}: bbox must be "
+            f"four numbers and area one, not {shown(bbox)} and {shown(record.get('area'), 60)}"
         )
-    box = (x, y, width, height)
-    return Annotation(image_id, category_id, box, area, bool(record.get("iscrowd", 0)))
+    if min(width, height) < 0 or not isinstance(crowd, int) or crowd not in (0, 1):
+        problem = f"a box of {width:g} x {height:g} pixels with iscrowd {shown(crowd, 40)}"
+        raise _faulty(source, record, "annotation", problem)
+    return Annotation(image_id, category_id, (x, y, width, height), area, bool(crowd))
 
 
 def _check_unique(source: Path, what: str, values: Sequence[object]) -> None:

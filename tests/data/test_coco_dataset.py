@@ -87,7 +87,7 @@ def _set(what, index, key, value):
         (lambda d: d["annotations"][2].pop("bbox"), "annotation 2: no 'bbox'"),
         (_set("images", 1, "width", "40"), "image 93: 'width' is '40', needs int"),
         (_set("images", 1, "id", True), "'id' is True, needs int"),
-        (_set("images", 1, "height", 0), "image 93 .*: 40 x 0 pixels"),
+        (_set("images", 1, "height", 0), "image 93: 40 x 0 pixels"),
         (_set("images", 1, "id", 100), "image id 100 is there twice"),
         (_set("categories", 1, "id", 7), "category id 7 is there twice"),
         (_set("categories", 1, "name", "dog"), "category name 'dog' is there twice"),
@@ -96,6 +96,23 @@ def _set(what, index, key, value):
         (_set("annotations", 1, "bbox", [1, 2, 3]), "annotation 1 of image 93: bbox must be four"),
         (_set("annotations", 1, "bbox", [1, 2, 3, None]), "bbox must be four numbers"),
         (_set("annotations", 1, "bbox", [1, 2, 3, float("nan")]), "bbox must be four numbers"),
+        (_set("annotations", 1, "bbox", [1, 2, 10**400, 3]), "<a number of about 401 digits>"),
+        (_set("annotations", 1, "bbox", [1, 2, "3", 4]), "bbox must be four numbers"),
+        (_set("annotations", 1, "bbox", [1, 2, 3, -4]), "a box of 3 x -4 pixels"),
+        (_set("annotations", 1, "area", 10**400), "area one"),
+        (_set("annotations", 1, "area", float("inf")), "area one"),
+        (_set("annotations", 1, "iscrowd", [1]), "iscrowd"),
+        (_set("annotations", 1, "image_id", 10**400), "about 401 digits"),
+        (_set("images", 1, "width", 10**9), "pixels"),
+        (_set("images", 1, "file_name", "/etc/hostname"), "leads out of the folder"),
+        (_set("images", 1, "file_name", "../../x.jpg"), "leads out of the folder"),
+        (_set("images", 1, "file_name", "x" * 10_000), "1000 characters"),
+        (_set("images", 1, "file_name", "x" * 300), "too long"),
+        (_set("images", 1, "file_name", "a\0b"), "must be a text"),
+        (_set("images", 1, "file_name", "a\ud800"), "must be a text"),
+        (_set("categories", 1, "name", "x" * 10_000), "200 characters"),
+        (_set("categories", 1, "name", "x\n\x1b[31m"), "must be a text"),
+        (_set("categories", 1, "name", {"a": {}}), "needs str"),
         (_set("annotations", 1, "area", "big"), "area one, not .* 'big'"),
     ],
 )
@@ -144,3 +161,24 @@ def test_outlines_are_not_kept(write_coco):
     source = root / "annotations" / "instances_val2017.json"
     assert "segmentation" in json.loads(source.read_text())["annotations"][0]
     assert not hasattr(CocoDataset.open(root, "val2017").annotations[0], "segmentation")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "[]",
+        "{",
+        '{"images": [], "images": []}',
+        "[" + "[]," * 1_200_000 + "1]",
+        "9" * 5000,
+    ],
+)
+def test_annotation_files_that_are_none(tmp_path, text):
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(text)
+    with pytest.raises(DataError) as caught:
+        CocoDataset.open(tmp_path, "val2017")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 700
