@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,8 +20,10 @@ from quantcore.commands import (
     stages,
     study,
     tables,
+    trust,
     verify,
 )
+from quantcore.contracts import remote
 from quantcore.errors import QuantcoreError
 from quantcore.runtime.threads import limit_this_process
 
@@ -44,8 +48,13 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A quantcore.toml to use instead of the working folder's."),
+    ] = None,
 ) -> None:
-    pass
+    if config is not None:
+        os.environ[remote.CONFIG_VARIABLE] = str(config)
 
 
 app.command("demo")(compare.demo)
@@ -70,6 +79,7 @@ app.command("inspect")(engines.inspect)
 app.command("sensitivity")(study.sensitivity)
 app.command("mixed")(study.mixed)
 app.command("portability")(portability.portability)
+app.command("trust")(trust.trust)
 
 
 def main() -> None:

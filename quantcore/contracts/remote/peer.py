@@ -14,7 +14,7 @@ from typing import Any
 import quantcore
 from quantcore import errors
 from quantcore.contracts.remote import wire
-from quantcore.contracts.remote.environments import told_by, variable
+from quantcore.contracts.remote.environments import check_confirmed, told_by, variable
 from quantcore.contracts.remote.wire import Message
 from quantcore.contracts.session import Show
 from quantcore.errors import BackendError, BackendUnavailable, PluginError, QuantcoreError
@@ -46,6 +46,7 @@ class Peer:
     """
 
     def __init__(self, name: str, python: Path) -> None:
+        check_confirmed(name, python)
         self._where = f"backend {shown(name)} in {python}"
         self._python = python
         self._temporary = tempfile.TemporaryDirectory(prefix="quantcore-")
