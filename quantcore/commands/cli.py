@@ -25,6 +25,7 @@ from quantcore.commands import (
 )
 from quantcore.contracts import remote
 from quantcore.errors import QuantcoreError
+from quantcore.runtime.signals import ending
 from quantcore.runtime.threads import limit_this_process
 
 app = typer.Typer(
@@ -85,8 +86,9 @@ app.command("trust")(trust.trust)
 def main() -> None:
     """Runs the command line."""
     limit_this_process()
-    try:
-        app()
-    except QuantcoreError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with ending():
+        try:
+            app()
+        except QuantcoreError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)

@@ -79,6 +79,7 @@ class Peer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,
+                start_new_session=True,  # Ctrl-C is for the side that a person started
             )
         except (OSError, ValueError) as error:  # ValueError: a null character in the path
             self._temporary.cleanup()
