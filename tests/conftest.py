@@ -35,6 +35,8 @@ from quantcore.qdq.scales import quantize, symmetric_scale
 from quantcore.runtime.progress import Progress
 from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
+from .networks import NETWORKS, Network
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -64,6 +66,18 @@ def _build(
 def build() -> Callable[..., FloatModel]:
     """Makes a FloatModel of nodes and constants; the input is `images`, B x 3 x size x size."""
     return _build
+
+
+@pytest.fixture(scope="session")
+def networks(build: Callable[..., FloatModel]) -> dict[str, FloatModel]:
+    """Networks like those that people have: `dfl`, `gfl`, `attention`, `end_to_end`."""
+    return {name: draw(build) for name, draw in NETWORKS.items()}
+
+
+@pytest.fixture
+def drawing() -> Network:
+    """A network to be drawn; `drawing.given(build)` is its model."""
+    return Network()
 
 
 @pytest.fixture(scope="session")

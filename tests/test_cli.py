@@ -399,6 +399,11 @@ def test_a_model_of_another_preset_is_refused(cli: Cli, squares: SimpleNamespace
     refused(cli("export", *args), "preset", "yolov5, yolov7, yolox")
     refused(cli("export", *args, "--preset", "ssd"), "preset", "'ssd'")
     refused(cli("export", *args, "--preset", "yolox", "--size", 96), "squares.onnx", "64 x 64")
+    yolox = ("export", *args, "--preset", "yolox", "--size")
+    assert cli(*yolox, "64x64").code == 0
+    refused(cli(*yolox, "64x96"), "squares.onnx", "leave image size 64 x 96 away")
+    for size in ("0", "64x", "64x64x3", "-64", "large", "64x0"):
+        refused(cli(*yolox, size), "HEIGHTxWIDTH", repr(size))
 
 
 def test_options_of_the_model_itself(cli: Cli, squares: SimpleNamespace, tmp_path: Path) -> None:

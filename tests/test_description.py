@@ -19,7 +19,7 @@ from quantcore.evaluation.decoding.boxes import DecodedBoxes
 from quantcore.evaluation.decoding.grid import GridDecoding
 from quantcore.ir import description
 from quantcore.ir.decoding import Decoding
-from quantcore.ir.description import KEY, describe
+from quantcore.ir.description import KEY, describe, described
 from quantcore.ir.model import FloatModel, Preprocessing
 
 PATH = Path("some.onnx")
@@ -71,6 +71,21 @@ def test_decodings_are_written_as_they_always_were(
     assert text.startswith('{"format": "quantcore.model/1", "name": "mine", "preprocessing"')
     assert f'"decoding": {written}, "class_names"' in text
     assert load_decoding(decoding.kind).from_dict(json.loads(written)) == decoding
+
+
+def test_preprocessing_is_written_as_it_always_was_unless_it_says_more(model: FloatModel) -> None:
+    text = describe(model).metadata_props[0].value
+    looks = json.loads(text)["preprocessing"]
+    assert list(looks) == ["size", "channels", "scale", "placement", "pad_value"]
+    more = replace(model.preprocessing, fit="stretch", mean=(0.5, 0, 1), interpolation="cubic")
+    file = describe(replace(model, preprocessing=more))
+    looks = json.loads(file.metadata_props[0].value)["preprocessing"]
+    assert (looks["fit"], looks["mean"]) == ("stretch", [0.5, 0, 1])
+    assert "std" not in looks
+    found = described(file, PATH)
+    assert found is not None
+    assert found.preprocessing == more
+    assert found.key != model.key
 
 
 def test_a_graph_without_description_has_none(model: FloatModel) -> None:
@@ -139,9 +154,13 @@ def drop(*way: str) -> Callable[[dict[str, Any]], None]:
         (put("preprocessing", "size", value=[32, 32]), "(32, 32) pixels, the graph takes (16, 16)"),
         (put("preprocessing", "channels", value="rbg"), "rgb or bgr"),
         (put("preprocessing", "pad_value", value=-1), "no whole number"),
+        (put("preprocessing", "fit", value="crop"), "letterbox or stretch"),
+        (put("preprocessing", "mean", value=[1, 2]), "three numbers each"),
+        (put("preprocessing", "std", value=[1, "2", 3]), "no number"),
+        (put("preprocessing", "mean", value=[1, float("nan"), 3]), "not finite"),
         (
             put("decoding", "kind", value="ssd"),
-            "unknown decoding 'ssd'; installed: anchors, grid, none",
+            "unknown decoding 'ssd'; installed: anchor_free, anchors, end_to_end, gfl, grid, none",
         ),
         (put("decoding", "kind", value="grid"), "it says 1 heads, the graph has y, z"),
         (put("decoding", "strides", value=[8, 0]), "strides must be 1 or more"),
@@ -183,3 +202,43 @@ def test_a_graph_that_was_changed_so_that_it_is_no_float_model_is_refused(
     proto.graph.node[0].name = ""
     with pytest.raises(CheckpointError, match="needs a unique name"):
         described(proto, PATH)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d["preprocessing"].update(pad_value=999), "pad_value"),
+        (lambda d: d["preprocessing"].update(scale=10**400), "401 digits"),
+        (lambda d: d["preprocessing"].update(scale=1e300), "scale"),
+        (lambda d: d["preprocessing"].update(size=[10**9, 10**9]), "pixels"),
+        (lambda d: d["preprocessing"].update(size=[10**400, 1]), "401 digits"),
+        (lambda d: d.update(decoding={"kind": "grid", "strides": [0]}), "strides"),
+        (lambda d: d.update(decoding={"kind": "grid", "strides": [10**12]}), "strides"),
+        (
+            lambda d: d["decoding"].update(strides=[8], anchors=[[]]),
+            "anchor",
+        ),
+        (lambda d: d["decoding"].update(strides=[], anchors=[]), "strides"),
+        (lambda d: d.update(class_names=["x" * 10_000]), "1000 characters"),
+        (lambda d: d.update(name="a\n\x1b[31m" * 999), "1000 characters"),
+    ],
+    ids=range(11),
+)
+def test_values_that_would_fail_later_are_refused_when_read(model, change, said) -> None:
+    proto = describe(model)
+    (entry,) = proto.metadata_props
+    data = json.loads(entry.value)
+    change(data)
+    entry.value = json.dumps(data)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        described(proto, Path("m.onnx"), load_decoding)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+def test_a_key_that_is_there_twice_is_refused(model) -> None:
+    proto = describe(model)
+    (entry,) = proto.metadata_props
+    entry.value = entry.value.replace('"name"', '"name": "other", "name"', 1)
+    with pytest.raises(CheckpointError, match="'name' is there twice"):
+        described(proto, Path("m.onnx"), load_decoding)

@@ -46,13 +46,13 @@ def test_importing_all_of_the_core_imports_no_framework() -> None:
     assert found == ""
 
 
-def test_listing_plugins_imports_no_framework_and_no_compiler() -> None:
+def test_listing_plugins_imports_no_framework_no_compiler_and_no_test_runner() -> None:
     code = (
         "import sys\nimport quantcore.contracts.backend, quantcore.commands.cli\n"
         "from quantcore.contracts import registry\n"
         f"found = [i.name for g in {GROUPS!r} for i in registry.installed(g)]\n"
         "print(len(found))\n"
-        "slow = ('torch', 'paddle', 'onnxruntime', 'numba')\n"
+        "slow = ('torch', 'paddle', 'onnxruntime', 'numba', 'pytest', 'unittest.mock')\n"
         "print(' '.join(m for m in slow if m in sys.modules))"
     )
     count, found = imported(code)

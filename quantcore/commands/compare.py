@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +33,7 @@ from quantcore.commands.options import (
 )
 from quantcore.contracts import registry
 from quantcore.contracts.capabilities import check_capabilities
+from quantcore.data.demo import demo as packaged_demo
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import BackendError, CapabilityError, PluginError, UsageError
 from quantcore.ir.model import FloatModel
@@ -142,28 +141,25 @@ def demo(
     ] = None,
 ) -> None:
     """Run `compare` on a small detector and images that come with quantcore; needs no network."""
-    with resources.as_file(resources.files("quantcore") / "demo_data") as root:
-        about = json.loads((root / "demo.json").read_text(encoding="utf-8"))
-        weights = root / about["weights"]
-        ensure_folder(out)
-        model, policy = load_model(about["model"], weights), CalibrationPolicy()
-        chosen = unique(backend) if backend else _able(model, policy)
-        what = comparison.Comparison(
-            model=model,
-            weights=weights,
-            policy=policy,
-            backends=tuple(chosen),
-            data=pipeline.Data(root),
-            out=out,
-            engines=(pipeline.Evaluation(),),
-        )
-        _show(comparison.compare(what, for_console(), print), out)
-        print(f"Open {out / 'report.html'}; the Q/DQ graphs and tables lie beside it.")
-        print(
-            "Next, your own model: quantcore compare yolov7 --weights yolov7.pt --data COCO_FOLDER "
-            + " ".join(f"--backend {name}" for name in chosen)
-            + " --out comparison"
-        )
+    packaged = packaged_demo()
+    ensure_folder(out)
+    model, policy = load_model(packaged.model, packaged.weights), CalibrationPolicy()
+    chosen = unique(backend) if backend else _able(model, policy)
+    what = comparison.Comparison(
+        model=model,
+        weights=packaged.weights,
+        policy=policy,
+        backends=tuple(chosen),
+        data=pipeline.Data(packaged.data),
+        out=out,
+    )
+    _show(comparison.compare(what, for_console(), print), out)
+    print(f"Open {out / 'report.html'}; the Q/DQ graphs and tables lie beside it.")
+    print(
+        "Next, your own model: quantcore compare yolov7 --weights yolov7.pt --data COCO_FOLDER "
+        + " ".join(f"--backend {name}" for name in chosen)
+        + " --out comparison"
+    )
 
 
 def _able(model: FloatModel, policy: CalibrationPolicy) -> list[str]:

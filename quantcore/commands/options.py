@@ -35,11 +35,16 @@ ModelOption = Annotated[
 Preset = Annotated[
     str | None,
     typer.Option(
-        help="Short for --model-option preset=NAME: pre- and post-processing of an `onnx` model."
+        help="Short for --model-option preset=NAME: pre- and post-processing of an `onnx` model "
+        "that does not say its own."
     ),
 ]
 Size = Annotated[
-    int | None, typer.Option(help="Side of the square network input in pixels.", min=1)
+    str | None,
+    typer.Option(
+        help="Network input in pixels: HEIGHTxWIDTH, or the side of a square.",
+        metavar="H[xW]",
+    ),
 ]
 Backend = Annotated[str, typer.Option(help="Backend plugin: see `quantcore list`.")]
 Engine = Annotated[str, typer.Option(help="Engine plugin: see `quantcore list`.")]
@@ -94,22 +99,40 @@ SHORT_FORMS = {
 def load_model(
     model: str,
     weights: Path,
-    size: int | None = None,
+    size: str | None = None,
     preset: str | None = None,
     model_option: list[str] | None = None,
 ) -> FloatModel:
     """The float model that the shared options describe.
 
     Raises:
-        UsageError: The model takes other options; names them.
+        UsageError: The model takes other options (names them), or the size is none.
     """
     given = pairs(model_option or ())
     if preset is not None:
         given.append(("preset", preset))
     kind = registry.load_model(model).options
     return pipeline.load_model(
-        model, weights, filled(kind, given, f"model {model!r}", image_size=size)
+        model, weights, filled(kind, given, f"model {model!r}", image_size=read_size(size))
     )
+
+
+def read_size(written: str | None) -> int | tuple[int, int] | None:
+    """The size of a network input as a person wrote it: `480x640` (height first), or `640`.
+
+    Raises:
+        UsageError: It is neither, or not positive.
+    """
+    if written is None:
+        return None
+    sides = written.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise UsageError(
+            f"--size is HEIGHTxWIDTH in pixels, or the side of a square, not {written!r}; "
+            "write 480x640 or 640"
+        )
+    height, width = int(sides[0]), int(sides[-1])
+    return height if len(sides) == 1 else (height, width)
 
 
 def decoded(proto: onnx.ModelProto, model: FloatModel, decode: str) -> onnx.ModelProto:

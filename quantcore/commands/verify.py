@@ -16,7 +16,9 @@ from quantcore.runtime.plain import json_text
 
 def verify(
     qdq: Annotated[Path, typer.Argument(help="Q/DQ ONNX file, of any tool.")],
-    target: Annotated[str, typer.Option(help="Whose rules: tensorrt or onnxruntime.")] = "tensorrt",
+    target: Annotated[
+        str, typer.Option(help="Whose rules: tensorrt, onnxruntime or openvino.")
+    ] = "tensorrt",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """List what breaks a target's rules in a Q/DQ graph; exit code 1 where something does."""

@@ -78,6 +78,11 @@ def installed(group: str, progress: Progress | None = None) -> list[PluginInfo]:
     return sorted(found, key=lambda info: info.name)
 
 
+def plugins() -> list[PluginInfo]:
+    """Every installed plugin: models, backends, engines and rewrites; imports none of them."""
+    return [info for group in (MODELS, BACKENDS, ENGINES, REWRITES) for info in installed(group)]
+
+
 def find(group: str, name: str) -> PluginInfo:
     """The plugin of that name in this environment.
 

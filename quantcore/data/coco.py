@@ -13,7 +13,7 @@ import numpy as np
 from quantcore.data import MOST_PIXELS
 from quantcore.errors import DataError
 from quantcore.ir.values import number
-from quantcore.runtime.reading import parse_json, read_bytes
+from quantcore.reading import parse_json, read_bytes
 from quantcore.showing import one_line, shown
 
 #: Bytes of an annotation file; that of train2017 has 470 MB.

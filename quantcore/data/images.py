@@ -12,7 +12,7 @@ from quantcore.data import MOST_PIXELS
 from quantcore.data.coco import CocoImage
 from quantcore.data.headers import Size, header_size, jpeg_fault
 from quantcore.errors import DataError
-from quantcore.runtime.reading import read_bytes
+from quantcore.reading import read_bytes
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -1,4 +1,4 @@
-"""Letterbox: an image into a network input of fixed size, and boxes back again."""
+"""An image into a network input of fixed size, letterboxed or stretched, and boxes back again."""
 
 from __future__ import annotations
 
@@ -10,19 +10,28 @@ import numpy as np
 from quantcore.data.images import Pixels
 from quantcore.ir.model import Array, Preprocessing
 
+#: What OpenCV calls the ways to resize.
+_INTERPOLATIONS = {
+    "linear": cv2.INTER_LINEAR,
+    "cubic": cv2.INTER_CUBIC,
+    "nearest": cv2.INTER_NEAREST,
+    "area": cv2.INTER_AREA,
+    "lanczos": cv2.INTER_LANCZOS4,
+}
+
 
 @dataclass(frozen=True)
 class Placement:
     """Where in the network input an image lies.
 
     Attributes:
-        scale: Network pixels per original pixel.
+        scale: Network pixels per original pixel, in x and in y; two where an image is stretched.
         left: Grey columns left of the image.
         top: Grey rows above it.
         size: (height, width) of the original image in pixels.
     """
 
-    scale: float
+    scale: tuple[float, float]
     left: int
     top: int
     size: tuple[int, int]
@@ -39,7 +48,8 @@ class Placement:
         height, width = self.size
         offset = np.array([self.left, self.top] * 2, np.float32)
         limit = np.array([width, height] * 2, np.float32)
-        mapped: Array = np.clip((boxes - offset) / np.float32(self.scale), np.float32(0), limit)
+        scale = np.array(self.scale * 2, np.float32)
+        mapped: Array = np.clip((boxes - offset) / scale, np.float32(0), limit)
         return mapped
 
 
@@ -48,11 +58,14 @@ def place(size: tuple[int, int], preprocessing: Preprocessing) -> Placement:
     (height, width), (new_height, new_width) = size, _resized(size, preprocessing)
     net_height, net_width = preprocessing.size
     left = top = 0
-    if preprocessing.placement == "center":
+    if preprocessing.fit == "letterbox" and preprocessing.placement == "center":
         # The odd pixel goes to the right and to the bottom, as where YOLOv5 was trained.
         left = round((net_width - new_width) / 2 - 0.1)
         top = round((net_height - new_height) / 2 - 0.1)
-    return Placement(min(net_height / height, net_width / width), left, top, size)
+    scale = (net_width / width, net_height / height)
+    if preprocessing.fit == "letterbox":
+        scale = (min(scale), min(scale))
+    return Placement(scale, left, top, size)
 
 
 def letterbox(image: Pixels, preprocessing: Preprocessing) -> tuple[Array, Placement]:
@@ -69,18 +82,31 @@ def letterbox(image: Pixels, preprocessing: Preprocessing) -> tuple[Array, Place
     placement = place(size, preprocessing)
     height, width = _resized(size, preprocessing)
     if size != (height, width):
-        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+        way = _INTERPOLATIONS[preprocessing.interpolation]
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=way))
     canvas = np.full((*preprocessing.size, 3), preprocessing.pad_value, np.uint8)
     canvas[placement.top : placement.top + height, placement.left : placement.left + width] = image
     if preprocessing.channels == "rgb":
         canvas = np.asarray(cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB))
     pixels = np.empty((3, *preprocessing.size), np.float32)
     np.multiply(canvas.transpose(2, 0, 1), np.float32(preprocessing.scale), out=pixels)
+    _normalise(pixels, preprocessing)
     return pixels, placement
+
+
+def _normalise(pixels: Array, preprocessing: Preprocessing) -> None:
+    """Takes off the mean and divides by the deviation of each channel, in place."""
+    for values, mean, std in zip(pixels, preprocessing.mean, preprocessing.std, strict=True):
+        if mean:
+            values -= np.float32(mean)
+        if std != 1:
+            values /= np.float32(std)
 
 
 def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
     """(height, width) of the image inside the network input; at least one pixel."""
     (height, width), (net_height, net_width) = size, preprocessing.size
+    if preprocessing.fit == "stretch":
+        return preprocessing.size
     ratio = min(net_height / height, net_width / width)
     return max(1, round(height * ratio)), max(1, round(width * ratio))

@@ -40,6 +40,11 @@ def find_boxes(
         )
     found = decoding.detect(heads, size, limits)
     for kept, placement in zip(found, placements, strict=True):
+        if len(kept) and kept[:, 5].max() >= len(model.class_names):
+            raise ModelError(
+                f"{model.name}: the network found a class {int(kept[:, 5].max())}, the model names "
+                f"0 to {len(model.class_names) - 1}; give the names of all its classes"
+            )
         kept[:, :4] = placement.to_original(kept[:, :4])
     return found
 

@@ -14,7 +14,7 @@ from quantcore.ir.model import Array
 MAX_CANDIDATES = 30_000
 
 #: Pixels; a broken network's boxes beyond would spoil the arithmetic for the sound ones.
-_FAR = 1e6
+FAR = 1e6
 
 
 def nms(decoded: Array | Iterable[Array], limits: Limits = LIMITS) -> list[Array]:
@@ -39,7 +39,7 @@ def nms(decoded: Array | Iterable[Array], limits: Limits = LIMITS) -> list[Array
 def passing(rows: Array, conf: float) -> Array:
     """Every (box, class) of some rows over the threshold, n x 6 as `nms` returns it, best first."""
     extent = rows[:, 2:4]
-    sound = (rows[:, 4] > conf) & (np.abs(rows[:, :4]) < _FAR).all(1) & (extent > 0).all(1)
+    sound = (rows[:, 4] > conf) & (np.abs(rows[:, :4]) < FAR).all(1) & (extent > 0).all(1)
     rows = rows[sound]
     scores = rows[:, 5:] * rows[:, 4:5]
     box, label = np.nonzero(scores > conf)

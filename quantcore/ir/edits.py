@@ -53,6 +53,22 @@ def fixed_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def element_types(proto: onnx.ModelProto) -> dict[str, int]:
+    """Element type of every tensor that the graph names or shape inference knows."""
+    found = _named_types(proto.graph)
+    if any(name and name not in found for node in proto.graph.node for name in node.output):
+        found = _named_types(onnx.shape_inference.infer_shapes(proto).graph)
+    return found
+
+
+def _named_types(graph: onnx.GraphProto) -> dict[str, int]:
+    infos = (*graph.input, *graph.output, *graph.value_info)
+    kinds = {info.name: int(info.type.tensor_type.elem_type) for info in infos}
+    found = {name: kind for name, kind in kinds.items() if kind}
+    found.update({i.name: int(i.data_type) for i in graph.initializer})
+    return found
+
+
 # Who writes and who reads.
 
 

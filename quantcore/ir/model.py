@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from quantcore.errors import ModelError
 from quantcore.ir.decoding import Decoding
+from quantcore.ir.edits import element_types
+from quantcore.ir.projections import projections
+from quantcore.ir.values import listed, number, positive, text, whole
+from quantcore.showing import shown
 
 Array = npt.NDArray[np.float32]
 
@@ -36,6 +42,15 @@ NEUTRAL_OPS: Mapping[str, str] = {
 #: Ops that carry a constant weight; without one the node is not a layer of this op.
 WEIGHTED_OPS = frozenset({"conv2d", "conv_transpose2d", "linear"})
 
+#: A product of two activations, as attention has them: a MatMul or Gemm without a weight.
+MATMUL = "matmul"
+
+#: Every op that a layer can be of.
+LAYER_OPS = frozenset({*NEUTRAL_OPS.values(), MATMUL})
+
+#: What quantization is about; tensors of another type are never quantized.
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
+
 
 @dataclass(frozen=True)
 class LayerInfo:
@@ -43,7 +58,7 @@ class LayerInfo:
 
     Attributes:
         name: Module path in the float model; the name of its node in the float ONNX graph.
-        op: Neutral op, one of the values of `NEUTRAL_OPS`.
+        op: Neutral op, one of `LAYER_OPS`.
         inputs: Activation tensors that it reads, in the node's order.
         weights: Constant tensors that are quantized as weights (never the bias).
         outputs: Tensors that it writes.
@@ -56,16 +71,34 @@ class LayerInfo:
     outputs: tuple[str, ...]
 
 
+#: A number for each channel of the network input, in its order.
+Channels = tuple[float, float, float]
+
+#: Pixels of a network input: beyond, one image takes gigabytes on its way through a network.
+_MOST_PIXELS = 1 << 24
+#: Factors on pixel values that single precision still tells apart.
+_LEAST_SCALE = 1e-9
+
+#: How `Preprocessing` may resize.
+INTERPOLATIONS = ("linear", "cubic", "nearest", "area", "lanczos")
+
+
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes a network input: letterbox, channel order, scaling.
+    """How an image becomes a network input: resizing, channel order, scaling.
+
+    A pixel value v enters the network as (v * scale - mean) / std.
 
     Attributes:
         size: (height, width) of the network input in pixels.
         channels: `rgb` or `bgr`.
         scale: Factor on the 0..255 pixel values.
-        placement: `center` (YOLOv5, YOLOv7) or `top_left` (YOLOX).
+        placement: `center` (YOLOv5, YOLOv7) or `top_left` (YOLOX); of a letterboxed image.
         pad_value: Grey level of the letterbox border, 0..255.
+        fit: `letterbox`, which keeps an image's proportions, or `stretch`, which fills the input.
+        mean: What is taken off each scaled channel, in the order of `channels`.
+        std: What each channel is then divided by.
+        interpolation: One of `INTERPOLATIONS`.
     """
 
     size: tuple[int, int]
@@ -73,17 +106,78 @@ class Preprocessing:
     scale: float = 1 / 255
     placement: str = "center"
     pad_value: int = 114
+    fit: str = "letterbox"
+    mean: Channels = (0.0, 0.0, 0.0)
+    std: Channels = (1.0, 1.0, 1.0)
+    interpolation: str = "linear"
 
     def __post_init__(self) -> None:
-        """Raises ModelError for an unknown channel order or placement, or an empty size."""
-        if self.channels not in ("rgb", "bgr"):
-            raise ModelError(f"preprocessing: channels must be rgb or bgr, not {self.channels!r}")
-        if self.placement not in ("center", "top_left"):
-            raise ModelError(
-                f"preprocessing: placement must be center or top_left, not {self.placement!r}"
-            )
+        """Raises ModelError for an unknown word, an empty size, or numbers that cannot be."""
+        for name, known in _WORDS.items():
+            if getattr(self, name) not in known:
+                raise ModelError(
+                    f"preprocessing: {name} must be {' or '.join(known)}, not "
+                    f"{getattr(self, name)!r}"
+                )
         if min(self.size) < 1:
             raise ModelError(f"preprocessing: image size must be positive, not {self.size}")
+        if self.size[0] * self.size[1] > _MOST_PIXELS:
+            raise ModelError(f"preprocessing: {self.size} pixels are more than {_MOST_PIXELS}")
+        if not 0 <= self.pad_value <= 255:
+            raise ModelError(f"preprocessing: pad_value must lie in 0..255, not {self.pad_value}")
+        if not _LEAST_SCALE <= self.scale <= 1 / _LEAST_SCALE:
+            raise ModelError(
+                f"preprocessing: scale must lie in {_LEAST_SCALE:g}..{1 / _LEAST_SCALE:g}, not "
+                f"{shown(self.scale)}"
+            )
+        numbers = (*self.mean, *self.std)
+        if (len(self.mean), len(self.std)) != (3, 3) or not all(map(math.isfinite, numbers)):
+            raise ModelError(
+                f"preprocessing: mean and std must be three numbers each, not {self.mean} and "
+                f"{self.std}"
+            )
+        if min(self.std) <= 0:
+            raise ModelError(f"preprocessing: std must be positive, not {self.std}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a description holds; what was added to the format only where it says something."""
+        data = asdict(self)
+        for name in ("fit", "mean", "std", "interpolation"):
+            if data[name] == type(self).__dataclass_fields__[name].default:
+                del data[name]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
+        """What a description holds.
+
+        Raises:
+            KeyError: Something is missing.
+            TypeError: A value is of the wrong kind.
+            ValueError: A value does not make sense.
+            ModelError: The values do not fit each other.
+        """
+        height, width = (whole(side) for side in listed(data["size"]))
+        added: dict[str, Any] = {n: text(data[n]) for n in ("fit", "interpolation") if n in data}
+        for name in ("mean", "std"):
+            if name in data:
+                added[name] = tuple(number(value) for value in listed(data[name]))
+        return cls(
+            (height, width),
+            text(data["channels"]),
+            positive(data["scale"]),
+            text(data["placement"]),
+            whole(data["pad_value"]),
+            **added,
+        )
+
+
+_WORDS = {
+    "channels": ("rgb", "bgr"),
+    "placement": ("center", "top_left"),
+    "fit": ("letterbox", "stretch"),
+    "interpolation": INTERPOLATIONS,
+}
 
 
 @dataclass(frozen=True)
@@ -149,7 +243,19 @@ class FloatGraph:
         """The quantizable layers in graph order."""
         constants = frozenset(i.name for i in self.proto.graph.initializer)
         found = (_layer_of(node, constants) for node in self.proto.graph.node)
-        return tuple(layer for layer in found if layer is not None)
+        # Indices and shapes are added and concatenated too, and nothing of that is quantized.
+        return tuple(layer for layer in found if layer and self.not_floats.isdisjoint(layer.inputs))
+
+    @cached_property
+    def not_floats(self) -> frozenset[str]:
+        """Tensors that are known to hold indices, shapes or truth values."""
+        types = element_types(self.proto)
+        return frozenset(name for name, kind in types.items() if kind not in FLOATS)
+
+    @cached_property
+    def projections(self) -> frozenset[str]:
+        """Nodes with weights that belong to a formula; they are never quantized."""
+        return projections(self.proto.graph, self.initializers)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -176,7 +282,7 @@ class FloatModel(FloatGraph):
     @cached_property
     def key(self) -> str:
         """SHA-256 of all that results depend on: the graph, and what is around it."""
-        looks = (asdict(self.preprocessing), self.decoding.to_dict(), self.class_names)
+        looks = (self.preprocessing.to_dict(), self.decoding.to_dict(), self.class_names)
         text = json.dumps((self.fingerprint, self.decoding.kind, *looks), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -187,17 +293,22 @@ def _layer_of(node: onnx.NodeProto, constants: frozenset[str]) -> LayerInfo | No
     if op is None:
         return None
     weights: tuple[str, ...] = ()
+    # Sizes, scales and scalar operands are constants and nothing to quantize; what is left must
+    # still be the op's own operation on activations.
+    inputs = tuple(i for i in node.input if i and i not in constants)
     if op in WEIGHTED_OPS:
-        if len(node.input) < 2 or node.input[1] not in constants or node.input[0] in constants:
+        if len(node.input) < 2 or node.input[0] in constants:
             return None
-        inputs: tuple[str, ...] = (node.input[0],)
-        weights = (node.input[1],)
-    else:
-        # Sizes, scales and scalar operands are constants and nothing to quantize; what is left
-        # must still be the op's own operation on activations.
-        inputs = tuple(i for i in node.input if i and i not in constants)
-        if not inputs or (op in ("add", "mul") and len(inputs) < 2):
+        if node.input[1] in constants:
+            inputs, weights = inputs[:1], (node.input[1],)
+        elif op == "linear":
+            op, inputs = MATMUL, inputs[:2]
+        else:
             return None
+    elif op == "resize":
+        inputs = inputs[:1]  # the others are where to sample, constant or not
+    if not inputs or (op in ("add", "mul") and len(inputs) < 2):
+        return None
     return LayerInfo(node.name, op, inputs, weights, tuple(node.output))
 
 

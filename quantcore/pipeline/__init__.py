@@ -2,7 +2,14 @@
 
 from quantcore.pipeline.calibrating import calibrate, calibrate_each
 from quantcore.pipeline.evaluating import evaluate, neighbouring_maps
-from quantcore.pipeline.graphs import load_model, load_onnx, quantize, rewrite, save_qdq
+from quantcore.pipeline.graphs import (
+    load_model,
+    load_onnx,
+    quantize,
+    rewrite,
+    save_model,
+    save_qdq,
+)
 from quantcore.pipeline.settings import (
     CALIBRATION_SPLIT,
     EVALUATION_SPLIT,
@@ -25,5 +32,6 @@ __all__ = [
     "neighbouring_maps",
     "quantize",
     "rewrite",
+    "save_model",
     "save_qdq",
 ]

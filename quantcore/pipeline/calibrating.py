@@ -226,9 +226,8 @@ def images_of(
     """
     batch_size = model.batch_size or policy.batch_size
     remembered = model.batch_size or AUDIT_IMAGES
-    if isinstance(data, str | Path):
-        data = Data(Path(data))
-    if isinstance(data, Data):
+    if isinstance(data, Data | str | Path):
+        data = Data.of(data)
         chosen = CocoDataset.open(data.root, data.calibration).select(policy.images, policy.seed)
         inputs = Batches(chosen, model.preprocessing, batch_size).inputs()
         return _Counted(inputs, tuple(image.id for image in chosen), remembered)

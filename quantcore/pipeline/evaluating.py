@@ -13,9 +13,9 @@ from quantcore.contracts import registry
 from quantcore.data.coco import CocoDataset
 from quantcore.engines.audit import audit as int8_audit
 from quantcore.evaluation.jobs import Found, LatencyTest, Measured, RunSettings, graph_job
-from quantcore.ir.model import FloatModel
+from quantcore.ir.model import FloatModel, QdqModel
 from quantcore.pipeline.graphs import quantize
-from quantcore.pipeline.settings import Data, Evaluation
+from quantcore.pipeline.settings import DEFAULT_EVALUATION, Data, Evaluation
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.results.comparison import Evaluated
 from quantcore.runtime.executor import InProcess
@@ -25,9 +25,9 @@ from quantcore.table.table import CalibrationTable
 
 def evaluate(
     model: FloatModel,
-    graph: onnx.ModelProto | Path,
-    data: Data,
-    how: Evaluation,
+    graph: QdqModel | onnx.ModelProto | Path | None,
+    data: Data | Path | str,
+    how: Evaluation = DEFAULT_EVALUATION,
     runtime: Runtime | None = None,
     what: str = "evaluation",
 ) -> Evaluated:
@@ -35,9 +35,9 @@ def evaluate(
 
     Args:
         model: Says how images go in and how boxes come out.
-        graph: The graph, or the file that the engine built from it; what a file quantizes is not
-            known, so there is no INT8 audit of it.
-        data: What to evaluate on.
+        graph: The graph, None for the float one, or the file that the engine built from it; what a
+            file quantizes is not known, so there is no INT8 audit of it.
+        data: What to evaluate on; a folder, or a folder and its splits.
         how: Engine, its options, and how much is run.
         runtime: Where the work is done and kept; None for this process, keeping nothing.
         what: Names the graph in errors.
@@ -46,7 +46,8 @@ def evaluate(
         DataError: The data set is unusable, or has another number of classes.
         EngineError: The engine refuses the graph, the file or the options.
     """
-    runtime = runtime or Runtime(InProcess())
+    runtime, data = runtime or Runtime(InProcess()), Data.of(data)
+    graph = graph.proto if isinstance(graph, QdqModel) else graph or model.proto
     dataset = CocoDataset.open(data.root, data.evaluation)
     plugin = registry.load_engine(how.engine)
     timing = LatencyTest(batch=noise(model), warmup=how.warmup, runs=how.runs)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -12,7 +14,8 @@ from quantcore.contracts.model import ModelOptions
 from quantcore.data.batches import Batches
 from quantcore.data.coco import CocoDataset
 from quantcore.engines import REFERENCE_ENGINE
-from quantcore.errors import CheckpointError
+from quantcore.errors import CheckpointError, UsageError
+from quantcore.ir.description import describe
 from quantcore.ir.model import FloatModel, QdqModel
 from quantcore.pipeline.settings import Data
 from quantcore.policy.policy import CalibrationPolicy
@@ -25,17 +28,43 @@ from quantcore.runtime.progress import Progress
 from quantcore.table.table import CalibrationTable
 
 
-def load_model(name: str, weights: Path, options: ModelOptions | None = None) -> FloatModel:
-    """The float model of a checkpoint; raises PluginError, CheckpointError or UsageError."""
+def load_model(
+    name: str, weights: Path | str, options: ModelOptions | None = None, **given: Any
+) -> FloatModel:
+    """The float model of a checkpoint.
+
+    Args:
+        name: Of the model plugin: `yolov7-tiny`, `onnx`, ...; see `quantcore.plugins`.
+        weights: The file.
+        options: The plugin's own options; its defaults where None.
+        given: Fields of those options, in place of `options`: `preset="yolox"`.
+
+    Raises:
+        PluginError: No such model.
+        CheckpointError: Not readable, unsafe, or another architecture.
+        UsageError: An option that the model does not take.
+    """
     plugin = registry.load_model(name)
-    return plugin.load(weights, options or plugin.options())
+    if given:
+        known = [field.name for field in fields(plugin.options)]
+        for option in given:
+            if option not in known:
+                takes = ", ".join(known)
+                raise UsageError(f"model {name!r} has no option {option!r}; it takes: {takes}")
+        options = plugin.options(**given)
+    return plugin.load(Path(weights), options or plugin.options())
+
+
+def save_model(model: FloatModel, path: Path | str) -> None:
+    """Writes the float model as an ONNX file that describes itself: model `onnx` reads it again."""
+    write_whole(Path(path), describe(model).SerializeToString())
 
 
 def rewrite(
     model: FloatModel,
     name: str,
-    data: Data,
-    images: int,
+    data: Data | Path | str,
+    images: int = 80,
     seed: int = 0,
     options: object | None = None,
     table: CalibrationTable | None = None,
@@ -58,6 +87,7 @@ def rewrite(
     """
     plugin = registry.load_rewrite(name)
     plugin.check_table(model, table)
+    data = Data.of(data)
     chosen = CocoDataset.open(data.root, data.calibration).select(images, seed)
     batches = Batches(chosen, model.preprocessing, model.batch_size or 1)
     engine = registry.load_engine(REFERENCE_ENGINE)
@@ -92,8 +122,9 @@ def typed(model: FloatModel, qdq: QdqModel, policy: CalibrationPolicy, precision
     return QdqModel(found.proto, manifest)
 
 
-def save_qdq(qdq: QdqModel, path: Path) -> None:
+def save_qdq(qdq: QdqModel, path: Path | str) -> None:
     """Writes the graph, and its manifest beside it as `<name>.manifest.json`."""
+    path = Path(path)
     write_whole(path, qdq.proto.SerializeToString())
     manifest = json.dumps(dict(qdq.manifest), indent=1, sort_keys=True) + "\n"
     write_whole(path.with_suffix(".manifest.json"), manifest)

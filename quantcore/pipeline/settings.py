@@ -51,6 +51,15 @@ class Data:
     calibration: str = CALIBRATION_SPLIT
     evaluation: str = EVALUATION_SPLIT
 
+    def __post_init__(self) -> None:
+        """Takes a text for the path that it is."""
+        object.__setattr__(self, "root", Path(self.root))
+
+    @classmethod
+    def of(cls, data: Data | Path | str) -> Data:
+        """A folder alone stands for COCO's own splits."""
+        return data if isinstance(data, Data) else cls(Path(data))
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -71,3 +80,7 @@ class Evaluation:
     batch_size: int = 1
     warmup: int = 5
     runs: int = 50
+
+
+#: On the reference engine, every image of the split.
+DEFAULT_EVALUATION = Evaluation()

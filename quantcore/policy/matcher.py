@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from quantcore.errors import PolicyError
-from quantcore.ir.model import NEUTRAL_OPS, LayerInfo
+from quantcore.ir.model import LAYER_OPS, LayerInfo
 from quantcore.policy.reading import suggest
 from quantcore.showing import shown
 
@@ -36,8 +36,8 @@ class Matcher:
         prefix, sign, pattern = text.partition(":")
         if not sign or prefix not in _PREFIXES:
             return cls(LAYERS, text)
-        if _PREFIXES[prefix] == OP and pattern not in NEUTRAL_OPS.values():
-            ops = sorted(set(NEUTRAL_OPS.values()))
+        if _PREFIXES[prefix] == OP and pattern not in LAYER_OPS:
+            ops = sorted(LAYER_OPS)
             hint = suggest(pattern, ops)
             raise PolicyError(f"unknown op in {shown(text)}{hint}; know {', '.join(ops)}")
         return cls(_PREFIXES[prefix], pattern)

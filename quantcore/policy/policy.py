@@ -13,7 +13,7 @@ from quantcore.policy.matcher import LAYERS, OP, Matcher
 from quantcore.policy.profiles import BUILT_IN, TENSORRT, Profile
 from quantcore.policy.reading import mapping, refuse_unknown, suggest
 from quantcore.policy.tensor import GRANULARITIES, OBSERVERS, TensorPolicy, observer_list
-from quantcore.runtime.reading import MOST_YAML, parse_yaml, read_text
+from quantcore.reading import MOST_YAML, parse_yaml, read_text
 from quantcore.showing import shown
 
 __all__ = ["GRANULARITIES", "OBSERVERS", "CalibrationPolicy", "LayerRule", "TensorPolicy"]

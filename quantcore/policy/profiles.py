@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from quantcore.errors import PolicyError
-from quantcore.ir.model import NEUTRAL_OPS
-from quantcore.runtime.reading import MOST_YAML, parse_yaml, read_text
+from quantcore.ir.model import LAYER_OPS, MATMUL
+from quantcore.reading import MOST_YAML, parse_yaml, read_text
 from quantcore.showing import one_line, shown
 
 #: What a rule can do with a layer.
@@ -38,7 +38,8 @@ class PlacementRule:
         because: The reason, in words.
         source: Where the reason is written down.
         fewer_channels_than: Only layers whose input or output channels, of one group, are fewer.
-        position: Only `first` layers (no weighted layer before them) or `last` (none behind).
+        position: Only `first` layers (no weighted layer before them) or `last` (none behind); a
+            projection (`quantcore.ir.projections`) does not count, nor what only an index leads to.
     """
 
     name: str
@@ -57,9 +58,9 @@ class PlacementRule:
         if self.action not in ACTIONS:
             known = ", ".join(ACTIONS)
             raise PolicyError(f"{where}: unknown action {shown(self.action)}; know {known}")
-        unknown = [op for op in self.ops if op not in NEUTRAL_OPS.values()]
+        unknown = [op for op in self.ops if op not in LAYER_OPS]
         if unknown or not self.ops:
-            known = ", ".join(sorted(set(NEUTRAL_OPS.values())))
+            known = ", ".join(sorted(LAYER_OPS))
             raise PolicyError(f"{where}: unknown ops {shown(unknown)}; know {known}")
         least = self.fewer_channels_than
         if least is not None and (isinstance(least, bool) or not isinstance(least, int)):
@@ -243,6 +244,13 @@ TENSORRT = Profile(
             _PLACEMENT,
         ),
         PlacementRule(
+            "attention",
+            "float",
+            (MATMUL,),
+            "attention is fused into one kernel, whose query, key and value are float",
+            "TensorRT documentation, Fused Attention, and operators documentation, Attention (T1)",
+        ),
+        PlacementRule(
             "residual",
             "residual",
             ("add",),
@@ -263,6 +271,13 @@ ONNXRUNTIME = Profile(
     "onnxruntime",
     (
         PlacementRule("weighted", "quantize", _WEIGHTED, "quantized by its static quantizer", _ORT),
+        PlacementRule(
+            "attention",
+            "quantize",
+            (MATMUL,),
+            "both inputs, so that it can become QLinearMatMul",
+            _ORT,
+        ),
         PlacementRule(
             "add", "quantize", ("add",), "both inputs, so that it can become QLinearAdd", _ORT
         ),

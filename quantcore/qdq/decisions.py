@@ -13,6 +13,11 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import PlacementRule
 from quantcore.qdq.topology import Topology, moves_values
 
+_NEVER = (
+    "never quantized: a projection, whose weights are constants of a formula (DFL, corners of a "
+    "box) that 8 bits do not hold"
+)
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -65,13 +70,16 @@ class _Decider:
         self._policy = policy
         self._topology = Topology(model.proto.graph)
         self._nodes = nodes_by_name(model.proto.graph)
-        weighted = [self._nodes[layer.name] for layer in model.layers if layer.weights]
+        layers = (x for x in model.layers if x.weights and x.name not in model.projections)
+        weighted = [self._nodes[layer.name] for layer in layers]
         self._behind = self._topology.beyond(weighted, forward=True)
         self._before = self._topology.beyond(weighted, forward=False)
         self.rules = {layer.name: self._profile_rule(layer) for layer in model.layers}
 
     def open(self, layer: LayerInfo) -> Decision:
         """The decision that no other layer's depends on; the rest are float for now."""
+        if layer.name in self._model.projections:
+            return Decision(layer.name, _NEVER)
         rule = self._policy.rule_for(layer)
         decided = rule.decides() if rule is not None else None
         if rule is not None and decided is not None:

@@ -7,9 +7,16 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, defs, helper, numpy_helper, shape_inference
+from onnx import TensorProto, defs, helper, numpy_helper
 
-from quantcore.ir.edits import Names, copied, opset_of, set_constants, set_nodes
+from quantcore.ir.edits import (
+    Names,
+    copied,
+    element_types,
+    opset_of,
+    set_constants,
+    set_nodes,
+)
 
 FP32, FP16 = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 PAIR = ("QuantizeLinear", "DequantizeLinear")
@@ -20,15 +27,6 @@ def narrow(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float16]:
     """Rounded to FP16, to infinity where that is the nearest."""
     with np.errstate(over="ignore"):
         found: npt.NDArray[np.float16] = np.asarray(values).astype(np.float16)
-    return found
-
-
-def element_types(proto: onnx.ModelProto) -> dict[str, int]:
-    """Element type of every tensor that shape inference knows."""
-    graph = shape_inference.infer_shapes(proto).graph
-    infos = (*graph.input, *graph.output, *graph.value_info)
-    found = {i.name: int(i.type.tensor_type.elem_type) for i in infos}
-    found.update({i.name: int(i.data_type) for i in graph.initializer})
     return found
 
 

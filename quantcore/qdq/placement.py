@@ -147,19 +147,21 @@ def _joined(old: Site | None, new: Site, bound: set[str], weighted: bool) -> Sit
 
 def _check_tensor_rules(model: FloatGraph, policy: CalibrationPolicy) -> None:
     names = {name for node in model.proto.graph.node for name in (*node.input, *node.output)}
+    names -= model.not_floats
     for rule in policy.layers:
         if rule.matcher.names == TENSORS and not any(map(rule.matcher.matches_tensor, names)):
             raise PolicyError(
-                f"layers: rule {rule.match!r} matches no tensor of this model; `quantcore layers "
-                "--json` shows the tensors of every layer"
+                f"layers: rule {rule.match!r} matches no tensor of floats here; `quantcore "
+                "layers --json` shows the tensors of every layer"
             )
 
 
 def _forced(model: FloatGraph, policy: CalibrationPolicy) -> Iterator[Site]:
     """Activations that a `tensor:` rule quantizes, for everything that reads them."""
     readers: dict[str, list[str]] = {}
+    skipped = model.initializers.keys() | model.not_floats
     for node in model.proto.graph.node:
-        for name in dict.fromkeys(i for i in node.input if i not in model.initializers):
+        for name in dict.fromkeys(i for i in node.input if i and i not in skipped):
             readers.setdefault(name, []).append(node.name)
     for tensor, consumers in readers.items():
         rule = policy.rule_for_tensor(tensor)

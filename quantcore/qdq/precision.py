@@ -12,31 +12,32 @@ import onnx
 from onnx import AttributeProto, version_converter
 
 from quantcore.errors import ModelError, PolicyError, UsageError
-from quantcore.ir.edits import constants, copied, opset_of
+from quantcore.ir.edits import constants, copied, element_types, opset_of
 from quantcore.ir.model import FloatModel
 from quantcore.policy.matcher import TENSORS
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.fp16 import (
     PAIR,
     Fp16Writer,
-    element_types,
     narrow,
     takes_fp16,
     touches_floats,
 )
+from quantcore.qdq.heads import box_arithmetic
 
 #: What a run can ask for.
 PRECISIONS = ("int8", "int8+fp16")
 #: FP16 Q/DQ scales exist from here on (ONNX operators QuantizeLinear-19, DequantizeLinear-19).
 LOWEST_OPSET = 19
-#: Boxes in pixels of a large image, and squares of them, pass FP16's 65504 or its 11 bits.
+#: Boxes in pixels of a large image, and squares of them, pass FP16's 65504 or its 11 bits. What a
+#: network draws itself is found by `box_arithmetic`.
 _DECODE = "decode/"
 #: A scale may lose this much in FP16: at the last code, 127, that is a quarter of a step.
 _SCALE_TOLERANCE = 2.0**-9
 
 
 @dataclass(frozen=True)
-class Mixed:
+class TypedGraph:
     """A strongly typed graph.
 
     Attributes:
@@ -65,7 +66,7 @@ def int8_fp16(proto: onnx.ModelProto, keep_fp32: Iterable[str] = ()) -> onnx.Mod
     return mixed(proto, keep_fp32).proto
 
 
-def mixed(proto: onnx.ModelProto, keep_fp32: Iterable[str] = ()) -> Mixed:
+def mixed(proto: onnx.ModelProto, keep_fp32: Iterable[str] = ()) -> TypedGraph:
     """As `int8_fp16`, with what had to stay FP32 and why.
 
     FP32 stay: nodes named so, the decoding, operators that have no FP16 form, nodes with a constant
@@ -78,19 +79,19 @@ def mixed(proto: onnx.ModelProto, keep_fp32: Iterable[str] = ()) -> Mixed:
     if asked - names:
         raise UsageError(f"no such layer to keep in FP32: {', '.join(sorted(asked - names))}")
     typed = _raised(proto)
-    asked |= {name for name in names if name.startswith(_DECODE)}
+    asked |= {name for name in names if name.startswith(_DECODE)} | box_arithmetic(typed.graph)
     kept = _forced(typed, asked)
     Fp16Writer(typed, asked | kept.keys()).write()
     try:
         onnx.checker.check_model(typed, full_check=True)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"the FP16 graph is invalid: {error}") from None
-    return Mixed(typed, kept)
+    return TypedGraph(typed, kept)
 
 
 def with_precision(
     model: FloatModel, proto: onnx.ModelProto, policy: CalibrationPolicy, precision: str
-) -> Mixed:
+) -> TypedGraph:
     """A graph of a model in the precision of a run, save where the policy's rules say otherwise.
 
     Args:
@@ -106,7 +107,7 @@ def with_precision(
     default = "fp16" if precision == "int8+fp16" else "fp32"
     chosen = _chosen(model, proto, policy)
     if default == "fp32" and "fp16" not in chosen.values():
-        return Mixed(proto, {})
+        return TypedGraph(proto, {})
     # Q and DQ nodes have the type of what they stand between.
     nodes = [n.name for n in proto.graph.node if n.op_type not in PAIR]
     return mixed(proto, [name for name in nodes if chosen.get(name, default) == "fp32"])

@@ -67,6 +67,20 @@ class QdqGraph(Topology):
             name = producer.input[0]
         return self.values[name]
 
+    def is_computed_from_constants(self, tensor: str) -> bool:
+        """Whether a tensor has one value, whatever the image."""
+        seen, open_ = {""}, [tensor]
+        while open_:
+            name = open_.pop()
+            if name in seen or name in self.values:
+                continue
+            seen.add(name)
+            producer = self.producers.get(name)
+            if producer is None:
+                return False
+            open_ += producer.input
+        return True
+
     def dequantize(self, tensor: str) -> onnx.NodeProto | None:
         """The DQ node that writes a tensor, or None."""
         producer = self.producers.get(tensor)

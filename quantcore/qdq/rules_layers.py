@@ -37,7 +37,7 @@ def integer_operators(graph: QdqGraph) -> Found:
 
 def weight_axes(graph: QdqGraph) -> Found:
     """Weights whose scales lie along another axis than their output channels."""
-    for node, dequantize in _weights(graph):
+    for node, dequantize in weights_of(graph):
         codes = graph.constant_behind(dequantize)
         if codes is None or not graph.per_axis(dequantize):
             continue
@@ -60,8 +60,9 @@ def weight_axes(graph: QdqGraph) -> Found:
 
 def weight_constants(graph: QdqGraph) -> Found:
     """Weights that are dequantized from something computed."""
-    for node, dequantize in _weights(graph):
-        if node.op_type != "MatMul" and graph.constant_behind(dequantize) is None:
+    for node, dequantize in weights_of(graph):
+        # The other two multiply activations as well as weights.
+        if node.op_type in ("Conv", "ConvTranspose") and graph.constant_behind(dequantize) is None:
             yield graph.label(dequantize), f"the weight of {graph.label(node)} is not constant"
 
 
@@ -76,8 +77,11 @@ def biases(graph: QdqGraph) -> Found:
 
 
 def half_quantized(graph: QdqGraph) -> Found:
-    """Layers with a quantized weight and a float input, or the reverse."""
-    for node in graph.nodes(*_LAYERS):
+    """Layers with a quantized weight and a float input, or the reverse; products alike."""
+    for node in graph.nodes(*_LAYERS, "MatMul"):
+        if not (graph.has_weight(node) or node.input[1] in graph.values):
+            yield from _half_product(graph, node)
+            continue
         data = graph.is_quantized(node.input[0])
         weight = graph.dequantize(node.input[1]) is not None
         # A DQ that the layer reads directly was put there for it.
@@ -86,6 +90,14 @@ def half_quantized(graph: QdqGraph) -> Found:
             yield graph.label(node), "the weight is quantized, the input is float"
         elif direct and not weight and node.input[1] in graph.values:
             yield graph.label(node), "the input is quantized, the weight is float"
+
+
+def _half_product(graph: QdqGraph, node: onnx.NodeProto) -> Found:
+    """Says so where one of two activations that a node multiplies is quantized."""
+    floats = [name for name in node.input[:2] if not graph.is_quantized(name)]
+    direct = any(graph.dequantize(name) is not None for name in node.input[:2])
+    if direct and len(floats) == 1:
+        yield graph.label(node), f"one factor is quantized, {floats[0]!r} is float"
 
 
 def residuals(graph: QdqGraph) -> Found:
@@ -134,7 +146,7 @@ def float_kernels(graph: QdqGraph) -> Found:
             yield graph.label(node), f"{ops} reads it in float, so it does not become QLinearConv"
 
 
-def _weights(graph: QdqGraph) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]:
+def weights_of(graph: QdqGraph) -> Iterator[tuple[onnx.NodeProto, onnx.NodeProto]]:
     """Layers and the DQ nodes of their weights."""
     for node in graph.nodes(*_LAYERS, "MatMul"):
         dequantize = graph.dequantize(node.input[1]) if len(node.input) > 1 else None

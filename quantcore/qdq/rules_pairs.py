@@ -28,22 +28,26 @@ def zero_points(graph: QdqGraph) -> Found:
             yield graph.label(node), f"the zero point is {shown}, not 0"
 
 
+def code_type(graph: QdqGraph, node: onnx.NodeProto) -> str:
+    """The type of the codes that a Q writes or a DQ reads."""
+    zero = graph.zero_point(node)
+    if zero is not None:
+        return str(zero.dtype)
+    if node.op_type == QUANTIZE:
+        default = onnx.TensorProto.UINT8
+        wanted = attributes(node).get("output_dtype", 0) or default
+        return str(onnx.TensorProto.DataType.Name(wanted).lower())
+    codes = graph.values.get(node.input[0])
+    return str(codes.dtype) if codes is not None else "int8"  # its Q is looked at itself
+
+
 def code_types(graph: QdqGraph) -> Found:
     """Codes that are no INT8; a Q without zero point writes UINT8."""
     for node in graph.pairs:
-        zero = graph.zero_point(node)
-        if zero is not None:
-            kind = str(zero.dtype)
-        elif node.op_type == QUANTIZE:
-            default = onnx.TensorProto.UINT8
-            wanted = attributes(node).get("output_dtype", 0) or default
-            kind = onnx.TensorProto.DataType.Name(wanted).lower()
-        else:
-            codes = graph.values.get(node.input[0])
-            kind = str(codes.dtype) if codes is not None else "int8"  # its Q is looked at itself
+        kind = code_type(graph, node)
         # A 32-bit code is a bias, which has a rule of its own.
         if kind in ("uint8", "uint16", "int16"):
-            missing = "" if zero is not None else " (no zero point given)"
+            missing = "" if graph.zero_point(node) is not None else " (no zero point given)"
             yield graph.label(node), f"codes are {kind}, not int8{missing}"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import onnx
 
 from quantcore.ir.edits import attributes, consumers, producers
+from quantcore.ir.selection import values_of
 
 #: Convolutions and the like: what an element-wise add can be fused behind.
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -15,11 +16,12 @@ ACTIVATIONS = frozenset(
     {"Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Softplus"}
     | {"Swish", "Mish", "PRelu", "Gelu"}
 )
+_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _GATES = frozenset({"Sigmoid", "HardSigmoid"})
 #: Nodes that only pick and place values; Resize does where it samples the nearest.
 _MOVES = frozenset(
     {"Concat", "MaxPool", "Reshape", "Transpose", "Slice", "Flatten", "Squeeze"}
-    | {"Unsqueeze", "Identity"}
+    | {"Unsqueeze", "Identity", "Split"}
 )
 
 
@@ -60,11 +62,26 @@ class Topology:
             if producer is None:
                 return None
             if producer.op_type in WEIGHTED:
-                return producer
+                return producer if self.has_weight(producer) else None
             before = self._before(producer)
             if before is None or before in self.outputs:
                 return None
             tensor = before
+
+    def has_weight(self, node: onnx.NodeProto) -> bool:
+        """Whether a node multiplies an activation with constants, quantized or not."""
+        if node.op_type not in WEIGHTED or len(node.input) < 2:
+            return False
+        return self.is_constant(node.input[1]) and not self.is_constant(node.input[0])
+
+    def is_constant(self, tensor: str) -> bool:
+        """Whether a tensor is constant, at most behind Q and DQ nodes."""
+        while tensor not in self.constants:
+            producer = self.producers.get(tensor)
+            if producer is None or producer.op_type not in _PAIR:
+                return False
+            tensor = producer.input[0]
+        return True
 
     def _before(self, node: onnx.NodeProto) -> str | None:
         """What an activation reads, if nothing else reads it."""
@@ -82,11 +99,15 @@ class Topology:
         return None
 
     def beyond(self, nodes: Iterable[onnx.NodeProto], forward: bool) -> frozenset[str]:
-        """Tensors that depend on the nodes' results (forward), or that the nodes depend on."""
+        """Tensors that depend on the nodes' results (forward), or that the nodes depend on.
+
+        What only chooses places, as the indices of a TopK do, is no dependence.
+        """
         seeds = {id(node) for node in nodes}
         marked: set[str] = set()
         for node in self.graph.node if forward else reversed(self.graph.node):
-            near, far = (node.input, node.output) if forward else (node.output, node.input)
+            values = values_of(node)
+            near, far = (node.input, values) if forward else (values, node.input)
             if id(node) in seeds or not marked.isdisjoint(near):
                 marked.update(name for name in far if name and name not in self.constants)
         return frozenset(marked)

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from quantcore.errors import CheckpointError, UsageError
-from quantcore.qdq import rules_layers, rules_pairs
+from quantcore.qdq import rules_layers, rules_lowering, rules_pairs
 from quantcore.qdq.qdq_graph import QdqGraph
 from quantcore.qdq.rules_pairs import Found
 
@@ -21,6 +21,7 @@ _PLACEMENT = f"{_TRT}, Q/DQ Layer-Placement Recommendations"
 _ONNX = "ONNX operators, QuantizeLinear and DequantizeLinear"
 _QUANTIZE = "TensorRT operators documentation, Quantize"
 _ORT = "ONNX Runtime documentation, Quantize ONNX models"
+_LPT = "OpenVINO documentation, Low Precision Transformations"
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ RULES: Mapping[str, Rule] = {
         ),
         Rule(
             "half-quantized",
-            "all inputs of a weighted operation are quantized, or none",
+            "all inputs of a weighted operation and of a product are quantized, or none",
             _PLACEMENT,
             "warning",
             rules_layers.half_quantized,
@@ -202,6 +203,56 @@ RULES: Mapping[str, Rule] = {
             "info",
             rules_layers.float_kernels,
         ),
+        Rule(
+            "eight-bits",
+            "codes are INT8 or UINT8, of biases INT32",
+            f"{_LPT}, Step 2, MarkupPrecisions",
+            "warning",
+            rules_lowering.eight_bits,
+        ),
+        Rule(
+            "symmetric-weight",
+            "weights are INT8 with zero points of 0; activations may have others",
+            f"{_LPT}, Step 2, MarkupPrecisions; float kernels seen in 2026.4.1",
+            "warning",
+            rules_lowering.symmetric_weights,
+        ),
+        Rule(
+            "static-scale",
+            "scales do not depend on the image",
+            f"{_LPT}, FakeQuantize: ranges are constants",
+            "warning",
+            rules_lowering.static_scales,
+        ),
+        Rule(
+            "per-tensor-input",
+            "only a depthwise convolution reads an activation with a scale for each channel",
+            f"{_LPT}, Step 2, MarkupPerTensorQuantization",
+            "warning",
+            rules_lowering.per_tensor_inputs,
+        ),
+        Rule(
+            "float-integer",
+            "no operator computes on codes that is taken apart into float",
+            f"{_LPT}: quantization is expressed through FakeQuantize; seen in 2026.4.1",
+            "warning",
+            rules_lowering.float_integers,
+        ),
+        Rule(
+            "concat-pair",
+            "a Concat of quantized tensors that a layer reads has a pair of its own",
+            f"{_LPT}, Step 2, AlignQuantizationIntervals; float kernels, and wrong results on "
+            "YOLOv5n, seen in 2026.4.1",
+            "warning",
+            rules_lowering.concat_pairs,
+        ),
+        Rule(
+            "shared-result",
+            "with a dynamic batch, what an add reads of a convolution without bias is its alone",
+            "wrong results seen in OpenVINO 2026.4.1",
+            "error",
+            rules_lowering.shared_results,
+        ),
     )
 }
 
@@ -218,6 +269,11 @@ TARGETS: Mapping[str, tuple[str, ...]] = {
         *("weight-constant", "bias", "integer-operator", "residual", "equal-scales"),
     ),
     "onnxruntime": (*_EVERYWHERE, "float-kernel"),
+    "openvino": (
+        *_EVERYWHERE,
+        *("eight-bits", "symmetric-weight", "static-scale", "per-tensor-input", "float-integer"),
+        *("concat-pair", "shared-result"),
+    ),
 }
 
 
@@ -232,7 +288,7 @@ def check(proto: onnx.ModelProto, target: str = "tensorrt") -> tuple[Violation, 
         UsageError: The target is unknown.
     """
     if target not in TARGETS:
-        raise UsageError(f"--target must be {' or '.join(TARGETS)}, not {target!r}")
+        raise UsageError(f"--target must be {', '.join(TARGETS)}, not {target!r}")
     graph = QdqGraph(proto)
     chosen = TARGETS[target]
     return tuple(

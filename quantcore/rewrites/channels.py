@@ -41,7 +41,10 @@ class Channels:
     def __init__(self, model: FloatModel) -> None:
         self._model = model
         ops = ("conv2d", "conv_transpose2d")
-        self.layers: dict[str, LayerInfo] = {x.name: x for x in model.layers if x.op in ops}
+        # The weights of a projection belong to a formula: nothing is scaled in front of it.
+        self.layers: dict[str, LayerInfo] = {
+            x.name: x for x in model.layers if x.op in ops and x.name not in model.projections
+        }
         self.topology = Topology(model.proto.graph)
 
     def rank(self, layer: LayerInfo) -> int:

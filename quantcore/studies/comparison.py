@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -56,11 +56,11 @@ class Comparison:
 
     Attributes:
         model: The float model.
-        weights: Where it came from, for the record.
-        policy: Applied by every backend.
         backends: Backend names.
         data: What to calibrate and evaluate on.
         out: Folder for the report and the artifacts.
+        weights: Where the model came from, for the record.
+        policy: Applied by every backend.
         engines: How graphs are evaluated: every graph on each.
         device: Where frameworks compute.
         threads: CPU threads of each framework; None for all.
@@ -74,18 +74,23 @@ class Comparison:
     """
 
     model: FloatModel
-    weights: Path
-    policy: CalibrationPolicy
     backends: tuple[str, ...]
     data: Data
     out: Path
-    engines: tuple[Evaluation, ...]
+    weights: Path | None = None
+    policy: CalibrationPolicy = field(default_factory=CalibrationPolicy)
+    engines: tuple[Evaluation, ...] = (Evaluation(),)
     device: str = "auto"
     threads: int | None = None
     precision: str = "int8"
     target: SearchTarget | None = None
     rewrites: tuple[str, ...] = ()
     graphs: int = 1
+
+    def __post_init__(self) -> None:
+        """Takes texts for the paths that they are."""
+        object.__setattr__(self, "out", Path(self.out))
+        object.__setattr__(self, "data", Data.of(self.data))
 
 
 def compare(
@@ -335,7 +340,7 @@ class _Comparing:
         """Everything that was found."""
         return RunRecord(
             model=self._what.model.name,
-            weights=self._what.weights.name,
+            weights=self._what.weights.name if self._what.weights else self._what.model.name,
             data=str(self._what.data.root),
             floats=tuple(self._floats),
             variants=tuple(self._variants),

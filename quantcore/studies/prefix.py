@@ -83,8 +83,6 @@ def _with_producers(
     model: FloatModel, nodes: list[onnx.NodeProto], shapes: Mapping[str, Shape]
 ) -> list[onnx.NodeProto]:
     """Adds what computes tensors that cannot be handed over: integers, and unknown shapes."""
-    types = {i.name: i.type.tensor_type.elem_type for i in model.proto.graph.value_info}
-    types[model.input_name] = _FLOAT
     order = {node.name: place for place, node in enumerate(model.proto.graph.node)}
     makers = producers(model.proto.graph)
     constants = {i.name for i in model.proto.graph.initializer}
@@ -94,7 +92,7 @@ def _with_producers(
         lost = [
             makers[name]
             for name in _feeds(constants, have)
-            if name in makers and (name not in shapes or types.get(name, _FLOAT) != _FLOAT)
+            if name in makers and (name not in shapes or name in model.not_floats)
         ]
         if not lost:
             return have
@@ -131,7 +129,8 @@ def extract(
         entry = helper.make_tensor_value_info(_PACKED, _FLOAT, [sum(sizes)])
         front = _unpack(feeds)
         constants = [*constants, *_unpacking_constants(feeds, sizes, shapes)]
-    ends = [helper.make_tensor_value_info(name, _FLOAT, None) for name in outputs]
+    kinds = {end.name: end.type.tensor_type.elem_type for end in proto.graph.output}
+    ends = [helper.make_tensor_value_info(name, kinds.get(name, _FLOAT), None) for name in outputs]
     graph = helper.make_graph([*front, *nodes], "part", [entry], ends, constants)
     part = helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
     return Suffix(part, feeds, outputs, size)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import helper, numpy_helper
 
 from quantcore.errors import TableError
-from quantcore.ir.edits import copied
-from quantcore.ir.model import FloatGraph
+from quantcore.ir.edits import copied, element_types
+from quantcore.ir.model import FLOATS, FloatGraph
 from quantcore.showing import shown
 from quantcore.table.packing import pack, unpack
 from quantcore.table.statistics import Statistics
@@ -28,9 +29,22 @@ class Outline(FloatGraph):
 
     @cached_property
     def initializers(self) -> Mapping[str, npt.NDArray[np.generic]]:
-        """Zeros in the constants' shapes, which take no memory."""
+        """Zeros in the constants' shapes, which take no memory, save for what planning reads."""
         zero = np.float32(0)
-        return {i.name: np.broadcast_to(zero, tuple(i.dims)) for i in self.proto.graph.initializer}
+        return {
+            i.name: numpy_helper.to_array(i)
+            if i.HasField("raw_data")
+            else np.broadcast_to(zero, tuple(i.dims))
+            for i in self.proto.graph.initializer
+        }
+
+    @cached_property
+    def not_floats(self) -> frozenset[str]:
+        """As of the float graph itself, whose types were kept where they are no floats."""
+        graph = self.proto.graph
+        kinds = {i.name: i.type.tensor_type.elem_type for i in graph.value_info}
+        kinds.update({i.name: i.data_type for i in graph.initializer})
+        return frozenset(name for name, kind in kinds.items() if kind not in FLOATS)
 
 
 @dataclass(frozen=True)
@@ -52,9 +66,16 @@ class KeptHistograms:
         proto = copied(model.proto)
         del proto.graph.value_info[:]
         del proto.graph.initializer[:]
+        types = element_types(model.proto)
+        constants = {constant.name for constant in model.proto.graph.initializer}
+        for name in sorted(model.not_floats - constants):
+            proto.graph.value_info.append(helper.make_tensor_value_info(name, types[name], None))
+        fixed = {n.input[1] for n in proto.graph.node if n.name in model.projections}
         for constant in model.proto.graph.initializer:
-            kind = constant.data_type
-            proto.graph.initializer.add(name=constant.name, dims=constant.dims, data_type=kind)
+            kept = proto.graph.initializer.add(name=constant.name, dims=constant.dims)
+            kept.data_type = constant.data_type
+            if constant.name in fixed:
+                kept.CopyFrom(numpy_helper.from_array(model.initializers[kept.name], kept.name))
         return cls(proto.SerializeToString(deterministic=True), tensors)
 
     def outline(self, name: str) -> Outline:
@@ -69,10 +90,7 @@ class KeptHistograms:
         try:
             proto = onnx.ModelProto.FromString(self.graph)
             found = Outline(name, proto)
-            _ = (
-                found.initializers,
-                found.layers,
-            )  # what is lazy is read here, where it can be refused
+            _ = found.initializers, found.layers  # lazy, and to be refused here
             return found
         except Exception as error:  # protobuf's own, or the model's: it is no graph of ours
             raise TableError(f"histograms: unreadable graph: {error}") from None

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from quantcore.errors import RangeError, TableError
 from quantcore.ir.values import listed, mapping, number
+from quantcore.reading import parse_json, read_text
 from quantcore.runtime.files import write_whole
-from quantcore.runtime.reading import parse_json, read_text
 from quantcore.showing import shown
 from quantcore.table.kept import KeptHistograms
 

@@ -94,7 +94,7 @@ def played(request, monkeypatch):
     driver = request.param(gpu)
 
     def open_(content=b"plan"):
-        return session.Session(content, driver)
+        return session.TensorRtSession(content, driver)
 
     return SimpleNamespace(
         gpu=gpu, open=open_, driver=driver, ends=ends, graphs=request.param is cuda_python

@@ -16,9 +16,10 @@ from quantcore.contracts.registry import load_decoding
 from quantcore.engines.onnxruntime import OnnxRuntimeEngine
 from quantcore.errors import ModelError
 from quantcore.evaluation.decode_graph import append_decode
-from quantcore.evaluation.decoding.anchors import AnchorDecoding, sigmoid_
+from quantcore.evaluation.decoding.anchors import AnchorDecoding
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
 from quantcore.evaluation.decoding.grid import GridDecoding
+from quantcore.evaluation.decoding.rows import sigmoid_
 from quantcore.evaluation.nms import nms
 from quantcore.ir.decoding import Limits
 

@@ -157,7 +157,7 @@ def test_heads_are_read_by_name_whatever_their_order():
     model = _model(anchors, outputs=("fine", "coarse"))
     rng = np.random.default_rng(0)
     fine, coarse = (rng.normal(0, 1, (1, 7, n, n)).astype(np.float32) for n in (8, 4))
-    placement = Placement(1.0, 0, 0, (64, 64))
+    placement = Placement((1.0, 1.0), 0, 0, (64, 64))
     (wanted,) = find_boxes({"fine": fine, "coarse": coarse}, model, [placement])
     (found,) = find_boxes({"coarse": coarse, "more": fine, "fine": fine}, model, [placement])
     np.testing.assert_array_equal(found, wanted)

@@ -91,7 +91,10 @@ def test_a_file_that_describes_it_is_read_again(model: FloatModel) -> None:
 def test_without_the_plugin_the_kinds_there_are_are_named(model: FloatModel) -> None:
     with pytest.raises(CheckpointError) as caught:
         described(describe(model), Path("a.onnx"), load_decoding)
-    assert "unknown decoding 'ready'; installed: anchors, grid, none" in str(caught.value)
+    assert (
+        "unknown decoding 'ready'; installed: anchor_free, anchors, end_to_end, gfl, grid, none"
+        in str(caught.value)
+    )
     assert str(caught.value).startswith("a.onnx: its description")
     assert "\n" not in str(caught.value)
 
@@ -100,7 +103,7 @@ def test_boxes_come_out_in_original_pixels(model: FloatModel) -> None:
     output = np.zeros((1, 3, 6), np.float32)
     output[0, 0] = [8, 4, 24, 12, 0.9, 1]
     output[0, 1] = [8, 4, 25, 12, 0.8, 1]  # overlaps, and stays
-    placement = Placement(2.0, 0, 0, (16, 32))
+    placement = Placement((2.0, 2.0), 0, 0, (16, 32))
     for name in ("best", DECODED):
         (boxes,) = find_boxes({name: output.copy()}, model, [placement])
         assert boxes[:, 4].tolist() == pytest.approx([0.9, 0.8])

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from quantcore_onnx import OnnxOptions, OnnxPlugin
-from quantcore_onnx.heads import ANCHORS
+from quantcore_onnx.anchored import ANCHORS
 
 from quantcore.contracts.model import ModelOptions
 from quantcore.errors import CheckpointError, UsageError
@@ -396,7 +396,7 @@ def test_quantized_and_unsupported_nodes(tmp_path):
 def test_inputs_that_are_no_images(tmp_path):
     assert "fixed at 4" in refused(tmp_path, raw(Detector(batch=4)).model())
     model = raw(Detector()).model()
-    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
     assert "FP32 images" in refused(tmp_path, model)
     model = raw(Detector()).model()
     model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from quantcore.errors import ConfigError
+from quantcore.reading import read_bytes
 from quantcore.runtime.files import write_whole
-from quantcore.runtime.reading import read_bytes
 from quantcore.showing import one_line, shown
 
 if sys.version_info >= (3, 11):

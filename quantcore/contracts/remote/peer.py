@@ -23,8 +23,8 @@ from quantcore.errors import BackendError, BackendUnavailable, PluginError, Quan
 from quantcore.ir.model import Array
 from quantcore.ir.values import mapping, number, whole
 from quantcore.ir.values import text as text_of
+from quantcore.reading import parse_json
 from quantcore.runtime.progress import Progress, Silent
-from quantcore.runtime.reading import parse_json
 from quantcore.runtime.worker import cause
 from quantcore.showing import one_line, shown
 

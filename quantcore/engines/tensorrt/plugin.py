@@ -35,15 +35,15 @@ class TensorRtEngine(EnginePlugin):
     def _build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
         """Without a GPU this is refused before any time is spent."""
         from quantcore.engines.tensorrt.builder import build_plan
-        from quantcore.engines.tensorrt.session import Session
+        from quantcore.engines.tensorrt.session import TensorRtSession
 
         driver = self._driver("a graph")
-        return Session(build_plan(proto, TensorRtOptions.of(options), Silent()), driver)
+        return TensorRtSession(build_plan(proto, TensorRtOptions.of(options), Silent()), driver)
 
     def _load(self, content: bytes, options: EngineOptions) -> Engine:
-        from quantcore.engines.tensorrt.session import Session
+        from quantcore.engines.tensorrt.session import TensorRtSession
 
-        return Session(content, self._driver("a plan"))
+        return TensorRtSession(content, self._driver("a plan"))
 
     def _driver(self, what: str) -> cuda.Driver:
         """CUDA with a GPU; raises EngineError where there is none."""
@@ -80,7 +80,7 @@ class TensorRtEngine(EnginePlugin):
         self, proto: onnx.ModelProto, options: EngineOptions, progress: Progress
     ) -> Built:
         from quantcore.engines.tensorrt.builder import build_plan
-        from quantcore.engines.tensorrt.session import Session
+        from quantcore.engines.tensorrt.session import TensorRtSession
 
         own = TensorRtOptions.of(options)
         plan = build_plan(proto, own, progress)
@@ -91,5 +91,5 @@ class TensorRtEngine(EnginePlugin):
             return Built(plan, f"built for {where}, without a GPU")
         if own.target not in (None, "CURRENT"):
             return Built(plan, f"built for {own.target} on {gpu.name}")
-        with Session(plan, self._driver("a plan")) as session:
+        with TensorRtSession(plan, self._driver("a plan")) as session:
             return Built(plan, gpu.name, tuple(session.layers()))

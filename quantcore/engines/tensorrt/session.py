@@ -37,7 +37,7 @@ def _load(plan: bytes, logger: Logger) -> _Loaded:
     return _Loaded(runtime, engine, context)
 
 
-class Session(Engine):
+class TensorRtSession(Engine):
     """A deserialized plan with one execution context.
 
     Args:

@@ -19,7 +19,13 @@ from quantcore.evaluation.decoding.prediction_grid import (
     check_strides,
     prediction_grid,
 )
-from quantcore.evaluation.decoding.rows import BEFORE_CLASSES, RowDecoding, mismatch, shapes_of
+from quantcore.evaluation.decoding.rows import (
+    BEFORE_CLASSES,
+    RowDecoding,
+    mismatch,
+    shapes_of,
+    sigmoid_,
+)
 from quantcore.ir.decoding import Shape
 from quantcore.ir.model import Array
 from quantcore.ir.values import listed, positive, whole
@@ -142,15 +148,6 @@ class AnchorDecoding(RowDecoding):
     ) -> None:
         sigmoid_(rows)
         self.predictions(size).place(rows, index, _grow)
-
-
-def sigmoid_(values: Array) -> None:
-    """The logistic function in place; exp(-x) overflows to infinity, which is the right zero."""
-    with np.errstate(over="ignore"):
-        np.negative(values, out=values)
-        np.exp(values, out=values)
-        values += 1
-        np.reciprocal(values, out=values)
 
 
 def _confident(head: Array, threshold: float) -> tuple[npt.NDArray[np.intp], Array]:

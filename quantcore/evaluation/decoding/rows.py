@@ -23,7 +23,8 @@ BEFORE_CLASSES = 5
 class RowDecoding(Decoding):
     """Decodes to rows: center x, center y, width, height in network pixels, objectness, scores.
 
-    A row's score for a class is objectness times class score; NMS leaves the best boxes.
+    A row's score for a class is objectness times class score; NMS leaves the best boxes. Networks
+    without objectness decode to rows without it; their candidates have 1 there.
     """
 
     def detect(
@@ -39,15 +40,15 @@ class RowDecoding(Decoding):
         """Decodes only what can pass a score threshold; far less work than `decode`.
 
         A score is objectness times class score, so a prediction whose objectness alone is below
-        the threshold cannot pass.
+        the threshold cannot pass; nor can one without objectness whose class scores all are.
 
         Args:
             outputs: See `detect`.
             size: Likewise.
-            threshold: Lowest objectness of interest.
+            threshold: Lowest objectness, or best class score, of interest.
 
         Yields:
-            For each image n x (5+C), the rows of `decode` with that objectness, in their order.
+            For each image n x (5+C), the rows of `decode` with that much, in their order.
 
         Raises:
             ModelError: See `classes`.
@@ -73,6 +74,29 @@ def one_tensor(shapes: Sequence[Shape], count: int | None = None) -> int:
 def confident(rows: Array, threshold: float) -> npt.NDArray[np.intp]:
     """Which rows (N x K) have an objectness of the threshold or more."""
     return np.flatnonzero(rows[:, 4] >= threshold)
+
+
+def promising(scores: Array, sigmoid: bool, threshold: float) -> npt.NDArray[np.intp]:
+    """Which predictions of a network without objectness can pass a threshold.
+
+    Args:
+        scores: N x C, left as they are.
+        sigmoid: Whether they still need it.
+        threshold: Lowest best score of interest.
+    """
+    best = np.array(scores.max(axis=1), np.float32)
+    if sigmoid:  # grows with its argument, so the best stays the best
+        sigmoid_(best)
+    return np.flatnonzero(best >= threshold)
+
+
+def sigmoid_(values: Array) -> None:
+    """The logistic function in place; exp(-x) overflows to infinity, which is the right zero."""
+    with np.errstate(over="ignore"):
+        np.negative(values, out=values)
+        np.exp(values, out=values)
+        values += 1
+        np.reciprocal(values, out=values)
 
 
 def mismatch(wanted: str, shapes: Sequence[Shape]) -> ModelError:

@@ -29,18 +29,56 @@ def name_nodes(graph: onnx.GraphProto) -> None:
 
 
 def drop_identities(graph: onnx.GraphProto) -> None:
-    """Removes nodes that only rename a tensor, in place; those that name an output stay."""
-    outputs = {o.name for o in graph.output}
+    """Removes nodes that only rename a tensor, in place.
+
+    Those are Identity, Dropout as inference has it, and Cast to the type that is there already,
+    which takes a graph whose types are inferred. One that names an output of the graph goes where
+    the tensor behind it can take that name.
+    """
+    ends = {end.name for end in (*graph.input, *graph.output, *graph.initializer)}
+    outputs = {output.name for output in graph.output}
+    read = {name for node in graph.node for name in node.input} | outputs
+    types = _types(graph)
     renamed: dict[str, str] = {}
     kept = []
     for node in graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = renamed.get(name, name)
-        if node.op_type in ("Identity", "Dropout") and not outputs.intersection(node.output):
-            renamed[node.output[0]] = node.input[0]
+        if not _renames(node, types, read):
+            kept.append(node)
+            continue
+        source = renamed.get(node.input[0], node.input[0])
+        if node.output[0] not in outputs:
+            renamed[node.output[0]] = source
+        elif source not in ends and source not in renamed.values():
+            renamed[source] = node.output[0]
+            ends.add(source)
         else:
             kept.append(node)
+    for node in kept:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = _followed(renamed, name)
     set_nodes(graph, kept)
+
+
+def _renames(node: onnx.NodeProto, types: dict[str, int], read: set[str]) -> bool:
+    if node.op_type == "Cast":
+        return bool(types.get(node.input[0]) == attributes(node)["to"])
+    unread = not any(name in read for name in node.output[1:] if name)
+    return node.op_type in ("Identity", "Dropout") and unread
+
+
+def _types(graph: onnx.GraphProto) -> dict[str, int]:
+    """The element type of each tensor, as far as they are known."""
+    infos = (*graph.input, *graph.value_info, *graph.output)
+    found = {i.name: int(i.type.tensor_type.elem_type) for i in infos}
+    return found | {i.name: int(i.data_type) for i in graph.initializer}
+
+
+def _followed(renamed: dict[str, str], name: str) -> str:
+    """What a tensor is called in the end."""
+    while name in renamed:
+        name = renamed[name]
+    return name
 
 
 def fold_batch_norms(graph: onnx.GraphProto) -> None:

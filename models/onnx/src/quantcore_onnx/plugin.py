@@ -14,18 +14,21 @@ from quantcore.contracts.registry import load_decoding
 from quantcore.errors import UsageError
 from quantcore.ir.description import described
 from quantcore.ir.edits import fixed_shapes
-from quantcore.ir.model import FloatModel, Preprocessing
-from quantcore_onnx.cleanup import drop_identities, fold_batch_norms, name_nodes, resize_by_scales
-from quantcore_onnx.coco import class_names
+from quantcore.ir.model import FloatModel
+from quantcore_onnx.cleanup import fold_batch_norms, name_nodes, resize_by_scales
+from quantcore_onnx.coco import COCO_NAMES, class_names
 from quantcore_onnx.constants import drop_unused, fold_constants
-from quantcore_onnx.heads import DECODINGS, PRESETS, find_heads, use_heads
-from quantcore_onnx.reading import check_input, prepare, read
+from quantcore_onnx.ends import Ends, Heads
+from quantcore_onnx.metadata import Told, told
+from quantcore_onnx.presets import PRESETS, check_preset, find_heads
+from quantcore_onnx.reading import check_input, prepare, raise_opset, read
 from quantcore_onnx.shapes import (
     check,
     fix_input,
     free_batch,
     in_words,
     infer_shapes,
+    use_outputs,
 )
 
 
@@ -34,14 +37,18 @@ class OnnxOptions(ModelOptions):
     """What a person may choose about an ONNX file.
 
     Attributes:
-        preset: Pre- and post-processing of a file that does not describe its own.
+        preset: Pre- and post-processing of a file that does not say what it is.
     """
 
     preset: str | None = option(None, f"Pre- and post-processing: {', '.join(PRESETS)}.")
 
 
 class OnnxPlugin(ModelPlugin):
-    """Any float ONNX file that quantcore wrote, or whose pre- and post-processing is a preset's."""
+    """Any float ONNX file that says what it is, or whose pre- and post-processing is a preset's.
+
+    A file says so by quantcore's description, by the metadata that Ultralytics writes, or by the
+    shapes of its outputs.
+    """
 
     options: ClassVar[type[ModelOptions]] = OnnxOptions
 
@@ -50,51 +57,38 @@ class OnnxPlugin(ModelPlugin):
 
         Args:
             weights: The file; external data may lie beside it.
-            options: `preset`, one of yolov5, yolov7, yolox, for a file without description;
-                `size` where the file leaves it open.
+            options: `preset`, one of `PRESETS`, for a file that does not say what it is; `size`
+                where the file leaves it open.
 
         Raises:
             CheckpointError: Not readable, quantized already, or not what the preset or the
                 description says.
-            UsageError: No preset for a file without description, or a preset or an image size
-                other than the file's own.
+            UsageError: No preset for a file that does not say what it is, or a preset or an image
+                size other than the file's own.
         """
         path = Path(weights)
         if not isinstance(options, OnnxOptions):
             options = OnnxOptions(options.image_size)
-        if options.preset is not None and options.preset not in PRESETS:
-            raise UsageError(_needs_preset(self.name, f"not {options.preset!r}"))
+        check_preset(self.name, options.preset)
         model = read(path)
         found = described(model, path, load_decoding)
         if found is not None:
             check_input(model, path)
             _check_options(found, options, path)
             return found
-        if options.preset is None:
-            raise UsageError(_needs_preset(self.name, f"{path} carries no description"))
-        model = prepare(model, path)
-        size = fix_input(model, options.size, path)
+        known = told(model, path)
+        prepare(model, path)
+        size = fix_input(model, options.size, known.size, path)
         model = _normalise(model, path)
-        heads = find_heads(model, options.preset, size, path)
-        use_heads(model.graph, heads)
-        drop_unused(model.graph)
-        model = free_batch(infer_shapes(model, path), path)
-        drop_unused(model.graph)
-        check(model, path)
+        ends = Ends(model.graph, size, len(known.names) or None)
+        heads = find_heads(ends, self.name, options.preset, path)
         return FloatModel(
             name=self.name,
-            proto=model,
-            preprocessing=_preprocessing(options.preset, size),
+            proto=_cut(model, heads, path),
+            preprocessing=heads.preprocessing,
             decoding=heads.decoding,
-            class_names=class_names(heads.classes),
+            class_names=_class_names(heads, known),
         )
-
-
-def _needs_preset(name: str, why: str) -> str:
-    return (
-        f"model {name} needs a preset for pre- and post-processing, one of {', '.join(PRESETS)}; "
-        f"{why}"
-    )
 
 
 def _check_options(found: FloatModel, options: OnnxOptions, path: Path) -> None:
@@ -107,8 +101,8 @@ def _check_options(found: FloatModel, options: OnnxOptions, path: Path) -> None:
         )
     if options.preset is None:
         return
-    same = found.preprocessing == _preprocessing(options.preset, size)
-    same = same and found.decoding in DECODINGS[options.preset]
+    preset = PRESETS[options.preset]
+    same = found.preprocessing in preset.preprocessings(size) and preset.reads(found.decoding)
     if not same:
         raise UsageError(
             f"{path}: describes other pre- or post-processing than preset {options.preset}; leave "
@@ -119,12 +113,7 @@ def _check_options(found: FloatModel, options: OnnxOptions, path: Path) -> None:
 def _normalise(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """Folds what is constant and rewrites what quantization cannot use; results stay the same."""
     del model.graph.metadata_props[:]
-    model = infer_shapes(model, path)
-    fold_constants(model)
-    # Shapes behind a Reshape are known only once its target is a constant.
-    model = infer_shapes(model, path)
-    fold_constants(model)
-    drop_identities(model.graph)
+    model = fold_constants(raise_opset(fold_constants(model, path), path), path)
     resize_by_scales(model.graph, fixed_shapes(model.graph))
     name_nodes(model.graph)
     fold_batch_norms(model.graph)
@@ -132,8 +121,17 @@ def _normalise(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     return infer_shapes(model, path)
 
 
-def _preprocessing(preset: str, size: tuple[int, int]) -> Preprocessing:
-    """What the preset's own repository does to an image."""
-    if preset == "yolox":
-        return Preprocessing(size=size, channels="bgr", scale=1.0, placement="top_left")
-    return Preprocessing(size=size)
+def _cut(model: onnx.ModelProto, heads: Heads, path: Path) -> onnx.ModelProto:
+    """The graph up to its heads, with a batch as free as it can be."""
+    use_outputs(model.graph, heads.names)
+    drop_unused(model.graph)
+    model = free_batch(infer_shapes(model, path), path)
+    drop_unused(model.graph)
+    check(model, path)
+    return model
+
+
+def _class_names(heads: Heads, known: Told) -> tuple[str, ...]:
+    """The file's own names, or COCO's where it has none and does not contradict."""
+    count = heads.classes or len(known.names) or len(COCO_NAMES)
+    return known.names if len(known.names) == count else class_names(count)

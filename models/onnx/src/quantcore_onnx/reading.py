@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import onnx
+import onnx.inliner
+import onnx.version_converter
 from onnx import TensorProto
 
 from quantcore.errors import CheckpointError
 from quantcore.ir.edits import opset_of
+from quantcore_onnx.float32 import to_float32
 
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
-_QUANTIZED_PREFIXES = ("QLinear", "ConvInteger", "MatMulInteger")
+#: Part of the name of every operator that takes or gives integers for real numbers.
+_QUANTIZED = re.compile(r"Quantize|^QLinear|Integer|^QGemm|^QAttention|^QEmbed|NBits$|Bnb4$")
 _CONTROL_FLOW = ("If", "Loop", "Scan")
 
 #: Below this QuantizeLinear has no axis, so weights could not be quantized per channel.
@@ -35,35 +39,62 @@ def read(path: Path) -> onnx.ModelProto:
         model = onnx.load(str(path))
     except Exception as error:  # protobuf's own classes derive from Exception alone
         raise CheckpointError(f"{path}: not a readable ONNX file ({one_line(error)})") from None
+    for tensor in model.graph.initializer:
+        tensor.ClearField("data_location")  # where the numbers were is no part of the model
     if not model.graph.node:
         raise CheckpointError(f"{path}: holds no graph; give an ONNX file")
+    model = _inlined(model, path)
     _check_nodes(model, path)
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise invalid(error, path) from None
+    _check_whole(model, path)
     return model
 
 
-def prepare(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """A float ONNX model with one image input, at opset 13 or later.
+def prepare(model: onnx.ModelProto, path: Path) -> None:
+    """Makes of a model one in FP32 with one image input, in place.
 
     Args:
-        model: What `read` gave; may be changed.
+        model: What `read` gave.
         path: The file, for error messages.
 
     Raises:
         CheckpointError: The input is not one batch of FP32 images with three channels.
     """
     _drop_constant_inputs(model)
+    to_float32(model)
     check_input(model, path)
-    return _raise_opset(model, path)
+
+
+def _check_whole(model: onnx.ModelProto, path: Path) -> None:
+    """Raises CheckpointError where onnx itself refuses a model.
+
+    It insists on shapes of outputs and others, which plain exports leave out and nobody needs.
+    """
+    infos = [i.type.tensor_type for i in (*model.graph.output, *model.graph.value_info)]
+    bare = [kind for kind in infos if not kind.HasField("shape")]
+    for kind in bare:
+        kind.shape.SetInParent()
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise invalid(error, path) from None
+    for kind in bare:
+        kind.ClearField("shape")
+
+
+def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model without functions of its own, which some exporters write for modules."""
+    if not model.functions:
+        return model
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # the inliner raises RuntimeError and others of its own
+        raise invalid(error, path) from None
 
 
 def _check_nodes(model: onnx.ModelProto, path: Path) -> None:
     for node in model.graph.node:
         op = node.op_type
-        if op in _QUANTIZED or op.startswith(_QUANTIZED_PREFIXES):
+        if _QUANTIZED.search(op):
             raise CheckpointError(
                 f"{path}: is quantized already (node {node.name or op} is a {op}); give the float "
                 "model that it was made from"
@@ -104,8 +135,16 @@ def check_input(model: onnx.ModelProto, path: Path) -> None:
         )
 
 
-def _raise_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """Leaves newer opsets alone: a conversion that is not needed can only do harm."""
+def raise_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model at opset 13 or later; newer ones stay, as a conversion can only do harm.
+
+    Args:
+        model: With all shapes inferred: without them Softmax comes out in a roundabout way.
+        path: The file, for error messages.
+
+    Raises:
+        CheckpointError: It cannot be converted.
+    """
     opset = opset_of(model)
     if opset >= LOWEST_OPSET:
         return model
@@ -117,6 +156,8 @@ def _raise_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             f"export it with opset {LOWEST_OPSET} or later"
         ) from None
     converted.ir_version = max(converted.ir_version, IR_VERSION)
+    del converted.metadata_props[:]
+    converted.metadata_props.extend(model.metadata_props)
     return converted
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from quantcore.contracts.engine import EngineOptions
 from quantcore.engines.onnxruntime import OnnxRuntimeEngine
@@ -22,13 +24,17 @@ _TOLERANCE = 1e-4
 
 
 def fix_input(
-    model: onnx.ModelProto, wanted: tuple[int, int] | None, path: Path
+    model: onnx.ModelProto,
+    wanted: tuple[int, int] | None,
+    told: tuple[int, int] | None,
+    path: Path,
 ) -> tuple[int, int]:
     """Gives the image input a batch of 1 and a fixed size, in place.
 
     Args:
         model: The model.
         wanted: (height, width) in pixels that the person asked for, or None.
+        told: What the file says where its input leaves the size open, or None.
         path: The file, for error messages.
 
     Returns:
@@ -40,14 +46,14 @@ def fix_input(
     dims = model.graph.input[0].type.tensor_type.shape.dim
     if wanted is not None and min(wanted) < 1:
         raise UsageError(f"image size must be positive, not {in_words(wanted)}")
-    size = []
+    size, open_ = [], wanted or told or (DEFAULT_IMAGE_SIZE,) * 2
     for index, dim in enumerate(dims[2:]):
         if wanted is not None and dim.dim_value not in (0, wanted[index]):
             raise UsageError(
                 f"{path}: its input is fixed at {dims[2].dim_value} x {dims[3].dim_value}; leave "
                 f"image size {in_words(wanted)} away, or export the model at that size"
             )
-        dim.dim_value = dim.dim_value or (wanted[index] if wanted else DEFAULT_IMAGE_SIZE)
+        dim.dim_value = dim.dim_value or open_[index]
         size.append(int(dim.dim_value))
     dims[0].dim_value, dims[1].dim_value = 1, 3
     return size[0], size[1]
@@ -62,6 +68,9 @@ def in_words(size: tuple[int, int]) -> str:
 def infer_shapes(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """The model with all shapes inferred anew.
 
+    Values are not propagated: that is what folding constants is for, and propagating them takes
+    memory for whatever a file claims to compute.
+
     Raises:
         CheckpointError: The graph is not valid.
     """
@@ -69,10 +78,18 @@ def infer_shapes(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True)
     except onnx.shape_inference.InferenceError as error:
         raise invalid(error, path) from None
     return inferred
+
+
+def use_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Makes tensors the outputs of a graph, in place; shapes are to be inferred again."""
+    del graph.output[:]
+    graph.output.extend(
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
+    )
 
 
 def check(model: onnx.ModelProto, path: Path) -> None:

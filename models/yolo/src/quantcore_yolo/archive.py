@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from quantcore.errors import CheckpointError
 from quantcore.ir.model import Array
-from quantcore.runtime.reading import size_of
+from quantcore.reading import size_of
 from quantcore.showing import one_line, shown
 from quantcore_yolo.records import Storage, TensorRecord
 

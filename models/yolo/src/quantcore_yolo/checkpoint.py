@@ -10,6 +10,7 @@ from quantcore.errors import CheckpointError
 from quantcore.ir.model import Array
 from quantcore.showing import one_line, shown
 from quantcore_yolo.archive import Archive
+from quantcore_yolo.exported import refuse_exported
 from quantcore_yolo.layer_list import layer_list
 from quantcore_yolo.records import BoundMethod, Record, TensorRecord
 from quantcore_yolo.safetensors_file import read_safetensors
@@ -119,6 +120,8 @@ def _find_model(content: object, origin: str) -> Record:
     if isinstance(content, dict):
         places = [content.get("ema"), content.get("model"), content.get("state_dict"), content]
     model = next((p for p in places if isinstance(p, Record) and "_modules" in p.state), None)
+    if model is not None:
+        refuse_exported(model, origin)
     if model is not None and isinstance(model.state.get("yaml"), dict):
         return model
     if model is not None:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from quantcore.errors import CheckpointError
 from quantcore.ir.model import Array
-from quantcore.runtime.reading import parse_json, size_of
+from quantcore.reading import parse_json, size_of
 from quantcore.showing import one_line
 
 #: A network input of more pixels would take gigabytes for one image.
