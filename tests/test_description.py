@@ -19,7 +19,7 @@ from quantcore.evaluation.decoding.boxes import DecodedBoxes
 from quantcore.evaluation.decoding.grid import GridDecoding
 from quantcore.ir import description
 from quantcore.ir.decoding import Decoding
-from quantcore.ir.description import KEY, describe, described
+from quantcore.ir.description import KEY, describe
 from quantcore.ir.model import FloatModel, Preprocessing
 
 PATH = Path("some.onnx")
@@ -231,7 +231,7 @@ def test_values_that_would_fail_later_are_refused_when_read(model, change, said)
     change(data)
     entry.value = json.dumps(data)
     with pytest.raises(CheckpointError, match=said) as caught:
-        described(proto, Path("m.onnx"), load_decoding)
+        described(proto, Path("m.onnx"))
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
 
@@ -241,4 +241,4 @@ def test_a_key_that_is_there_twice_is_refused(model) -> None:
     (entry,) = proto.metadata_props
     entry.value = entry.value.replace('"name"', '"name": "other", "name"', 1)
     with pytest.raises(CheckpointError, match="'name' is there twice"):
-        described(proto, Path("m.onnx"), load_decoding)
+        described(proto, Path("m.onnx"))

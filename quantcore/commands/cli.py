@@ -25,6 +25,7 @@ from quantcore.commands import (
 )
 from quantcore.contracts import remote
 from quantcore.errors import QuantcoreError
+from quantcore.runtime.notes import as_lines
 from quantcore.runtime.signals import ending
 from quantcore.runtime.threads import limit_this_process
 
@@ -86,7 +87,7 @@ app.command("trust")(trust.trust)
 def main() -> None:
     """Runs the command line."""
     limit_this_process()
-    with ending():
+    with ending(), as_lines():
         try:
             app()
         except QuantcoreError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -14,6 +15,7 @@ from quantcore.data import MOST_PIXELS
 from quantcore.errors import DataError
 from quantcore.ir.values import number
 from quantcore.reading import parse_json, read_bytes
+from quantcore.runtime.notes import note
 from quantcore.showing import one_line, shown
 
 #: Bytes of an annotation file; that of train2017 has 470 MB.
@@ -128,6 +130,11 @@ class CocoDataset:
         """
         if count is not None and count < 1:
             raise DataError(f"{self.source}: cannot select {count} images; ask for 1 or more")
+        if count is not None and count > len(self.images):
+            note(
+                f"{count} images were asked for, {self.source.name} lists {len(self.images)}; all "
+                "of them are taken"
+            )
         chosen = self.images
         if count is not None and count < len(self.images):
             picks = np.random.default_rng(seed).choice(len(self.images), count, replace=False)
@@ -162,10 +169,35 @@ class CocoDataset:
                 f"the model knows {len(class_names)} classes, {self.source} has "
                 f"{len(self.categories)} categories; use the data set that the model was trained on"
             )
-        by_name = {category.name: category.id for category in self.categories}
-        if set(class_names) == by_name.keys():
-            return tuple(by_name[name] for name in class_names)
-        return tuple(sorted(by_name.values()))
+        by_name = {_spelled(category.name): category.id for category in self.categories}
+        names = [_spelled(name) for name in class_names]
+        if len(by_name) == len(self.categories) and set(names) == by_name.keys():
+            return tuple(by_name[name] for name in names)
+        ids = tuple(sorted(category.id for category in self.categories))
+        if not all(re.fullmatch(r"class[ ]?\d+|\d+", name) for name in names):
+            self._tell_names(class_names, ids)
+        return ids
+
+    def _tell_names(self, class_names: Sequence[str], ids: Sequence[int]) -> None:
+        """Tells which names differ where classes are taken in order."""
+        own = {category.id: category.name for category in self.categories}
+        pairs = [(name, own[i]) for name, i in zip(class_names, ids, strict=True)]
+        other = [(a, b) for a, b in pairs if _spelled(a) != _spelled(b)]
+        if not other:
+            return
+        known = {_spelled(category.name) for category in self.categories}
+        moved = next((shown(a, 60) for a, _ in other if _spelled(a) in known), None)
+        why = f", although {moved} stands elsewhere; mAP may say nothing" if moved else ""
+        note(
+            f"{len(other)} of the model's {len(pairs)} class names are not those of "
+            f"{self.source.name}, such as {shown(other[0][0], 60)} where that has "
+            f"{shown(other[0][1], 60)}; classes are matched by their order{why}"
+        )
+
+
+def _spelled(name: str) -> str:
+    """A name without what people write in different ways."""
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def _layout(split: str) -> str:

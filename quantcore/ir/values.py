@@ -56,9 +56,11 @@ def number(value: Any) -> float:
 
 def positive(value: Any) -> float:
     """The number, see `number`, which must be above 0; raises TypeError or ValueError."""
-    if number(value) <= 0 or value > sys.float_info.max:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{shown(value)} is no number")
+    if not 0 < value <= sys.float_info.max:
         raise ValueError(f"{shown(value)} is not positive and finite")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def flag(value: Any) -> bool:

@@ -20,6 +20,7 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.results.comparison import Evaluated
 from quantcore.runtime.executor import InProcess
 from quantcore.runtime.jobs import Runtime
+from quantcore.runtime.notes import note
 from quantcore.table.table import CalibrationTable
 
 
@@ -53,6 +54,11 @@ def evaluate(
     timing = LatencyTest(batch=noise(model), warmup=how.warmup, runs=how.runs)
     found, measured = _run(what, model, graph, dataset, how, timing, runtime)
     assert measured is not None
+    if found.detection.map == 0:
+        note(
+            f"{what}: nothing of what is annotated was found in {found.detection.images} images "
+            "(mAP 0.000); check that weights, preprocessing (preset) and data set belong together"
+        )
     audited = None if isinstance(graph, Path) else int8_audit(plugin, graph, list(measured.layers))
     return Evaluated(
         detection=found.detection,

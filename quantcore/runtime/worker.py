@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from quantcore.errors import BackendError, OutputError, QuantcoreError
+from quantcore.runtime.notes import keep_silent
 from quantcore.runtime.progress import Progress
 from quantcore.runtime.threads import cores, environment
 
@@ -201,6 +202,7 @@ def main(end: int) -> None:
     """The process: runs what it is told until the other side is gone."""
     # Whoever sends it to more than the parent: that ends this process, which has nothing to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_silent()
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     pipe = Connection(end)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

@@ -6,6 +6,7 @@ import pytest
 
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import DataError
+from quantcore.runtime.notes import Note
 
 
 def test_reads_in_file_order(write_coco):
@@ -182,3 +183,19 @@ def test_annotation_files_that_are_none(tmp_path, text):
         CocoDataset.open(tmp_path, "val2017")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 700
+
+
+def test_more_images_than_there_are_is_told(write_coco):
+    with pytest.warns(Note, match="8 images were asked for, instances_val2017.json lists 5"):
+        assert len(CocoDataset.open(write_coco(), "val2017").select(8)) == 5
+
+
+def test_names_that_differ_are_told(write_coco, recwarn):
+    dataset = CocoDataset.open(write_coco(), "val2017")  # 3: cat, 7: dog
+    assert dataset.check_classes(["Dog ", "CAT"]) == (7, 3)
+    assert dataset.check_classes(["class0", "class1"]) == (3, 7)
+    assert not recwarn
+    with pytest.warns(Note, match="1 of .* 2 class names .*'hound' where that has 'dog'"):
+        assert dataset.check_classes(["cat", "hound"]) == (3, 7)
+    with pytest.warns(Note, match="although 'cat' stands elsewhere"):
+        assert dataset.check_classes(["hound", "cat"]) == (3, 7)
