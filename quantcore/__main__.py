@@ -1,6 +1,17 @@
-"""`python -m quantcore`."""
+"""`quantcore` and `python -m quantcore`: listens for signals, then imports the command line."""
 
-from quantcore.commands.cli import main
+from __future__ import annotations
+
+from quantcore.runtime.signals import ending
+
+
+def main() -> None:
+    """Runs the command line; its imports take a second, in which it can be stopped too."""
+    with ending():
+        from quantcore.commands.cli import main as run
+
+        run()
+
 
 if __name__ == "__main__":
     main()

@@ -5,9 +5,15 @@ A message names what was wrong, where (file, layer, image) and what to do about 
 
 from __future__ import annotations
 
+from quantcore.showing import one_line
+
 
 class QuantcoreError(Exception):
     """Root of all errors raised by quantcore; the command line prints it and exits with code 2."""
+
+    def __str__(self) -> str:
+        """The message on one line, as names of files and layers may hold anything."""
+        return one_line(super().__str__())
 
 
 class CheckpointError(QuantcoreError):

@@ -75,7 +75,7 @@ def test_images_in_memory_calibrate_as_a_data_set_does(
     again = quantcore.load_model("onnx", tmp_path / "float.onnx")
     assert again.fingerprint == model.fingerprint
     result = quantcore.evaluate(again, quantcore.load_onnx(tmp_path / "qdq.onnx"), squares.data)
-    assert result.detection.map is not None
+    assert result.accuracy.main is not None
 
 
 def test_a_generator_cannot_be_read_twice(squares: SimpleNamespace) -> None:

@@ -202,3 +202,43 @@ def test_a_graph_that_was_changed_so_that_it_is_no_float_model_is_refused(
     proto.graph.node[0].name = ""
     with pytest.raises(CheckpointError, match="needs a unique name"):
         described(proto, PATH)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d["preprocessing"].update(pad_value=999), "pad_value"),
+        (lambda d: d["preprocessing"].update(scale=10**400), "401 digits"),
+        (lambda d: d["preprocessing"].update(scale=1e300), "scale"),
+        (lambda d: d["preprocessing"].update(size=[10**9, 10**9]), "pixels"),
+        (lambda d: d["preprocessing"].update(size=[10**400, 1]), "401 digits"),
+        (lambda d: d.update(decoding={"kind": "grid", "strides": [0]}), "strides"),
+        (lambda d: d.update(decoding={"kind": "grid", "strides": [10**12]}), "strides"),
+        (
+            lambda d: d["decoding"].update(strides=[8], anchors=[[]]),
+            "anchor",
+        ),
+        (lambda d: d["decoding"].update(strides=[], anchors=[]), "strides"),
+        (lambda d: d.update(class_names=["x" * 10_000]), "1000 characters"),
+        (lambda d: d.update(name="a\n\x1b[31m" * 999), "1000 characters"),
+    ],
+    ids=range(11),
+)
+def test_values_that_would_fail_later_are_refused_when_read(model, change, said) -> None:
+    proto = describe(model)
+    (entry,) = proto.metadata_props
+    data = json.loads(entry.value)
+    change(data)
+    entry.value = json.dumps(data)
+    with pytest.raises(CheckpointError, match=said) as caught:
+        described(proto, Path("m.onnx"))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+def test_a_key_that_is_there_twice_is_refused(model) -> None:
+    proto = describe(model)
+    (entry,) = proto.metadata_props
+    entry.value = entry.value.replace('"name"', '"name": "other", "name"', 1)
+    with pytest.raises(CheckpointError, match="'name' is there twice"):
+        described(proto, Path("m.onnx"))

@@ -164,7 +164,7 @@ def test_a_bad_file_is_named(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["missing.yaml", "."])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(PolicyError, match="cannot read the policy"):
+    with pytest.raises(PolicyError, match=r"no such file|is a directory"):
         CalibrationPolicy.load(tmp_path / name)
 
 

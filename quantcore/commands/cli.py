@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,9 +20,13 @@ from quantcore.commands import (
     stages,
     study,
     tables,
+    trust,
     verify,
 )
+from quantcore.contracts import remote
 from quantcore.errors import QuantcoreError
+from quantcore.runtime.notes import as_lines
+from quantcore.runtime.signals import ending
 from quantcore.runtime.threads import limit_this_process
 
 app = typer.Typer(
@@ -44,8 +50,13 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A quantcore.toml to use instead of the working folder's."),
+    ] = None,
 ) -> None:
-    pass
+    if config is not None:
+        os.environ[remote.CONFIG_VARIABLE] = str(config)
 
 
 app.command("demo")(compare.demo)
@@ -70,13 +81,15 @@ app.command("inspect")(engines.inspect)
 app.command("sensitivity")(study.sensitivity)
 app.command("mixed")(study.mixed)
 app.command("portability")(portability.portability)
+app.command("trust")(trust.trust)
 
 
 def main() -> None:
     """Runs the command line."""
     limit_this_process()
-    try:
-        app()
-    except QuantcoreError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with ending(), as_lines():
+        try:
+            app()
+        except QuantcoreError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)

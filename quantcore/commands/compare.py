@@ -120,7 +120,7 @@ def compare(
         rewrites=tuple(unique([*(["equalize"] if equalize else []), *(rewrite or [])])),
         graphs=graphs,
     )
-    _show(comparison.compare(what, for_console(), print), out)
+    _show(comparison.compare(what, for_console(), terminal.say), out)
 
 
 def _target(mixed: bool, max_drop: float | None, top: int | None) -> SearchTarget | None:
@@ -153,9 +153,9 @@ def demo(
         data=pipeline.Data(packaged.data),
         out=out,
     )
-    _show(comparison.compare(what, for_console(), print), out)
-    print(f"Open {out / 'report.html'}; the Q/DQ graphs and tables lie beside it.")
-    print(
+    _show(comparison.compare(what, for_console(), terminal.say), out)
+    terminal.say(f"Open {out / 'report.html'}; the Q/DQ graphs and tables lie beside it.")
+    terminal.say(
         "Next, your own model: quantcore compare yolov7 --weights yolov7.pt --data COCO_FOLDER "
         + " ".join(f"--backend {name}" for name in chosen)
         + " --out comparison"
@@ -175,7 +175,7 @@ def _able(model: FloatModel, policy: CalibrationPolicy) -> list[str]:
         try:
             check_capabilities(info.name, registry.load_backend(info.name).capabilities, sites)
         except CapabilityError as error:
-            print(f"left out: {error}")
+            terminal.say(f"left out: {error}")
         else:
             able.append(info.name)
     if not able:
@@ -189,8 +189,8 @@ def _show(record: RunRecord, out: Path) -> None:
     """Prints the comparison; a backend that failed makes the command fail, after the report."""
     terminal.console().print(terminal.comparison(record))
     for caveat in terminal.caveats(record):
-        print(f"note: {caveat}")
-    print(f"{out / 'report.json'} and {out / 'report.html'}: written")
+        terminal.say(f"note: {caveat}")
+    terminal.say(f"{out / 'report.json'} and {out / 'report.html'}: written")
     if record.failures:
         lines = "; ".join(f"{f.backend}: {f.error}" for f in record.failures)
         raise BackendError(f"not everything finished: {lines}")

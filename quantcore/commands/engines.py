@@ -64,13 +64,13 @@ def build(
     )[engine]
     report = plugin.build_ahead(proto, options, out, for_console())
     library = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-    print(
+    terminal.say(
         f"{out}: {report.plan_bytes / 1e6:.1f} MB in {report.seconds:.1f} s with {library}; "
         f"{report.hardware}"
     )
     found = audit(plugin, proto, report.layers)
-    print(found.summary() if found.layers else _verified(report.verified))
-    print(f"{report.manifest}: written")
+    terminal.say(found.summary() if found.layers else _verified(report.verified))
+    terminal.say(f"{report.manifest}: written")
 
 
 def inspect(
@@ -89,7 +89,7 @@ def inspect(
         print(json.dumps(found.to_dict(), indent=1))
         return
     terminal.console().print(_table(found))
-    print(found.summary())
+    terminal.say(found.summary())
 
 
 def _verified(verified: bool) -> str:

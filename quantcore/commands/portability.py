@@ -105,7 +105,7 @@ def portability(
         arithmetic=arithmetic,
         reference=reference,
     )
-    _show(run(study, for_console(), print), out)
+    _show(run(study, for_console(), terminal.say), out)
 
 
 def policies(
@@ -137,7 +137,7 @@ def _show(found: Portability, out: Path) -> None:
     for table in (report.matrix(found), report.carried(found), report.spread(found)):
         if table.row_count:
             console.print(table)
-    print(f"{out / 'portability.json'} and {out / 'portability.html'}: written")
+    terminal.say(f"{out / 'portability.json'} and {out / 'portability.html'}: written")
     if found.failures:
         lines = "; ".join(f"{f.table}, {f.where}: {f.reason}" for f in found.failures)
         raise BackendError(f"not everything finished: {lines}")

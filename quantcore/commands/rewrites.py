@@ -26,6 +26,7 @@ from quantcore.ir.description import describe
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Data
 from quantcore.policy.policy import CalibrationPolicy
+from quantcore.report import terminal
 from quantcore.results.rewrites import Rewritten
 from quantcore.rewrites.equalization import ALPHA, EqualizationOptions
 from quantcore.runtime.files import ensure_folder, write_whole
@@ -63,7 +64,7 @@ def equalize(
     found = _rewritten(
         "equalize", EqualizationOptions(alpha=alpha), loaded, Data(data, split), images, out
     )
-    print(found.line)
+    terminal.say(found.line)
     _tell_next(found, data, out)
 
 
@@ -100,7 +101,7 @@ def rewrite(
     if as_json:
         print(json.dumps({"rewrite": name, "ensures": plugin.ensures, **found.to_dict()}, indent=1))
         return
-    print(found.line)
+    terminal.say(found.line)
     _tell_next(found, data, out)
 
 
@@ -133,10 +134,10 @@ def _tell_next(found: Rewritten, data: Path, out: Path) -> None:
     weights, stem = quote(str(out)), quote(str(out.with_suffix("")))
     if found.table is not None:
         beside = _table_beside(out)
-        print(f"{out} and {beside}: written; next:")
+        terminal.say(f"{out} and {beside}: written; next:")
         given = f"onnx --weights {weights} --table {quote(str(beside))}"
-        print(f"  quantcore quantize {given} --out {stem}.qdq.onnx")
+        terminal.say(f"  quantcore quantize {given} --out {stem}.qdq.onnx")
         return
-    print(f"{out}: written; next, with a backend of `quantcore list`:")
+    terminal.say(f"{out}: written; next, with a backend of `quantcore list`:")
     given = f"onnx --weights {weights} --data {quote(str(data))}"
-    print(f"  quantcore calibrate {given} --backend NAME --out {stem}.json")
+    terminal.say(f"  quantcore calibrate {given} --backend NAME --out {stem}.json")

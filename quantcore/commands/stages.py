@@ -46,6 +46,7 @@ from quantcore.evaluation.tasks import task_of
 from quantcore.ir.description import describe
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan as placement_plan
+from quantcore.reading import parse_json, read_text
 from quantcore.report import layers as layer_report
 from quantcore.report import terminal
 from quantcore.results.estimate import FigureDraws
@@ -54,7 +55,11 @@ from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.plain import plain
 from quantcore.runtime.progress import for_console
+from quantcore.showing import shown
 from quantcore.table.table import CalibrationTable
+
+#: Bytes of a result of `evaluate`; one with its draws takes 50 kB.
+_MOST_BYTES = 1 << 26
 
 
 def export(
@@ -75,7 +80,7 @@ def export(
     if decode == "post":
         proto = describe(loaded)
     write_whole(out, proto.SerializeToString())
-    print(f"{out}: {len(loaded.layers)} layers, {out.stat().st_size / 1e6:.1f} MB")
+    terminal.say(f"{out}: {len(loaded.layers)} layers, {out.stat().st_size / 1e6:.1f} MB")
 
 
 def layers(
@@ -136,14 +141,14 @@ def calibrate(
     options = SessionOptions(device=device, threads=threads)
     given = (chosen.each(), backend, options, keep_histograms, for_console())
     found = pipeline.calibrate_each(loaded, where, *given)
-    print(f"float network: agrees with the ONNX graph to {found[0].parity:.1e} relative")
+    terminal.say(f"float network: agrees with the ONNX graph to {found[0].parity:.1e} relative")
     for one, path in zip(found, table_paths(out, chosen), strict=True):
         one.table.save(path)
         if one.audit is not None:
-            print(terminal.audit(one.audit, backend))
+            terminal.say(terminal.audit(one.audit, backend))
         else:
-            print(f"audit: none, {backend} does not simulate such a graph")
-        print(f"{path}: {_calibrated(one)}")
+            terminal.say(f"audit: none, {backend} does not simulate such a graph")
+        terminal.say(f"{path}: {_calibrated(one)}")
 
 
 def _calibrated(found: pipeline.Calibrated) -> str:
@@ -173,7 +178,7 @@ def quantize(
     qdq = pipeline.quantize(loaded, CalibrationTable.load(table), chosen, precision)
     qdq = replace(qdq, proto=decoded(qdq.proto, loaded, decode))
     pipeline.save_qdq(qdq, out)
-    print(
+    terminal.say(
         f"{out}: {qdq.manifest['activations']} activations and {qdq.manifest['weights']} weights "
         f"quantized, {out.stat().st_size / 1e6:.1f} MB"
     )
@@ -233,20 +238,22 @@ def evaluate(
     if found.draws and reference:
         change = found.draws.against(reference)
         result |= {"against": str(against), f"{main}_difference": plain(change)}
-        print(f"{found.metric.title} against {against}: {terminal.estimate(change, sign='+')}")
+        terminal.say(
+            f"{found.metric.title} against {against}: {terminal.estimate(change, sign='+')}"
+        )
     if out is not None:
         if found.draws:
             result |= {f"{main}_draws": found.draws.to_dict()}
         write_whole(out, json.dumps(result, indent=1) + "\n")
-        print(f"{out}: written")
+        terminal.say(f"{out}: written")
 
 
 def _drawn(path: Path, main: str) -> FigureDraws:
     """The draws of the main figure in a result of `evaluate --out`."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return FigureDraws.from_dict(data[f"{main}_draws"], main)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        found = parse_json(read_text(path, _MOST_BYTES, UsageError), infinite=True)
+        return FigureDraws.from_dict(found[f"{main}_draws"], main)
+    except (UsageError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UsageError(
-            f"--against {path}: not a result of `quantcore evaluate --out`: {error!r}"
+            f"--against {path}: not a result of `quantcore evaluate --out`: {shown(error)}"
         ) from None

@@ -72,9 +72,9 @@ def sensitivity(
     how = LayerStudy(data=data, split=split, method=method, images=images, workers=workers)
     with kept_in(out, for_console()) as runtime:
         found = layers.rank(studied, how, out, runtime)
-        print(runtime.summary())
+        terminal.say(runtime.summary())
     terminal.console().print(studies.sensitivity(found))
-    print(f"{out / 'sensitivity.json'} and {out / 'sensitivity.svg'}: written")
+    terminal.say(f"{out / 'sensitivity.json'} and {out / 'sensitivity.svg'}: written")
 
 
 def mixed(
@@ -135,14 +135,14 @@ def mixed(
     chosen = CalibrationPolicy.load(policy) if policy else None
     studied = StudiedModel.of(loaded, found_table, chosen)
     with kept_in(work, for_console()) as runtime:
-        found = layers.mix(studied, how, work, runtime, print)
-        print(runtime.summary())
+        found = layers.mix(studied, how, work, runtime, terminal.say)
+        terminal.say(runtime.summary())
     write_whole(out, found.policy_yaml())
     terminal.console().print(studies.mixed(found))
-    print(studies.verdict(found))
+    terminal.say(studies.verdict(found))
     if found.speed and found.speed.caveat:
-        print(f"note: {found.speed.caveat}")
-    print(f"{out}: written; report and picture in {work}")
+        terminal.say(f"note: {found.speed.caveat}")
+    terminal.say(f"{out}: written; report and picture in {work}")
     if not found.met and top is None:
         raise typer.Exit(1)
 

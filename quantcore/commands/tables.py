@@ -37,12 +37,12 @@ def diff(
         return
     terminal.console().print(terminal.table_difference(found, first.name, second.name, top))
     equal = sum(tensor.ratio == 1 for tensor in found.tensors)
-    print(f"{len(found.tensors)} tensors in both, {equal} of them equal")
+    terminal.say(f"{len(found.tensors)} tensors in both, {equal} of them equal")
     for path, names in ((first, found.only_first), (second, found.only_second)):
         if names:
-            print(f"only in {path.name}: {', '.join(names)}")
+            terminal.say(f"only in {path.name}: {', '.join(names)}")
     if plot is not None:
-        print(f"{plot}: written")
+        terminal.say(f"{plot}: written")
 
 
 def recalibrate(
@@ -62,7 +62,7 @@ def recalibrate(
         raise type(error)(f"{table} with {policy}: {error}") from None
     for new, path in zip(found, table_paths(out, chosen), strict=True):
         new.save(path)
-        print(
+        terminal.say(
             f"{path}: {len(new.tensors)} tensors by portable observers, from the histograms of "
             f"{len(new.provenance.image_ids)} images in {table.name}; ranges of weights as there"
         )

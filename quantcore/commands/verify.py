@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
+from quantcore.errors import UsageError
 from quantcore.qdq.verify import RULES, Violation, check, load
 from quantcore.report import terminal
 from quantcore.runtime.plain import json_text
+
+#: Operators that quantize, or compute in integers.
+_QUANTIZES = re.compile(r"QuantizeLinear|^QLinear|Integer")
 
 
 def verify(
@@ -22,7 +26,12 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """List what breaks a target's rules in a Q/DQ graph; exit code 1 where something does."""
-    found = check(load(qdq), target)
+    graph = load(qdq)
+    found = check(graph, target)
+    if not found and not any(_QUANTIZES.search(node.op_type) for node in graph.graph.node):
+        raise UsageError(
+            f"{qdq}: quantizes nothing, it has no Q/DQ nodes; give a graph of `quantcore quantize`"
+        )
     failed = sum(violation.counts for violation in found)
     if as_json:
         print(json_text({"target": target, "violations": found}), end="")
@@ -30,7 +39,7 @@ def verify(
         if found:
             terminal.console().print(_table(found))
         rest = f", {len(found) - failed} remarks" if len(found) > failed else ""
-        print(f"{qdq}: {failed or 'no'} violations of the rules of {target}{rest}")
+        terminal.say(f"{qdq}: {failed or 'no'} violations of the rules of {target}{rest}")
     if failed:
         raise typer.Exit(1)
 
@@ -41,5 +50,5 @@ def _table(found: tuple[Violation, ...]) -> Table:
         view.add_column(column, overflow="fold")
     for one in found:
         rule = f"{one.rule}: {RULES[one.rule].text}"
-        view.add_row(*map(escape, (one.severity, rule, one.node, one.message, one.source)))
+        view.add_row(one.severity, rule, one.node, one.message, one.source)
     return view

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantcore.errors import EngineError
+from quantcore.reading import parse_json, read_text
 
 if TYPE_CHECKING:
     from quantcore.contracts.engine import EngineLayer, EngineOptions
+
+#: Bytes of a manifest; that of YOLOv7 takes 30 kB.
+_MOST_BYTES = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,10 @@ def manifest_of(plan: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found: Any = parse_json(read_text(path, _MOST_BYTES, EngineError))
+    except ValueError as error:
         raise EngineError(f"{path}: not a readable manifest: {error}") from None
-    if not isinstance(found, dict) or not {"engine", "versions", "hardware"} <= found.keys():
+    known = isinstance(found, dict) and {"engine", "versions", "hardware"} <= found.keys()
+    if not known or not isinstance(found["engine"], str) or not isinstance(found["versions"], dict):
         raise EngineError(f"{path}: not the manifest of a plan; build the graph again")
-    return found
+    return dict(found)

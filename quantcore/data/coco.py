@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from quantcore.data import MOST_PIXELS
 from quantcore.data.dataset import Category, Dataset, ImageFile
 from quantcore.errors import DataError
+from quantcore.ir.values import number
+from quantcore.reading import parse_json, read_bytes
+from quantcore.runtime.notes import note
+from quantcore.showing import one_line, shown
+
+#: Bytes of an annotation file; that of train2017 has 470 MB.
+_MOST_BYTES = 1 << 30
+#: Beyond any id, any box and any area.
+_LARGEST = 1 << 53
+#: Characters of texts, and bytes of one part of a file's name.
+_LONGEST = {"file_name": 1000, "name": 200}
+_LONGEST_PART = 255
 
 _Record = Mapping[str, Any]
 
@@ -89,7 +102,7 @@ class CocoDataset(Dataset):
         categories = tuple(_category(source, r) for r in _records(source, data, "categories"))
         if not images or not categories:
             what = "categories" if images else "images"
-            raise DataError(f"{source}: split {split!r} has no {what}; choose another split")
+            raise DataError(f"{source}: split {shown(split)} has no {what}; choose another split")
         _check_unique(source, "image id", [image.id for image in images])
         _check_unique(source, "category id", [category.id for category in categories])
         _check_unique(source, "category name", [category.name for category in categories])
@@ -123,10 +136,35 @@ class CocoDataset(Dataset):
                 f"the model knows {len(class_names)} classes, {self.source} has "
                 f"{len(self.categories)} categories; use the data set that the model was trained on"
             )
-        by_name = {category.name: category.id for category in self.categories}
-        if set(class_names) == by_name.keys():
-            return tuple(by_name[name] for name in class_names)
-        return tuple(sorted(by_name.values()))
+        by_name = {_spelled(category.name): category.id for category in self.categories}
+        names = [_spelled(name) for name in class_names]
+        if len(by_name) == len(self.categories) and set(names) == by_name.keys():
+            return tuple(by_name[name] for name in names)
+        ids = tuple(sorted(category.id for category in self.categories))
+        if not all(re.fullmatch(r"class[ ]?\d+|\d+", name) for name in names):
+            self._tell_names(class_names, ids)
+        return ids
+
+    def _tell_names(self, class_names: Sequence[str], ids: Sequence[int]) -> None:
+        """Tells which names differ where classes are taken in order."""
+        own = {category.id: category.name for category in self.categories}
+        pairs = [(name, own[i]) for name, i in zip(class_names, ids, strict=True)]
+        other = [(a, b) for a, b in pairs if _spelled(a) != _spelled(b)]
+        if not other:
+            return
+        known = {_spelled(category.name) for category in self.categories}
+        moved = next((shown(a, 60) for a, _ in other if _spelled(a) in known), None)
+        why = f", although {moved} stands elsewhere; mAP may say nothing" if moved else ""
+        note(
+            f"{len(other)} of the model's {len(pairs)} class names are not those of "
+            f"{self.source.name}, such as {shown(other[0][0], 60)} where that has "
+            f"{shown(other[0][1], 60)}; classes are matched by their order{why}"
+        )
+
+
+def _spelled(name: str) -> str:
+    """A name without what people write in different ways."""
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def _layout(split: str) -> str:
@@ -139,14 +177,14 @@ def _read_json(source: Path) -> _Record:
         record.pop("segmentation", None)
         return record
 
+    if not source.exists():
+        raise DataError(f"{source}: no such annotation file; download the annotations")
+    content = read_bytes(source, _MOST_BYTES, DataError)
     try:
-        data = json.loads(source.read_bytes(), object_hook=slim)
-    except FileNotFoundError:
-        raise DataError(f"{source}: no such annotation file; download the annotations") from None
-    except OSError as error:
-        raise DataError(f"{source}: cannot read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{source}: not JSON ({error}); download the annotations again") from None
+        data = parse_json(content, slim, infinite=True)
+    except ValueError as error:
+        reason = one_line(str(error), 300)
+        raise DataError(f"{source}: not JSON ({reason}); download the annotations again") from None
     if not isinstance(data, dict):
         raise DataError(f"{source}: not a COCO annotation file: the top level is not an object")
     return data
@@ -161,22 +199,37 @@ def _records(source: Path, data: _Record, key: str) -> list[_Record]:
 
 def _field(source: Path, record: _Record, what: str, key: str, kind: type) -> Any:
     """A value of a record, or a DataError that shows which record lacks it."""
-    value = record.get(key)
+    value: Any = record.get(key)
     # JSON's true is an int to Python, and an id to nobody.
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        known = record.get("id", "without id")
-        problem = f"{key!r} is {value!r}, needs {kind.__name__}" if key in record else f"no {key!r}"
-        raise DataError(f"{source}: {what} {known}: {problem}; correct the annotation file")
+    fits = isinstance(value, kind) and (not isinstance(value, bool) or kind is bool)
+    if not fits or (kind is int and abs(value) > _LARGEST):
+        problem = f"{key!r} is {shown(value)}, needs {kind.__name__}"
+        raise _faulty(source, record, what, problem if key in record else f"no {key!r}")
+    if kind is str and not (value.isprintable() and 0 < len(value) <= _LONGEST[key]):
+        problem = f"must be a text of at most {_LONGEST[key]} characters, not {shown(value)}"
+        raise _faulty(source, record, what, f"{key!r} {problem}")
     return value
+
+
+def _faulty(source: Path, record: _Record, what: str, problem: str) -> DataError:
+    known = shown(record["id"], 40) if "id" in record else "without id"
+    return DataError(f"{source}: {what} {known}: {problem}; correct the annotation file")
 
 
 def _image(source: Path, record: _Record, folder: Path) -> CocoImage:
     name = _field(source, record, "image", "file_name", str)
+    parts = PurePath(name).parts
+    if not parts or PurePath(name).is_absolute() or ".." in parts:
+        problem = f"file_name {shown(name)} leads out of the folder of images"
+        raise _faulty(source, record, "image", problem)
+    if any(len(part.encode()) > _LONGEST_PART for part in parts):
+        raise _faulty(source, record, "image", f"file_name {shown(name)} is too long")
     identity, width, height = (
         int(_field(source, record, "image", key, int)) for key in ("id", "width", "height")
     )
-    if width < 1 or height < 1 or not name:
-        raise DataError(f"{source}: image {identity} ({name!r}): {width} x {height} pixels is none")
+    if width < 1 or height < 1 or width * height > MOST_PIXELS:
+        problem = f"{width} x {height} pixels; an image has from 1 to {MOST_PIXELS}"
+        raise _faulty(source, record, "image", problem)
     return CocoImage(identity, folder / name, width, height)
 
 
@@ -190,25 +243,30 @@ def _category(source: Path, record: _Record) -> Category:
 def _annotation(source: Path, record: _Record) -> Annotation:
     image_id = _field(source, record, "annotation", "image_id", int)
     category_id = _field(source, record, "annotation", "category_id", int)
+    bbox = _field(source, record, "annotation", "bbox", list)
+    crowd = record.get("iscrowd", 0)
     try:
-        x, y, width, height = map(float, _field(source, record, "annotation", "bbox", list))
-        area = float(record.get("area", width * height))
+        x, y, width, height = (float(number(value)) for value in bbox)
+        area = float(number(record["area"])) if "area" in record else width * height
     except (TypeError, ValueError):
         x = y = width = height = area = math.nan
-    if not all(map(math.isfinite, (x, y, width, height, area))):
+    # Comparisons with NaN are false.
+    if not (all(abs(v) < _LARGEST for v in (x, y, width, height)) and 0 <= area < _LARGEST):
         raise DataError(
-            f"{source}: annotation {record.get('id')} of image {image_id}: bbox must be four "
-            f"numbers and area one, not {record.get('bbox')!r} and {record.get('area')!r}"
+            f"{source}: annotation {shown(record.get('id'), 40)} of image {image_id}: bbox must be "
+            f"four numbers and area one, not {shown(bbox)} and {shown(record.get('area'), 60)}"
         )
-    box = (x, y, width, height)
-    return Annotation(image_id, category_id, box, area, bool(record.get("iscrowd", 0)))
+    if min(width, height) < 0 or not isinstance(crowd, int) or crowd not in (0, 1):
+        problem = f"a box of {width:g} x {height:g} pixels with iscrowd {shown(crowd, 40)}"
+        raise _faulty(source, record, "annotation", problem)
+    return Annotation(image_id, category_id, (x, y, width, height), area, bool(crowd))
 
 
 def _check_unique(source: Path, what: str, values: Sequence[object]) -> None:
     seen: set[object] = set()
     for value in values:
         if value in seen:
-            raise DataError(f"{source}: {what} {value!r} is there twice; make it unique")
+            raise DataError(f"{source}: {what} {shown(value)} is there twice; make it unique")
         seen.add(value)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from quantcore.errors import DataError
+from quantcore.runtime.notes import note
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ class Dataset(ABC):
         """
         if count is not None and count < 1:
             raise DataError(f"{self.source}: cannot select {count} images; ask for 1 or more")
+        if count is not None and count > len(self.images):
+            note(
+                f"{count} images were asked for, {self.source.name} lists {len(self.images)}; all "
+                "of them are taken"
+            )
         chosen = self.images
         if count is not None and count < len(self.images):
             picks = np.random.default_rng(seed).choice(len(self.images), count, replace=False)

@@ -8,10 +8,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from quantcore.data import MOST_PIXELS
 from quantcore.data.dataset import ImageFile
+from quantcore.data.headers import Size, header_size, jpeg_fault
 from quantcore.errors import DataError
+from quantcore.reading import read_bytes
 
 Pixels = npt.NDArray[np.uint8]
+
+#: Bytes of an image file.
+_MOST_BYTES = 1 << 28
 
 
 def read_image(image: ImageFile) -> Pixels:
@@ -26,14 +32,11 @@ def read_image(image: ImageFile) -> Pixels:
     Raises:
         DataError: Missing, corrupt, truncated, or of another size than annotated; names the file.
     """
-    pixels = decode_image(image.path)
+    wanted = image.size
+    pixels = _decoded(image.path, wanted)
     height, width = pixels.shape[:2]
-    if image.size not in (None, (width, height)):
-        wanted = " x ".join(map(str, image.size or ()))
-        raise DataError(
-            f"{image.path}: the image has {width} x {height} pixels, the annotation file says "
-            f"{wanted}; use the images that were annotated"
-        )
+    if wanted is not None:
+        _check_size(image.path, (width, height), wanted)
     return pixels
 
 
@@ -43,28 +46,38 @@ def decode_image(path: Path) -> Pixels:
     Raises:
         DataError: Missing, corrupt or truncated; names the file.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror or error}") from None
+    return _decoded(path, None)
+
+
+def _decoded(path: Path, wanted: Size | None) -> Pixels:
+    """The pixels; where a size is wanted, a header that says another is refused before decoding."""
+    content = read_bytes(path, _MOST_BYTES, DataError)
+    size = header_size(content)
+    if size and wanted and min(size) > 0 and size[::-1] != wanted:  # it may be turned on decoding
+        _check_size(path, size, wanted)
+    if size and size[0] * size[1] > MOST_PIXELS:
+        raise DataError(
+            f"{path}: {size[0]} x {size[1]} pixels are more than the {MOST_PIXELS} that an image "
+            "may have; scale it down"
+        )
+    fault = jpeg_fault(content) if content else "it is empty"
     pixels = None
-    if content and not _truncated_jpeg(content):
+    if fault is None:
         try:
             pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
         except cv2.error:
             pixels = None
     if pixels is None:
+        why = f"; {fault}" if fault else ""
         raise DataError(
-            f"{path}: corrupt or truncated image ({len(content)} bytes); download it again"
+            f"{path}: corrupt or truncated image ({len(content)} bytes{why}); download it again"
         )
     return np.asarray(pixels, dtype=np.uint8)
 
 
-def _truncated_jpeg(content: bytes) -> bool:
-    """Whether a JPEG breaks off: OpenCV 4 fills the rest with grey and says nothing.
-
-    Coded data cannot hold the end marker, and a thumbnail's lies before the last scan starts.
-    """
-    return content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") < content.rfind(
-        b"\xff\xda"
-    )
+def _check_size(path: Path, found: Size, wanted: Size) -> None:
+    if found != wanted:
+        raise DataError(
+            f"{path}: the image has {found[0]} x {found[1]} pixels, the annotation file says "
+            f"{wanted[0]} x {wanted[1]}; use the images that were annotated"
+        )

@@ -18,8 +18,12 @@ from quantcore.ir.decoding import Decoding
 from quantcore.ir.edits import copied
 from quantcore.ir.model import FloatModel, Preprocessing
 from quantcore.ir.values import listed, mapping, text
+from quantcore.reading import parse_json
+from quantcore.showing import one_line
 
 KEY = "quantcore.model"
+#: A description of a thousand classes takes 30,000.
+_MOST_CHARACTERS = 1 << 22
 FORMAT = "quantcore.model/1"
 
 #: The class behind the kind that a description names; raises PluginError where there is none.
@@ -58,20 +62,26 @@ def described(proto: onnx.ModelProto, path: Path, decodings: Decodings) -> Float
     try:
         if len(found) > 1:
             raise ValueError("it is there more than once")
-        model = _read(json.loads(found[0]), _bare(proto), decodings)
+        model = _read(_parsed(found[0]), _bare(proto), decodings)
         _check_ends(model)
     except PluginError as error:
         raise CheckpointError(
             f"{path}: its description ({KEY} in metadata_props) needs a decoding that is not to be "
             f"had: {error}"
         ) from None
-    except (ModelError, ValueError, TypeError, KeyError, RecursionError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+    except (ModelError, ValueError, TypeError, KeyError, OverflowError) as error:
+        what = one_line(f"no {error}" if isinstance(error, KeyError) else str(error), 300)
         raise CheckpointError(
             f"{path}: its description ({KEY} in metadata_props) is not usable: {what}; "
             "export the model again"
         ) from None
     return model
+
+
+def _parsed(content: str) -> Any:
+    if len(content) > _MOST_CHARACTERS:
+        raise ValueError(f"it has {len(content)} characters")
+    return parse_json(content, infinite=True)
 
 
 def _bare(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -20,6 +20,7 @@ from quantcore.ir.decoding import Decoding
 from quantcore.ir.edits import element_types
 from quantcore.ir.projections import projections
 from quantcore.ir.values import listed, number, positive, text, whole
+from quantcore.showing import shown
 
 Array = npt.NDArray[np.float32]
 
@@ -73,6 +74,11 @@ class LayerInfo:
 #: A number for each channel of the network input, in its order.
 Channels = tuple[float, float, float]
 
+#: Pixels of a network input: beyond, one image takes gigabytes on its way through a network.
+_MOST_PIXELS = 1 << 24
+#: Factors on pixel values that single precision still tells apart.
+_LEAST_SCALE = 1e-9
+
 #: How `Preprocessing` may resize.
 INTERPOLATIONS = ("linear", "cubic", "nearest", "area", "lanczos")
 
@@ -118,6 +124,15 @@ class Preprocessing:
                 )
         if min(self.size) < 1:
             raise ModelError(f"preprocessing: image size must be positive, not {self.size}")
+        if self.size[0] * self.size[1] > _MOST_PIXELS:
+            raise ModelError(f"preprocessing: {self.size} pixels are more than {_MOST_PIXELS}")
+        if not 0 <= self.pad_value <= 255:
+            raise ModelError(f"preprocessing: pad_value must lie in 0..255, not {self.pad_value}")
+        if not _LEAST_SCALE <= self.scale <= 1 / _LEAST_SCALE:
+            raise ModelError(
+                f"preprocessing: scale must lie in {_LEAST_SCALE:g}..{1 / _LEAST_SCALE:g}, not "
+                f"{shown(self.scale)}"
+            )
         numbers = (*self.mean, *self.std)
         if (len(self.mean), len(self.std)) != (3, 3) or not all(map(math.isfinite, numbers)):
             raise ModelError(

@@ -22,6 +22,7 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.results.comparison import Evaluated
 from quantcore.runtime.executor import InProcess
 from quantcore.runtime.jobs import Runtime
+from quantcore.runtime.notes import note
 from quantcore.table.table import CalibrationTable
 
 
@@ -55,9 +56,16 @@ def evaluate(
     timing = LatencyTest(batch=noise(model), warmup=how.warmup, runs=how.runs)
     found, measured = _run(what, model, graph, dataset, how, timing, runtime)
     assert measured is not None
+    accuracy = found.accuracy(task_of(model))
+    if accuracy.main == 0:
+        note(
+            f"{what}: nothing of what is annotated was found in {accuracy.images} images "
+            f"({accuracy.metric.title} 0.000); check that weights, preprocessing (preset) and data "
+            "set belong together"
+        )
     audited = None if isinstance(graph, Path) else int8_audit(plugin, graph, list(measured.layers))
     return Evaluated(
-        accuracy=found.accuracy(task_of(model)),
+        accuracy=accuracy,
         latency=measured.latency,
         engine=how.engine,
         versions=plugin.versions(),

@@ -7,6 +7,7 @@ from typing import Any
 
 from quantcore.errors import PolicyError
 from quantcore.policy.reading import suggest
+from quantcore.showing import shown
 
 #: How the values of a code lie. Integers lie evenly; codes that do not (a float of eight bits, a
 #: table of sixteen values) would be other kinds.
@@ -33,12 +34,12 @@ class Code:
     def __post_init__(self) -> None:
         """Raises PolicyError for an unknown kind, or a width that it has not."""
         if self.kind not in KINDS:
-            raise PolicyError(f"unknown kind of code {self.kind!r}; know {', '.join(KINDS)}")
+            raise PolicyError(f"unknown kind of code {shown(self.kind)}; know {', '.join(KINDS)}")
         bits = self.bits
         whole = isinstance(bits, int) and not isinstance(bits, bool)
         if not whole or not LEAST_BITS <= bits <= MOST_BITS:
             raise PolicyError(
-                f"bits must be a whole number from {LEAST_BITS} to {MOST_BITS}, not {bits!r}"
+                f"bits must be a whole number from {LEAST_BITS} to {MOST_BITS}, not {shown(bits)}"
             )
 
     @classmethod
@@ -46,7 +47,7 @@ class Code:
         """The code that a policy calls by name, such as `int8`; raises PolicyError."""
         if not isinstance(name, str) or name not in KNOWN:
             raise PolicyError(
-                f"unknown code {name!r}{suggest(str(name), KNOWN)}; know {', '.join(KNOWN)}"
+                f"unknown code {shown(name)}{suggest(str(name), KNOWN)}; know {', '.join(KNOWN)}"
             )
         return KNOWN[name]
 

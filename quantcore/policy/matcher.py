@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from quantcore.errors import PolicyError
 from quantcore.ir.model import LAYER_OPS, LayerInfo
 from quantcore.policy.reading import suggest
+from quantcore.showing import shown
 
 LAYERS, OP, TENSORS = "layers", "op", "tensors"
 _PREFIXES = {"op": OP, "tensor": TENSORS}
@@ -38,7 +39,7 @@ class Matcher:
         if _PREFIXES[prefix] == OP and pattern not in LAYER_OPS:
             ops = sorted(LAYER_OPS)
             hint = suggest(pattern, ops)
-            raise PolicyError(f"unknown op in {text!r}{hint}; know {', '.join(ops)}")
+            raise PolicyError(f"unknown op in {shown(text)}{hint}; know {', '.join(ops)}")
         return cls(_PREFIXES[prefix], pattern)
 
     def matches_layer(self, layer: LayerInfo) -> bool:

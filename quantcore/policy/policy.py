@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from quantcore.errors import PolicyError
 from quantcore.ir.model import WEIGHTED_OPS, LayerInfo
 from quantcore.policy.matcher import LAYERS, OP, Matcher
 from quantcore.policy.profiles import BUILT_IN, TENSORRT, Profile
 from quantcore.policy.reading import mapping, refuse_unknown, suggest
 from quantcore.policy.tensor import GRANULARITIES, OBSERVERS, TensorPolicy, observer_list
+from quantcore.reading import MOST_YAML, parse_yaml, read_text
+from quantcore.showing import shown
 
 __all__ = ["GRANULARITIES", "OBSERVERS", "CalibrationPolicy", "LayerRule", "TensorPolicy"]
 
@@ -108,7 +108,7 @@ class CalibrationPolicy:
         for name, words in choices.items():
             if getattr(self, name) not in words:
                 known = " or ".join(filter(None, words))
-                raise PolicyError(f"{name} must be {known}, not {getattr(self, name)!r}")
+                raise PolicyError(f"{name} must be {known}, not {shown(getattr(self, name))}")
         usual = "float64" if self.implementation == "portable" else "float32"
         object.__setattr__(self, "calibrates_in", self.arithmetic or usual)
         if self.arithmetic == "float64" and self.implementation != "portable":
@@ -119,7 +119,7 @@ class CalibrationPolicy:
         for name, least in (("images", 1), ("batch_size", 1), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise PolicyError(f"{name} must be a whole number from {least}, not {value!r}")
+                raise PolicyError(f"{name} must be a whole number from {least}, not {shown(value)}")
         if self.observers and self.implementation != "portable":
             raise PolicyError(
                 "observers: several in one pass need `implementation: portable`; a framework's own "
@@ -142,12 +142,11 @@ class CalibrationPolicy:
         Raises:
             PolicyError: Naming the file, the key and what it may be.
         """
+        text = read_text(path, MOST_YAML, PolicyError)
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise PolicyError(f"{path}: cannot read the policy: {error}") from None
-        except (yaml.YAMLError, ValueError) as error:
-            raise PolicyError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+            data = parse_yaml(text)
+        except ValueError as error:
+            raise PolicyError(f"{path}: not YAML: {error}") from None
         try:
             return cls.from_dict(data if data is not None else {}, path.parent)
         except PolicyError as error:
@@ -228,7 +227,7 @@ class CalibrationPolicy:
         for rule in self.layers:
             if rule.matcher.names == LAYERS and not any(map(rule.matcher.matches_layer, layers)):
                 raise PolicyError(
-                    f"layers: rule {rule.match!r} matches no layer of this model"
+                    f"layers: rule {shown(rule.match)} matches no layer of this model"
                     f"{suggest(rule.match, names)}; `quantcore export` writes a graph whose node "
                     "names are the layer names"
                 )
@@ -256,11 +255,11 @@ def _rule(data: Any, index: int, bases: Mapping[str, TensorPolicy], several: boo
         raise PolicyError(f"{where}: needs `match`, a glob on layer names, op:NAME or tensor:GLOB")
     quantize = data.get("quantize")
     if quantize is not None and not isinstance(quantize, bool):
-        raise PolicyError(f"{where}: quantize must be true or false, not {quantize!r}")
+        raise PolicyError(f"{where}: quantize must be true or false, not {shown(quantize)}")
     precision = data.get("precision")
     if precision is not None and precision not in PRECISIONS:
         raise PolicyError(
-            f"{where}: precision must be {' or '.join(PRECISIONS)}, not {precision!r}"
+            f"{where}: precision must be {' or '.join(PRECISIONS)}, not {shown(precision)}"
         )
     if several and "activations" in data and "observer" not in mapping(data, "activations"):
         raise PolicyError(

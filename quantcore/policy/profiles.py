@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from quantcore.errors import PolicyError
 from quantcore.ir.model import LAYER_OPS, MATMUL
+from quantcore.reading import MOST_YAML, parse_yaml, read_text
+from quantcore.showing import one_line, shown
 
 #: What a rule can do with a layer.
 ACTIONS: Mapping[str, str] = {
@@ -52,22 +52,24 @@ class PlacementRule:
 
     def __post_init__(self) -> None:
         """Raises PolicyError for an unknown action, op or position."""
-        where = f"placement rule {self.name!r}"
+        where = f"placement rule {shown(self.name)}"
         if not all(isinstance(t, str) for t in (self.name, self.because, self.source)):
             raise PolicyError(f"{where}: name, because and source must be text")
         if self.action not in ACTIONS:
             known = ", ".join(ACTIONS)
-            raise PolicyError(f"{where}: unknown action {self.action!r}; know {known}")
+            raise PolicyError(f"{where}: unknown action {shown(self.action)}; know {known}")
         unknown = [op for op in self.ops if op not in LAYER_OPS]
         if unknown or not self.ops:
             known = ", ".join(sorted(LAYER_OPS))
-            raise PolicyError(f"{where}: unknown ops {unknown}; know {known}")
+            raise PolicyError(f"{where}: unknown ops {shown(unknown)}; know {known}")
         least = self.fewer_channels_than
         if least is not None and (isinstance(least, bool) or not isinstance(least, int)):
-            raise PolicyError(f"{where}: fewer_channels_than must be a whole number, not {least!r}")
+            raise PolicyError(
+                f"{where}: fewer_channels_than must be a whole number, not {shown(least)}"
+            )
         if self.position is not None and self.position not in POSITIONS:
             raise PolicyError(
-                f"{where}: position must be {' or '.join(POSITIONS)}, not {self.position!r}"
+                f"{where}: position must be {' or '.join(POSITIONS)}, not {shown(self.position)}"
             )
 
     def matches(self, op: str, channels: int | None, positions: frozenset[str]) -> bool:
@@ -131,20 +133,20 @@ class Profile:
         if isinstance(value, Mapping):
             return _from_dict(value)
         if not isinstance(value, str):
-            raise PolicyError(f"placement: must be a name or a file, not {value!r}")
+            raise PolicyError(f"placement: must be a name or a file, not {shown(value)}")
         if value in BUILT_IN:
             return BUILT_IN[value]
         path = folder / value
         if not path.suffix:
             raise PolicyError(
-                f"placement: unknown profile {value!r}; know {', '.join(BUILT_IN)}, or give a "
+                f"placement: unknown profile {shown(value)}; know {', '.join(BUILT_IN)}, or give a "
                 "YAML file"
             )
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise PolicyError(f"placement: cannot read {path}: {reason}") from None
+            data = parse_yaml(read_text(path, MOST_YAML, PolicyError))
+        except (ValueError, PolicyError) as error:
+            where = "" if isinstance(error, PolicyError) else f"{path}: "
+            raise PolicyError(f"placement: cannot read {where}{error}") from None
         try:
             return _from_dict(data)
         except PolicyError as error:
@@ -158,11 +160,14 @@ def _from_dict(data: Any) -> Profile:
     unknown = sorted(map(str, data.keys() - {"name", "rules", "extends", "zero_points"}))
     if unknown:
         raise PolicyError(
-            f"placement: unknown keys {', '.join(unknown)}; know name, rules, extends, zero_points"
+            f"placement: unknown keys {one_line(', '.join(unknown), 200)}; know name, rules, "
+            "extends, zero_points"
         )
     base = data.get("extends")
     if base is not None and (not isinstance(base, str) or base not in BUILT_IN):
-        raise PolicyError(f"placement: extends must be one of {', '.join(BUILT_IN)}, not {base!r}")
+        raise PolicyError(
+            f"placement: extends must be one of {', '.join(BUILT_IN)}, not {shown(base)}"
+        )
     rules = data.get("rules") or []
     if not isinstance(rules, list | tuple):
         raise PolicyError("placement: rules must be a list")
@@ -170,7 +175,7 @@ def _from_dict(data: Any) -> Profile:
     extended = BUILT_IN[base] if base else Profile("none", ())
     zero_points = data.get("zero_points", extended.zero_points)
     if not isinstance(zero_points, bool):
-        raise PolicyError(f"placement: zero_points must be true or false, not {zero_points!r}")
+        raise PolicyError(f"placement: zero_points must be true or false, not {shown(zero_points)}")
     return Profile(data["name"], own + extended.rules, zero_points)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from quantcore.errors import PolicyError
+from quantcore.showing import shown
 
 
 def mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -15,7 +16,7 @@ def mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise PolicyError(f"{key}: must be a mapping such as {{observer: max}}, not {value!r}")
+        raise PolicyError(f"{key}: must be a mapping such as {{observer: max}}, not {shown(value)}")
     return value
 
 
@@ -25,10 +26,10 @@ def refuse_unknown(data: Mapping[str, Any], known: Iterable[str], where: str) ->
     for key in data:
         if key not in known:
             hint = suggest(str(key), known)
-            raise PolicyError(f"{where}: unknown key {key!r}{hint}; know {', '.join(known)}")
+            raise PolicyError(f"{where}: unknown key {shown(key)}{hint}; know {', '.join(known)}")
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
     """The known word that a mistyped one may have meant, for messages; empty where none is near."""
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    return f" (did you mean {shown(close[0])}?)" if close else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from quantcore.errors import PolicyError
 from quantcore.policy.code import INT8, Code
 from quantcore.policy.reading import refuse_unknown, suggest
+from quantcore.showing import shown
 
 #: Every observer the policy language knows, with its parameters and their units. What an observer
 #: means in a framework is the backend's business; which ones it has is in its capabilities.
@@ -20,6 +21,8 @@ OBSERVERS: Mapping[str, frozenset[str]] = {
     "mse": frozenset({"bins", "start_bin", "stride"}),
     "moving_average": frozenset({"momentum"}),  # momentum: weight of the past, 0..1
 }
+#: Bins take memory: 8 bytes each for every tensor.
+_MOST_BINS = 1 << 20
 GRANULARITIES = ("per_tensor", "per_channel")
 #: The parameter that a bare number after an observer's name is.
 _MAIN = {"percentile": "percentile", "moving_average": "momentum"}
@@ -27,14 +30,17 @@ _MAIN = {"percentile": "percentile", "moving_average": "momentum"}
 
 def _check_parameter(name: str, value: float) -> None:
     """Refuses a parameter that is not a number or lies outside its unit."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise PolicyError(f"{name} must be a number, not {value!r}")
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not abs(value) <= sys.float_info.max:
+        raise PolicyError(f"{name} must be a number, not {shown(value)}")
     if name == "percentile" and not 0 < value <= 100:
-        raise PolicyError(f"percentile must lie in (0, 100], not {value!r}")
+        raise PolicyError(f"percentile must lie in (0, 100], not {shown(value)}")
     if name == "momentum" and not 0 <= value < 1:
-        raise PolicyError(f"momentum must lie in [0, 1), not {value!r}")
+        raise PolicyError(f"momentum must lie in [0, 1), not {shown(value)}")
     if name in ("bins", "start_bin", "stride") and (value < 1 or value != int(value)):
-        raise PolicyError(f"{name} must be a whole number from 1, not {value!r}")
+        raise PolicyError(f"{name} must be a whole number from 1, not {shown(value)}")
+    if name in ("bins", "start_bin", "stride") and value > _MOST_BINS:
+        raise PolicyError(f"{name} can be {_MOST_BINS} at most, not {shown(value)}")
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class TensorPolicy:
         """Raises PolicyError for an unknown observer or parameter, or one out of its unit."""
         if not isinstance(self.observer, str) or self.observer not in OBSERVERS:
             raise PolicyError(
-                f"unknown observer {self.observer!r}{suggest(str(self.observer), OBSERVERS)}; "
+                f"unknown observer {shown(self.observer)}{suggest(str(self.observer), OBSERVERS)}; "
                 f"know {', '.join(OBSERVERS)}"
             )
         for name, value in self.parameters:
@@ -70,12 +76,12 @@ class TensorPolicy:
                 )
             _check_parameter(name, value)
         if not isinstance(self.code, Code):
-            raise PolicyError(f"code must be a Code such as Code(bits=4), not {self.code!r}")
+            raise PolicyError(f"code must be a Code such as Code(bits=4), not {shown(self.code)}")
         if not isinstance(self.symmetric, bool):
-            raise PolicyError(f"symmetric must be true or false, not {self.symmetric!r}")
+            raise PolicyError(f"symmetric must be true or false, not {shown(self.symmetric)}")
         if self.granularity not in GRANULARITIES:
             raise PolicyError(
-                f"granularity must be {' or '.join(GRANULARITIES)}, not {self.granularity!r}"
+                f"granularity must be {' or '.join(GRANULARITIES)}, not {shown(self.granularity)}"
             )
 
     @property
@@ -172,7 +178,7 @@ def _spelled_out(entry: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(entry, Mapping) or len(entry) != 1:
         raise PolicyError(
             f"{where}: must be a name, or one with its parameters such as `percentile: 99.99` or "
-            f"`mse: {{bins: 1024}}`, not {entry!r}"
+            f"`mse: {{bins: 1024}}`, not {shown(entry)}"
         )
     name, value = next(iter(entry.items()))
     if value is None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from quantcore.results.audit import Int8Audit, SimulationAudit
 from quantcore.results.comparison import Evaluated, LeftInFloat, RunRecord, Variant
 from quantcore.results.difference import TableDifference
 from quantcore.results.estimate import Estimate, Neighbours
+from quantcore.showing import one_line
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -37,10 +40,23 @@ def intervals(found: Estimate) -> str:
     return f"{found.level:.0%} of {found.draws} draws of the images"
 
 
+class PlainConsole(Console):
+    """A console that takes every text for what it says: names of layers are nobody's markup."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text itself, its control characters spelled out."""
+        return super().render_str(one_line(text), **{**options, "markup": False, "emoji": False})
+
+
 def console() -> Console:
     """Standard output; wide where it is not a terminal, so that logs keep their tables whole."""
-    found = Console()
-    return found if found.is_terminal else Console(width=160)
+    found = PlainConsole()
+    return found if found.is_terminal else PlainConsole(width=160)
+
+
+def say(line: str) -> None:
+    """Prints one line, whatever the names in it hold."""
+    print(one_line(line))
 
 
 def comparison(record: RunRecord) -> Table:

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from quantcore.errors import OutputError
+from quantcore.runtime.signals import held
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -20,6 +21,11 @@ def write_whole(path: Path, content: bytes | str) -> None:
         OutputError: The folder cannot be made or written to.
     """
     data = content.encode() if isinstance(content, str) else content
+    with held():  # a signal leaves no temporary file
+        _write_whole(path, data)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

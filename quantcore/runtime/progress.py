@@ -12,7 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBars
 
+from quantcore.showing import one_line
+
 T = TypeVar("T")
+
+#: Characters of a task's description.
+_WIDEST = 120
 
 
 class Progress(ABC):
@@ -70,7 +75,7 @@ class Bars(Progress):
 
     def __init__(self, console: Console) -> None:
         self._bars = RichBars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -84,7 +89,7 @@ class Bars(Progress):
         if not self._open:
             self._bars.start()
         self._open += 1
-        return int(self._bars.add_task(description, total=total))
+        return int(self._bars.add_task(one_line(description, _WIDEST), total=total))
 
     def advance(self, task: int) -> None:
         """See Progress."""
@@ -112,7 +117,7 @@ class Lines(Progress):
         """See Progress."""
         now = time.monotonic()
         self._next += 1
-        self._tasks[self._next] = (description, total, 0, now, now)
+        self._tasks[self._next] = (one_line(description, _WIDEST), total, 0, now, now)
         return self._next
 
     def advance(self, task: int) -> None:

@@ -7,6 +7,7 @@ main module, as `multiprocessing` would: a script, a notebook and standard input
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pickle
 import resource
@@ -21,7 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from quantcore.errors import BackendError, QuantcoreError
+from quantcore.errors import BackendError, OutputError, QuantcoreError
+from quantcore.runtime.notes import keep_silent
 from quantcore.runtime.progress import Progress
 from quantcore.runtime.threads import cores, environment
 
@@ -89,6 +91,8 @@ class Worker:
                 # Its end tells the process that this one is gone, however it went.
                 stdin=subprocess.PIPE,
                 pass_fds=[there.fileno()],
+                # Ctrl-C on a terminal is for the parent, which ends this process.
+                start_new_session=True,
                 env={**os.environ, **environment(threads or cores())},
             )
         self._pipe = Connection(here.detach())
@@ -152,7 +156,8 @@ class Worker:
 def cause(code: int | None) -> str:
     """How a process ended, in words."""
     if code is not None and code < 0:
-        return f"of signal {signal.Signals(-code).name}; see its output above"
+        why = ", as the system ends what takes too much memory" if -code == signal.SIGKILL else ""
+        return f"of signal {signal.Signals(-code).name}{why}; see its output above"
     return f"with exit code {code}; see its output above"
 
 
@@ -195,19 +200,27 @@ class SentProgress(Progress):
 
 def main(end: int) -> None:
     """The process: runs what it is told until the other side is gone."""
-    # Ctrl-C reaches the whole group; the parent ends this process, which then has nothing to say.
+    # Whoever sends it to more than the parent: that ends this process, which has nothing to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_silent()
     threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     pipe = Connection(end)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             function, arguments = pipe.recv()
-            error = None
+            error: QuantcoreError | None = None
             try:
                 for value in function(*arguments, SentProgress(pipe.send)):
                     pipe.send(("value", value))
             except QuantcoreError as raised:
                 error = _picklable(raised)
+            except MemoryError:
+                error = BackendError("the process had not enough memory for this")
+            except OSError as raised:
+                if raised.errno not in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM):
+                    raise
+                where = f"{raised.filename}: " if raised.filename else ""
+                error = OutputError(f"{where}{raised.strerror}")
             pipe.send(("done", error, peak_rss_mb()))
 
 

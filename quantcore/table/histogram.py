@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quantcore.errors import TableError
+from quantcore.ir.values import number
+from quantcore.showing import shown
 from quantcore.table.packing import pack_array, unpack_array
 
 Counts = npt.NDArray[np.int64]
@@ -164,14 +166,14 @@ class Histogram:
             TableError: Missing keys, or counts that no histogram can hold.
         """
         try:
-            found = cls(int(data["exponent"]))
+            found = cls(int(number(data["exponent"])))
             for name, own in (("positive", found.positive), ("negative", found.negative)):
                 given = unpack_array(data[name], np.int64, BINS)
                 own[: len(given)] = given
             if data["min"] is not None:
-                found.minimum, found.maximum = float(data["min"]), float(data["max"])
+                found.minimum, found.maximum = (float(number(data[end])) for end in ("min", "max"))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise TableError(f"malformed histogram: {error!r}") from None
+            raise TableError(f"malformed histogram: {shown(error)}") from None
         if not found._consistent():
             raise TableError(
                 "malformed histogram: counts, range and extremes contradict each other"

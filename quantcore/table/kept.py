@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from quantcore.errors import TableError
 from quantcore.ir.edits import copied, element_types
 from quantcore.ir.model import FLOATS, FloatGraph
+from quantcore.showing import shown
 from quantcore.table.packing import pack, unpack
 from quantcore.table.statistics import Statistics
 
@@ -88,7 +89,9 @@ class KeptHistograms:
         """
         try:
             proto = onnx.ModelProto.FromString(self.graph)
-            return Outline(name, proto)
+            found = Outline(name, proto)
+            _ = found.initializers, found.layers  # lazy, and to be refused here
+            return found
         except Exception as error:  # protobuf's own, or the model's: it is no graph of ours
             raise TableError(f"histograms: unreadable graph: {error}") from None
 
@@ -127,4 +130,4 @@ def _read(name: str, entry: Any) -> tuple[Statistics, ...]:
             raise TableError("no statistics")
         return tuple(Statistics.from_dict(seen) for seen in entry)
     except TableError as error:
-        raise TableError(f"histograms: tensor {name!r}: {error}") from None
+        raise TableError(f"histograms: tensor {shown(name)}: {error}") from None

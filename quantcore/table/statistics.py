@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from quantcore.errors import TableError
+from quantcore.ir.values import listed, mapping, number, whole
+from quantcore.showing import shown
 from quantcore.table.histogram import Histogram
 from quantcore.table.packing import pack_array, unpack_array
 
@@ -129,17 +131,17 @@ class Statistics:
     def from_dict(cls, data: Mapping[str, Any]) -> Statistics:
         """Reads the JSON form; raises TableError."""
         try:
-            averages = {float(a["momentum"]): Average(**a) for a in data["averages"]}
-            found = cls(images=int(data["images"]), averages=averages)
+            averages = {a.momentum: a for a in map(_average, listed(data["averages"]))}
+            found = cls(images=whole(data["images"]), averages=averages)
             if data["min"] is not None:
-                found.minimum, found.maximum = float(data["min"]), float(data["max"])
+                found.minimum, found.maximum = (float(number(data[end])) for end in ("min", "max"))
             if data["histogram"] is not None:
                 found.histogram = Histogram.from_dict(data["histogram"])
             if data.get("extremes") is not None:
                 ends = unpack_array(data["extremes"], np.float32, 2 * _MOST_IMAGES)
                 found.extremes = [(float(a), float(b)) for a, b in ends.reshape(-1, 2)]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TableError(f"malformed statistics: {error!r}") from None
+            raise TableError(f"malformed statistics: {shown(error)}") from None
         found._check()
         return found
 
@@ -156,3 +158,12 @@ class Statistics:
             clash |= any(low > high for low, high in self.extremes)
         if clash or not all(map(math.isfinite, ends)):
             raise TableError("malformed statistics: extremes contradict each other")
+
+
+def _average(data: Any) -> Average:
+    """A moving average from its JSON form; raises TypeError, ValueError or KeyError."""
+    values: dict[str, Any] = {key: number(value) for key, value in mapping(data).items()}
+    found = Average(**{**values, "images": whole(data["images"])})
+    if not 0 <= found.momentum < 1:
+        raise ValueError("momentum must lie in [0, 1)")
+    return found

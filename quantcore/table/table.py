@@ -15,11 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from quantcore.errors import RangeError, TableError
+from quantcore.ir.values import listed, mapping, number
+from quantcore.reading import parse_json, read_text
 from quantcore.runtime.files import write_whole
+from quantcore.showing import shown
 from quantcore.table.kept import KeptHistograms
 
 FORMAT = "quantcore.table/1"
 ROLES = ("activation", "weight")
+
+#: A table of YOLOv7 with its histograms has 30 MB.
+_MOST_BYTES = 1 << 28
+#: Longer than the names of models and backends, and than a fingerprint.
+_LONGEST_NAME = 200
 
 Values = float | tuple[float, ...]
 
@@ -48,10 +56,10 @@ class TensorRange:
     def __post_init__(self) -> None:
         """Raises RangeError for NaN, infinite or reversed ends, or a shape that does not fit."""
         if self.role not in ROLES:
-            raise RangeError(f"role must be {' or '.join(ROLES)}, not {self.role!r}")
+            raise RangeError(f"role must be {' or '.join(ROLES)}, not {shown(self.role)}")
         axis = self.axis
         if axis is not None and (isinstance(axis, bool) or not isinstance(axis, int) or axis < 0):
-            raise RangeError(f"axis must be a whole number from 0 or none, not {axis!r}")
+            raise RangeError(f"axis must be a whole number from 0 or none, not {shown(axis)}")
         _check_block(self.block, axis)
         low, high = _tuple(self.min), _tuple(self.max)
         if isinstance(self.min, tuple) != isinstance(self.max, tuple) or len(low) != len(high):
@@ -103,9 +111,8 @@ class TensorRange:
         """Reads the JSON form; `amax` alone stands for a symmetric range."""
         axis = data.get("axis")
         if "min" not in data and "max" not in data:
-            return cls.symmetric(data["role"], data["amax"], axis, data.get("block"))
-        ends = [data["min"], data["max"]]
-        low, high = (tuple(map(float, e)) if axis is not None else float(e) for e in ends)
+            return cls.symmetric(data["role"], _ends(data["amax"], axis), axis, data.get("block"))
+        low, high = (_ends(data[key], axis) for key in ("min", "max"))
         return cls(data["role"], low, high, axis, data.get("block"))
 
 
@@ -182,18 +189,14 @@ class CalibrationTable:
             TableError: Not a table; names the file and what is missing.
             RangeError: An entry's range is unusable; names the file and the tensor.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise TableError(f"{path}: cannot read the calibration table: {error}") from None
-        return cls.from_json(text, path)
+        return cls.from_json(read_text(path, _MOST_BYTES, TableError), path)
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> CalibrationTable:
         """The table of a file's text; `path` names the file in errors. Raises as `load`."""
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            data = parse_json(text, infinite=True)
+        except ValueError as error:
             raise TableError(f"{path}: cannot read the calibration table: {error}") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise TableError(
@@ -202,17 +205,21 @@ class CalibrationTable:
             )
         try:
             provenance = _provenance(data["provenance"])
-            entries = dict(data["tensors"])
+            entries = mapping(data["tensors"])
         except (KeyError, TypeError, ValueError) as error:
-            raise TableError(f"{path}: incomplete calibration table: {error!r}") from None
+            raise TableError(f"{path}: incomplete calibration table: {shown(error)}") from None
         tensors = {}
         for name, entry in entries.items():
             try:
                 tensors[name] = TensorRange.from_dict(entry)
             except RangeError as error:
-                raise RangeError(f"{path}: tensor {name!r}: {error}; calibrate again") from None
+                raise RangeError(
+                    f"{path}: tensor {shown(name)}: {error}; calibrate again"
+                ) from None
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise TableError(f"{path}: tensor {name!r}: malformed entry: {error!r}") from None
+                raise TableError(
+                    f"{path}: tensor {shown(name)}: malformed entry: {shown(error)}"
+                ) from None
         try:
             kept = KeptHistograms.from_dict(data["histograms"]) if "histograms" in data else None
         except TableError as error:
@@ -220,22 +227,41 @@ class CalibrationTable:
         return cls(tensors, provenance, kept)
 
 
+def _ends(value: Any, axis: Any) -> Values:
+    """Ends of a range as JSON holds them; raises TypeError, or ValueError for what is no range."""
+    if axis is None:
+        return _end(value)
+    return tuple(map(_end, listed(list(value) if isinstance(value, tuple) else value)))
+
+
+def _end(value: Any) -> float:
+    """One end, which may be NaN or infinite: `TensorRange` tells the channel."""
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    return float(value if infinite else number(value))
+
+
 def _provenance(data: Mapping[str, Any]) -> Provenance:
     """Reads the JSON form; raises KeyError, TypeError or ValueError where it is malformed."""
     for key in ("model", "fingerprint", "backend"):
-        if not isinstance(data[key], str):
+        if len(data[key]) > _LONGEST_NAME or not isinstance(data[key], str):
             raise TypeError(f"{key} must be a text")
     for key in ("versions", "policy", "recalibrated_from"):
         if not isinstance(data.get(key, {}), dict):
             raise TypeError(f"{key} must be a mapping")
-    return Provenance(**{**data, "image_ids": tuple(map(int, data.get("image_ids", ())))})
+    json.dumps(data, allow_nan=False)  # it is written again as it is
+    ids = listed(data.get("image_ids", []))
+    if not all(type(one) is int and abs(one) < 1 << 63 for one in ids):
+        raise TypeError("image_ids must be whole numbers")
+    if not all(isinstance(version, str) for version in data.get("versions", {}).values()):
+        raise TypeError("versions must be texts")
+    return Provenance(**{**data, "image_ids": tuple(ids)})
 
 
 def _check_block(block: Any, axis: int | None) -> None:
     if block is None:
         return
     if isinstance(block, bool) or not isinstance(block, int) or block < 1:
-        raise RangeError(f"block must be a whole number from 1 or none, not {block!r}")
+        raise RangeError(f"block must be a whole number from 1 or none, not {shown(block)}")
     if axis is None:
         raise RangeError("a range with blocks needs the axis that they lie along")
 

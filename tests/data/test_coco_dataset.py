@@ -6,6 +6,7 @@ import pytest
 
 from quantcore.data.coco import CocoDataset
 from quantcore.errors import DataError
+from quantcore.runtime.notes import Note
 
 
 def test_reads_in_file_order(write_coco):
@@ -87,7 +88,7 @@ def _set(what, index, key, value):
         (lambda d: d["annotations"][2].pop("bbox"), "annotation 2: no 'bbox'"),
         (_set("images", 1, "width", "40"), "image 93: 'width' is '40', needs int"),
         (_set("images", 1, "id", True), "'id' is True, needs int"),
-        (_set("images", 1, "height", 0), "image 93 .*: 40 x 0 pixels"),
+        (_set("images", 1, "height", 0), "image 93: 40 x 0 pixels"),
         (_set("images", 1, "id", 100), "image id 100 is there twice"),
         (_set("categories", 1, "id", 7), "category id 7 is there twice"),
         (_set("categories", 1, "name", "dog"), "category name 'dog' is there twice"),
@@ -96,6 +97,23 @@ def _set(what, index, key, value):
         (_set("annotations", 1, "bbox", [1, 2, 3]), "annotation 1 of image 93: bbox must be four"),
         (_set("annotations", 1, "bbox", [1, 2, 3, None]), "bbox must be four numbers"),
         (_set("annotations", 1, "bbox", [1, 2, 3, float("nan")]), "bbox must be four numbers"),
+        (_set("annotations", 1, "bbox", [1, 2, 10**400, 3]), "<a number of about 401 digits>"),
+        (_set("annotations", 1, "bbox", [1, 2, "3", 4]), "bbox must be four numbers"),
+        (_set("annotations", 1, "bbox", [1, 2, 3, -4]), "a box of 3 x -4 pixels"),
+        (_set("annotations", 1, "area", 10**400), "area one"),
+        (_set("annotations", 1, "area", float("inf")), "area one"),
+        (_set("annotations", 1, "iscrowd", [1]), "iscrowd"),
+        (_set("annotations", 1, "image_id", 10**400), "about 401 digits"),
+        (_set("images", 1, "width", 10**9), "pixels"),
+        (_set("images", 1, "file_name", "/etc/hostname"), "leads out of the folder"),
+        (_set("images", 1, "file_name", "../../x.jpg"), "leads out of the folder"),
+        (_set("images", 1, "file_name", "x" * 10_000), "1000 characters"),
+        (_set("images", 1, "file_name", "x" * 300), "too long"),
+        (_set("images", 1, "file_name", "a\0b"), "must be a text"),
+        (_set("images", 1, "file_name", "a\ud800"), "must be a text"),
+        (_set("categories", 1, "name", "x" * 10_000), "200 characters"),
+        (_set("categories", 1, "name", "x\n\x1b[31m"), "must be a text"),
+        (_set("categories", 1, "name", {"a": {}}), "needs str"),
         (_set("annotations", 1, "area", "big"), "area one, not .* 'big'"),
     ],
 )
@@ -135,7 +153,7 @@ def test_missing_places(write_coco, tmp_path):
     with pytest.raises(DataError, match=r"instances_train2017\.json: no such annotation file"):
         CocoDataset.open(root, "train2017")
     (root / "annotations" / "instances_train2017.json").mkdir()
-    with pytest.raises(DataError, match="cannot read: Is a directory"):
+    with pytest.raises(DataError, match="is a directory"):
         CocoDataset.open(root, "train2017")
 
 
@@ -144,3 +162,40 @@ def test_outlines_are_not_kept(write_coco):
     source = root / "annotations" / "instances_val2017.json"
     assert "segmentation" in json.loads(source.read_text())["annotations"][0]
     assert not hasattr(CocoDataset.open(root, "val2017").annotations[0], "segmentation")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        "[]",
+        "{",
+        '{"images": [], "images": []}',
+        "[" + "[]," * 1_200_000 + "1]",
+        "9" * 5000,
+    ],
+)
+def test_annotation_files_that_are_none(tmp_path, text):
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(text)
+    with pytest.raises(DataError) as caught:
+        CocoDataset.open(tmp_path, "val2017")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 700
+
+
+def test_more_images_than_there_are_is_told(write_coco):
+    with pytest.warns(Note, match="8 images were asked for, instances_val2017.json lists 5"):
+        assert len(CocoDataset.open(write_coco(), "val2017").select(8)) == 5
+
+
+def test_names_that_differ_are_told(write_coco, recwarn):
+    dataset = CocoDataset.open(write_coco(), "val2017")  # 3: cat, 7: dog
+    assert dataset.check_classes(["Dog ", "CAT"]) == (7, 3)
+    assert dataset.check_classes(["class0", "class1"]) == (3, 7)
+    assert not recwarn
+    with pytest.warns(Note, match="1 of .* 2 class names .*'hound' where that has 'dog'"):
+        assert dataset.check_classes(["cat", "hound"]) == (3, 7)
+    with pytest.warns(Note, match="although 'cat' stands elsewhere"):
+        assert dataset.check_classes(["hound", "cat"]) == (3, 7)

@@ -288,7 +288,7 @@ def test_cancelling_ends_the_process_and_leaves_no_file(apart, tmp_path) -> None
     session = opened()
     process = session._peer._process
     assert list(folder.iterdir())
-    apart.setattr(session._peer, "_read", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    apart.setattr(session._peer, "_read", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         calibrate(session, sites_of(model), Stream(4))
     # Under load the other process may have noticed by itself before it was killed.

@@ -8,11 +8,21 @@ Errors, progress and cancellation are those of a backend in this process.
 """
 
 from quantcore.contracts.remote.client import RemoteBackend, RemoteSession, listed
-from quantcore.contracts.remote.environments import elsewhere, interpreter, variable
+from quantcore.contracts.remote.environments import (
+    CONFIG_FILE,
+    CONFIG_VARIABLE,
+    confirm,
+    elsewhere,
+    interpreter,
+    variable,
+)
 
 __all__ = [
+    "CONFIG_FILE",
+    "CONFIG_VARIABLE",
     "RemoteBackend",
     "RemoteSession",
+    "confirm",
     "elsewhere",
     "interpreter",
     "listed",

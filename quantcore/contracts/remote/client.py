@@ -16,8 +16,10 @@ from quantcore.contracts.session import BackendSession, SessionOptions, Show, Si
 from quantcore.errors import BackendError
 from quantcore.ir.description import describe
 from quantcore.ir.model import Array, FloatModel, LayerInfo
+from quantcore.ir.values import mapping, text, whole
 from quantcore.qdq.placement import Site
 from quantcore.runtime.progress import Progress
+from quantcore.showing import one_line, shown
 from quantcore.table.table import TensorRange
 
 
@@ -30,8 +32,9 @@ def listed(name: str, python: Path) -> dict[str, str]:
     """
     peer = Peer(name, python)
     try:
-        found: dict[str, str] = peer.ask("listed")
-        return found
+        told = peer.ask("listed")
+        with peer.sense():
+            return {key: one_line(text(told[key]), 100) for key in ("distribution", "version")}
     finally:
         peer.close()
 
@@ -51,14 +54,13 @@ class RemoteBackend(BackendPlugin):
     def __init__(self, name: str, python: Path) -> None:
         super().__init__(name)
         self._python = python
-        self._told = _describe(name, python)
-        known = wire.capabilities(self._told["capabilities"])
+        known, self._versions = _describe(name, python)
         self.capabilities = known  # type: ignore[misc] # for each instance, as its plugin tells
         self._peer: Peer | None = None
 
     def versions(self) -> Mapping[str, str]:
         """See BackendPlugin."""
-        return dict(self._told["versions"])
+        return dict(self._versions)
 
     def framework_layer(self, layer: LayerInfo) -> FrameworkLayer | None:
         """See BackendPlugin."""
@@ -66,18 +68,21 @@ class RemoteBackend(BackendPlugin):
             self._peer = Peer(self.name, self._python)
             weakref.finalize(self, self._peer.close)
         found = self._peer.ask("framework_layer", layer=asdict(layer))
-        return wire.tupled(FrameworkLayer, found) if found else None
+        with self._peer.sense():
+            return wire.tupled(FrameworkLayer, mapping(found)) if found else None
 
     def _open(self, model: FloatModel, options: SessionOptions) -> BackendSession:
         return RemoteSession(self.name, self._python, model, self.capabilities, options)
 
 
 @functools.lru_cache
-def _describe(name: str, python: Path) -> wire.Message:
+def _describe(name: str, python: Path) -> tuple[Capabilities, Mapping[str, str]]:
     peer = Peer(name, python)
     try:
-        told: wire.Message = peer.ask("describe")
-        return told
+        told = peer.ask("describe")
+        with peer.sense():
+            versions = {one_line(key, 100): text(v) for key, v in mapping(told["versions"]).items()}
+            return wire.capabilities(mapping(told["capabilities"])), versions
     finally:
         peer.close()
 
@@ -101,7 +106,9 @@ class RemoteSession(BackendSession):
             path.write_bytes(describe(model).SerializeToString())
             found = self._peer.ask("open", path=str(path), options=asdict(options))
             if found != model.fingerprint:
-                raise BackendError(f"backend {name!r} in {python}: it read another float model")
+                raise BackendError(
+                    f"backend {shown(name)} in {python}: it read another float model"
+                )
         except BaseException:
             self._peer.close()
             raise
@@ -111,23 +118,29 @@ class RemoteSession(BackendSession):
         return self._peer.peak
 
     def _forward(self, batch: Array) -> Sequence[Array]:
-        return wire.load(self._peer.ask("forward", batch=self._peer.save([batch])))
+        return self._peer.load(self._peer.ask("forward", batch=self._peer.save([batch])))
 
     def _watch(self, batch: Array, show: Mapping[str, Show]) -> None:
         self._peer.ask(
-            "watch", answers=Shown(show), batch=self._peer.save([batch]), tensors=list(show)
+            "watch",
+            answers=Shown(show, self._peer),
+            batch=self._peer.save([batch]),
+            tensors=list(show),
         )
 
     def _observe(
         self, sites: Sequence[Site], batches: Iterable[Array], progress: Progress
     ) -> Mapping[str, TensorRange]:
         feed = Feed(batches, self._peer)
-        return wire.ranges(self._peer.ask("observe", progress, feed, sites=wire.written(sites)))
+        found = self._peer.ask("observe", progress, feed, sites=wire.written(sites))
+        with self._peer.sense():
+            return wire.ranges(mapping(found))
 
     def _simulation(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> Simulation:
         entries = {site.tensor: ranges[site.tensor].to_dict() for site in sites}
         number = self._peer.ask("simulation", sites=wire.written(sites), ranges=entries)
-        return _RemoteSimulation(self, self._peer, number)
+        with self._peer.sense():
+            return _RemoteSimulation(self, self._peer, whole(number))
 
     def close(self) -> None:
         """See BackendSession."""
@@ -146,12 +159,14 @@ class _RemoteSimulation(Simulation):
         self, batch: Array, forced: Mapping[str, Array], computed: dict[str, Array]
     ) -> Sequence[Array]:
         if self._number is None:
-            raise BackendError(f"backend {self.name!r}: the simulation is closed")
-        arrays = self._peer.save([batch, *forced.values()])
-        found = self._peer.ask("infer", number=self._number, arrays=arrays, forced=list(forced))
-        values = dict(zip(found["names"], wire.load(found["arrays"]), strict=True))
-        computed.update({name: values[name] for name in forced})
-        return [values[name] for name in self.model.output_names]
+            raise BackendError(f"backend {shown(self.name)}: the simulation is closed")
+        given = self._peer.save([batch, *forced.values()])
+        found = self._peer.ask("infer", number=self._number, arrays=given, forced=list(forced))
+        with self._peer.sense():
+            arrays = self._peer.load(found["arrays"])
+            values: dict[str, Array] = dict(zip(found["names"], arrays, strict=True))
+            computed.update({name: values[name] for name in forced})
+            return [values[name] for name in self.model.output_names]
 
     def close(self) -> None:
         """See Simulation."""

@@ -7,20 +7,40 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import quantcore
 from quantcore import errors
 from quantcore.contracts.remote import wire
-from quantcore.contracts.remote.environments import told_by, variable
+from quantcore.contracts.remote.environments import check_confirmed, told_by, variable
+from quantcore.contracts.remote.lines import LineError, Lines
 from quantcore.contracts.remote.wire import Message
 from quantcore.contracts.session import Show
 from quantcore.errors import BackendError, BackendUnavailable, PluginError, QuantcoreError
 from quantcore.ir.model import Array
+from quantcore.ir.values import mapping, number, whole
+from quantcore.ir.values import text as text_of
+from quantcore.reading import parse_json
 from quantcore.runtime.progress import Progress, Silent
 from quantcore.runtime.worker import cause
+from quantcore.showing import one_line, shown
+
+#: Seconds in which a Python starts quantcore, and in which it has something to say while it works:
+#: it tells every few seconds that it is alive.
+GREETING, SILENCE = 120.0, 600.0
+#: Seconds for a process to end that has closed its output.
+_LAST_SECONDS = 10.0
+#: Tasks of progress at a time.
+_MOST_TASKS = 100
+
+#: What making something of an answer raises where it is none.
+_NONSENSE = (
+    *(KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError),
+    *(OSError, EOFError, MemoryError, zipfile.BadZipFile, RecursionError),
+)
 
 # Not `-m`: that would look for quantcore in the working directory before the other environment.
 _START = """
@@ -45,7 +65,8 @@ class Peer:
     """
 
     def __init__(self, name: str, python: Path) -> None:
-        self._where = f"backend {name!r} in {python}"
+        check_confirmed(name, python)
+        self._where = f"backend {shown(name)} in {python}"
         self._python = python
         self._temporary = tempfile.TemporaryDirectory(prefix="quantcore-")
         self.folder = Path(self._temporary.name)
@@ -58,14 +79,18 @@ class Peer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,
-                encoding="utf-8",
+                start_new_session=True,  # Ctrl-C is for the side that a person started
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a null character in the path
             self._temporary.cleanup()
+            reason = (isinstance(error, OSError) and error.strerror) or str(error)
             raise BackendUnavailable(
-                f"backend {name!r}: {told_by(name)} says {python}, which cannot be run: "
-                f"{error.strerror or error}"
+                f"backend {shown(name)}: {told_by(name)} says {python}, which cannot be run: "
+                f"{reason}"
             ) from None
+        assert self._process.stdout is not None
+        assert self._process.stdin is not None
+        self._lines = Lines(self._process.stdout.fileno(), self._process.stdin.fileno())
         try:
             self._greet()
         except BaseException:
@@ -74,19 +99,19 @@ class Peer:
 
     def _greet(self) -> None:
         try:
-            hello = self._read()
-        except (BackendError, ValueError) as error:
+            hello = self._read(GREETING)
+        except BackendError as error:
             raise BackendUnavailable(
                 f"{self._where}: that Python does not start quantcore: {error}"
             ) from None
         install = f"{self._python} -m pip install quantcore-ptq=={quantcore.__version__}"
         if hello["kind"] == "absent":
-            raise BackendUnavailable(
-                f"{self._where}: that Python has no {hello['module']}; run: {install}"
-            )
-        if hello["quantcore"] != quantcore.__version__:
+            module = one_line(str(hello.get("module")), 100)
+            raise BackendUnavailable(f"{self._where}: that Python has no {module}; run: {install}")
+        if hello["kind"] != "hello" or hello.get("quantcore") != quantcore.__version__:
+            version = one_line(str(hello.get("quantcore", "of no version")), 100)
             raise PluginError(
-                f"{self._where}: that Python has quantcore {hello['quantcore']}, this one has "
+                f"{self._where}: that Python has quantcore {version}, this one has "
                 f"{quantcore.__version__}; run: {install}"
             )
 
@@ -108,13 +133,14 @@ class Peer:
         answers = answers or Answers()
         try:
             self._send({"do": what, **arguments})
-            message = self._read()
-            while message["kind"] in ("question", "progress"):
+            message = self._read(SILENCE)
+            while message["kind"] in ("question", "progress", "alive"):
                 if message["kind"] == "question":
-                    self._send(answers.to(message["value"]))
-                else:
-                    tasks.note(*message["value"])
-                message = self._read()
+                    self._send(answers.to(message.get("value")))
+                elif message["kind"] == "progress":
+                    with self.sense():
+                        tasks.note(*message["value"])
+                message = self._read(SILENCE)
         except BaseException:
             self.close()  # in the middle of an exchange: it cannot be talked to any more
             raise
@@ -122,14 +148,25 @@ class Peer:
             tasks.stop()
         if answers.error is not None:
             raise answers.error
-        self.peak = message["peak"]
-        if message["kind"] == "error":
-            raise self._error(message)
-        return message["value"]
+        with self.sense():
+            self.peak = float(number(message["peak"]))
+            value = self._error(message) if message["kind"] == "error" else message["value"]
+        if isinstance(value, QuantcoreError):
+            raise value
+        return value
+
+    @contextlib.contextmanager
+    def sense(self) -> Iterator[None]:
+        """Around all that makes something of an answer: nonsense becomes a BackendError."""
+        try:
+            yield
+        except _NONSENSE as error:
+            raise BackendError(f"{self._where}: it answered nonsense: {shown(error)}") from None
 
     def _error(self, message: Message) -> QuantcoreError:
-        kind = getattr(errors, message["class"])
-        text = message["message"]
+        kind, text = getattr(errors, text_of(message["class"])), text_of(message["message"])
+        if not isinstance(kind, type) or not issubclass(kind, QuantcoreError):
+            raise TypeError(f"{message['class']} is no error")
         if issubclass(kind, PluginError):  # about that environment, not about the model
             text = text.replace("pip install", f"{self._python} -m pip install")
             text = f"{self._where}: {text}"
@@ -146,18 +183,50 @@ class Peer:
             raise BackendError(f"{self._where}: the session is closed")
 
     def _send(self, message: Message) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died: reading tells how
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
+        try:
+            self._lines.write(json.dumps(message).encode(), SILENCE)
+        except BrokenPipeError:  # it died: reading tells how
+            pass
+        except LineError as error:
+            raise BackendError(f"{self._where}: {error}") from None
 
-    def _read(self) -> Message:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise BackendError(f"{self._where}: the process died {cause(self._process.wait())}")
-        message: Message = json.loads(line)
-        return message
+    def _read(self, patience: float) -> Message:
+        """The next message; raises BackendError where none comes, or what comes is none."""
+        try:
+            line = self._lines.read(patience)
+        except LineError as error:
+            raise BackendError(f"{self._where}: {error}") from None
+        if line is None:
+            raise BackendError(f"{self._where}: the process died {self._end()}")
+        try:
+            return _message(line)
+        except ValueError:
+            said = shown(line[:300].decode(errors="replace"))
+            raise BackendError(f"{self._where}: it said {said}, which is no message") from None
+
+    def _end(self) -> str:
+        try:
+            return cause(self._process.wait(_LAST_SECONDS))
+        except subprocess.TimeoutExpired:
+            return "without ending: it closed its output"
+
+    def load(self, path: object) -> list[Array]:
+        """The arrays that the other side has written."""
+        with self.sense():
+            return wire.load(self._ours(path))
+
+    def _ours(self, path: object) -> Path:
+        """A file of the folder that both sides share; raises ValueError for any other."""
+        found = Path(text_of(path))
+        if found.parent != self.folder or found.is_symlink():
+            raise ValueError(f"{path} lies elsewhere")
+        return found
+
+    def pieces(self, offered: object) -> Iterator[tuple[str, Array]]:
+        """The activations in a file that the other side has written."""
+        with self.sense():
+            told = mapping(offered)
+            yield from wire.pieces(self._ours(told["path"]), told["entries"])
 
     def save(self, arrays: Sequence[Array]) -> str:
         """Writes arrays for the other side; the name of the file."""
@@ -176,6 +245,14 @@ class Peer:
         self._temporary.cleanup()
 
 
+def _message(line: bytes) -> Message:
+    """A line as a message; raises ValueError where it is none."""
+    found = parse_json(line)
+    if not isinstance(found, dict) or not isinstance(found.get("kind"), str):
+        raise ValueError("no message")
+    return found
+
+
 class _Tasks:
     """The other side's progress, shown on this one."""
 
@@ -186,7 +263,11 @@ class _Tasks:
     def note(self, kind: str, number: int, *rest: Any) -> None:
         """Takes in one message of `worker._Sent`."""
         if kind == "start":
-            self._tasks[number] = self._progress.start(*rest)
+            description, total = rest
+            if len(self._tasks) >= _MOST_TASKS:
+                raise ValueError("it started far too many tasks")
+            total = None if total is None else whole(total)
+            self._tasks[number] = self._progress.start(one_line(text_of(description), 80), total)
         elif kind == "advance":
             self._progress.advance(self._tasks[number])
         else:
@@ -218,7 +299,7 @@ class Answers:
             return {"stop": True}
 
     def _to(self, question: Any) -> Message:
-        raise BackendError(f"the other side asked {question!r} where it has nothing to ask")
+        raise BackendError(f"the other side asked {shown(question)} where it has nothing to ask")
 
 
 class Feed(Answers):
@@ -238,11 +319,13 @@ class Feed(Answers):
 class Shown(Answers):
     """Takes in activations, a file of them at a time."""
 
-    def __init__(self, show: Mapping[str, Show]) -> None:
+    def __init__(self, show: Mapping[str, Show], peer: Peer) -> None:
         super().__init__()
-        self._show = show
+        self._show, self._peer = show, peer
 
     def _to(self, question: Any) -> Message:
-        for tensor, values in wire.pieces(question):
+        for tensor, values in self._peer.pieces(question):
+            if tensor not in self._show:
+                raise BackendError(f"the other side showed {shown(tensor)}, which nobody asked for")
             self._show[tensor](values)
         return {}

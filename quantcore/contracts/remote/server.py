@@ -6,9 +6,11 @@ import functools
 import json
 import os
 import queue
+import shutil
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
@@ -30,6 +32,9 @@ from quantcore.ir.description import described
 from quantcore.ir.model import Array, LayerInfo
 from quantcore.qdq.placement import Plan
 from quantcore.runtime.worker import SentProgress, peak_rss_mb
+
+#: Seconds between two signs of life; far fewer than the other side waits.
+_BREATH = 10.0
 
 
 class _Stopped(BaseException):
@@ -60,27 +65,51 @@ class _Server:
         self._session: BackendSession | None = None
         self._simulations: dict[int, Simulation] = {}
         self._next = 0
+        self._turn = threading.Lock()
+        self._asked = threading.Event()
 
     def run(self) -> None:
         """Answers until the other side is gone, even in the middle of a request."""
         self._say(kind="hello", quantcore=quantcore.__version__)
         threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._breathe, daemon=True).start()
         while True:
             request = self._requests.get()
+            self._asked.set()
             try:
                 value = getattr(self, f"_{request.pop('do')}")(**request)
-                self._say(kind="done", value=value, peak=peak_rss_mb())
+                self._done(kind="done", value=value)
             except _Stopped:
-                self._say(kind="stopped", peak=peak_rss_mb())
+                self._done(kind="stopped")
             except Exception as error:  # a framework may raise anything
-                self._say(kind="error", peak=peak_rss_mb(), **self._told(error))
+                self._done(kind="error", **self._told(error))
 
     def _listen(self) -> None:
         for line in sys.stdin:
             self._requests.put(json.loads(line))
+        # The other side removes the folder too, unless it was killed.
+        shutil.rmtree(self._folder, ignore_errors=True)
         os._exit(0)
 
+    def _breathe(self) -> None:
+        """Tells now and then that a request is still being worked on."""
+        while True:
+            self._asked.wait()
+            time.sleep(_BREATH)
+            with self._turn:
+                if self._asked.is_set():
+                    self._write({"kind": "alive"})
+
     def _say(self, **message: Any) -> None:
+        with self._turn:
+            self._write(message)
+
+    def _done(self, **message: Any) -> None:
+        with self._turn:
+            self._asked.clear()  # from here on nothing is awaited
+            self._write({**message, "peak": peak_rss_mb()})
+
+    def _write(self, message: Message) -> None:
         self._out.write(json.dumps(message) + "\n")
         self._out.flush()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from quantcore.contracts.capabilities import Capabilities
 from quantcore.ir.model import Array
+from quantcore.ir.values import whole
 from quantcore.policy.policy import TensorPolicy
 from quantcore.qdq.placement import Site
 from quantcore.table.table import TensorRange
@@ -30,8 +32,13 @@ def save(path: Path, arrays: Sequence[Array]) -> str:
     return str(path)
 
 
-def load(path: str) -> list[Array]:
-    """Reads arrays of the other side."""
+def load(path: Path | str) -> list[Array]:
+    """Reads arrays of the other side; raises ValueError where they are more than the file."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not stored or sum(entry.file_size for entry in entries) > Path(path).stat().st_size:
+            raise ValueError(f"{path}: its arrays are larger than the file")
     with np.load(path, allow_pickle=False) as file:
         return [file[f"arr_{i}"] for i in range(len(file.files))]
 
@@ -84,11 +91,20 @@ class Pieces:
         self._offered = False
 
 
-def pieces(offered: Message) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """The activations in a file of the other side, one after the other."""
-    with Path(offered["path"]).open("rb") as file:
-        for tensor, shape in offered["entries"]:
-            yield tensor, np.fromfile(file, np.float32, math.prod(shape)).reshape(shape)
+def pieces(path: Path, entries: Iterable[Any]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+    """The activations in a file of the other side, one after the other.
+
+    Raises:
+        ValueError: They are more than the file.
+    """
+    left = path.stat().st_size
+    with path.open("rb") as file:
+        for tensor, shape in entries:
+            count = math.prod(map(whole, shape))
+            left -= 4 * count
+            if left < 0:
+                raise ValueError(f"{path}: its activations are larger than the file")
+            yield tensor, np.fromfile(file, np.float32, count).reshape(shape)
 
 
 def plain(value: Any) -> Any:
@@ -100,7 +116,7 @@ def plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, frozenset) else value
 
 
-def capabilities(data: Message) -> Capabilities:
+def capabilities(data: Mapping[str, Any]) -> Capabilities:
     """Capabilities from their `plain` fields."""
     kinds = Capabilities({}, {})
     values: dict[str, Any] = {}
@@ -113,7 +129,7 @@ def capabilities(data: Message) -> Capabilities:
     return Capabilities(**values)
 
 
-def tupled(cls: type[Any], data: Message) -> Any:
+def tupled(cls: type[Any], data: Mapping[str, Any]) -> Any:
     """A dataclass whose sequences, nested or not, are tuples."""
 
     def tuples(value: Any) -> Any:
@@ -135,6 +151,6 @@ def sites(data: Iterable[Message]) -> tuple[Site, ...]:
     )
 
 
-def ranges(data: Message) -> dict[str, TensorRange]:
+def ranges(data: Mapping[str, Any]) -> dict[str, TensorRange]:
     """Ranges from their JSON form."""
     return {tensor: TensorRange.from_dict(entry) for tensor, entry in data.items()}

@@ -31,6 +31,10 @@ _ORDERS = ("pairs", "boxes_first", "scores_first")
 _FORMS = ("maps", "rows", "columns")
 
 
+#: Bins of a distribution; networks have 8 or 17.
+_MOST_BINS = 1024
+
+
 @dataclass(frozen=True)
 class GflDecoding(RowDecoding):
     """Distance = sum of i * softmax(distribution)[i] cells, to the left, top, right and bottom.
@@ -63,8 +67,8 @@ class GflDecoding(RowDecoding):
     def __post_init__(self) -> None:
         """Raises ModelError for strides or bins below 1, an unknown word, or maps merged."""
         check_strides(self.strides)
-        if self.bins < 1:
-            raise ModelError(f"decoding: bins must be 1 or more, not {self.bins}")
+        if not 1 <= self.bins <= _MOST_BINS:
+            raise ModelError(f"decoding: bins must be from 1 to {_MOST_BINS}, not {self.bins}")
         for name, known in (("order", _ORDERS), ("form", _FORMS)):
             if getattr(self, name) not in known:
                 raise ModelError(

@@ -14,6 +14,10 @@ from quantcore.evaluation.decoding.pen import Pen
 from quantcore.evaluation.decoding.rows import Index
 from quantcore.ir.decoding import DECODED
 from quantcore.ir.model import Array
+from quantcore.showing import shown
+
+#: Pixels per cell; no network input is larger.
+_LARGEST = 1 << 14
 
 #: For each head the (width, height) of its boxes in pixels, one for each prediction of a cell.
 Bases = tuple[tuple[tuple[float, float], ...], ...]
@@ -97,5 +101,8 @@ def prediction_grid(
 
 def check_strides(strides: tuple[int, ...]) -> None:
     """Raises ModelError where a head has no cells to speak of."""
-    if not strides or min(strides) < 1:
-        raise ModelError(f"decoding: strides must be 1 or more, one for each head, not {strides}")
+    if not strides or min(strides) < 1 or max(strides) > _LARGEST:
+        raise ModelError(
+            f"decoding: strides must be 1 or more and {_LARGEST} at most, one for each head, not "
+            f"{shown(strides)}"
+        )

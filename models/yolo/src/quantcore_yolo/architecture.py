@@ -9,6 +9,7 @@ import numpy as np
 from quantcore.errors import CheckpointError, UsageError
 from quantcore.evaluation.decoding.anchors import AnchorDecoding
 from quantcore.ir.model import FloatModel, Preprocessing
+from quantcore.showing import one_line, shown
 from quantcore_yolo.blocks import BLOCKS, HEADS, REPEATING, Context
 from quantcore_yolo.checkpoint import Checkpoint
 from quantcore_yolo.families import check_family
@@ -66,14 +67,14 @@ def _check_modules(rows: tuple[Row, ...], origin: str) -> None:
     for row in rows:
         if row.module not in BLOCKS and row.module not in HEADS:
             raise CheckpointError(
-                f"{origin}: row {row.index} is a {row.module}, which is not supported; supported "
-                f"are {', '.join(sorted([*BLOCKS, *HEADS]))}"
+                f"{origin}: row {row.index} is a {one_line(row.module, 80)}, which is not "
+                f"supported; supported are {', '.join(sorted([*BLOCKS, *HEADS]))}"
             )
     places = [row.index for row in rows if row.module in HEADS]
     if places != [len(rows) - 1]:
         raise CheckpointError(
-            f"{origin}: not a detector: its last row is a {rows[-1].module}, and must be its only "
-            "Detect or IDetect"
+            f"{origin}: not a detector: its last row is a {one_line(rows[-1].module, 80)}, and "
+            "must be its only Detect or IDetect"
         )
 
 
@@ -168,6 +169,7 @@ def _class_count(checkpoint: Checkpoint, heads: list[Value], anchors: Anchors) -
     for where, count in told.items():
         if count != classes:
             raise CheckpointError(
-                f"{checkpoint.origin}: its heads have {int(classes)} classes, its {where} {count}"
+                f"{checkpoint.origin}: its heads have {int(classes)} classes, its {where} "
+                f"{shown(count)}"
             )
     return int(classes)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from quantcore.errors import CheckpointError
+from quantcore.showing import shown
 from quantcore_yolo.graph import GraphBuilder, Value
 from quantcore_yolo.rows import Row, parse_activation
 from quantcore_yolo.weights import Weights
@@ -57,8 +58,8 @@ class Context:
         if name == "Identity":
             return x
         raise CheckpointError(
-            f"{self.origin}: {path} is {text!r:.80}; supported activations are SiLU, LeakyReLU, "
-            "ReLU and Identity"
+            f"{self.origin}: {path} is {shown(text, 80)}; supported activations are SiLU, "
+            "LeakyReLU, ReLU and Identity"
         )
 
     def conv(
@@ -192,7 +193,9 @@ def _sp(context: Context, path: str, inputs: list[Value], row: Row) -> Value:
 def _concat(context: Context, path: str, inputs: list[Value], row: Row) -> Value:
     """`[1]`, the axis."""
     if row.number(0, 1) != 1:
-        raise CheckpointError(f"{context.origin}: {path} joins along axis {row.args[0]}, not 1")
+        raise CheckpointError(
+            f"{context.origin}: {path} joins along axis {shown(row.args[0])}, not 1"
+        )
     return context.graph.concat(path, inputs)
 
 
@@ -201,8 +204,8 @@ def _upsample(context: Context, path: str, inputs: list[Value], row: Row) -> Val
     factor = row.number(1, 0)
     if factor < 1 or row.args[2:3] != ("nearest",):
         raise CheckpointError(
-            f"{context.origin}: {path} upsamples by {list(row.args)}; supported is a whole factor "
-            "with mode nearest"
+            f"{context.origin}: {path} upsamples by {shown(list(row.args))}; supported is a "
+            "whole factor with mode nearest"
         )
     return context.graph.upsample(path, inputs[0], factor)
 

@@ -8,13 +8,22 @@ from pathlib import Path
 
 from quantcore.errors import CheckpointError
 from quantcore.ir.model import Array
+from quantcore.showing import one_line, shown
 from quantcore_yolo.archive import Archive
 from quantcore_yolo.exported import refuse_exported
+from quantcore_yolo.layer_list import layer_list
+from quantcore_yolo.records import BoundMethod, Record, TensorRecord
 from quantcore_yolo.safetensors_file import read_safetensors
-from quantcore_yolo.unpickle import BoundMethod, Record, TensorRecord, unpickle
+from quantcore_yolo.unpickle import unpickle
 
 #: Deeper nesting than any model has; a module that contains itself ends here.
 _MAX_DEPTH = 16
+#: More modules and members than any model has; modules that share their children end here.
+_MAX_VISITS = 50_000
+#: Longer names than any model has.
+_MAX_NAME = 300
+#: More classes, and longer names of them, than any data set has.
+_MAX_CLASSES, _MAX_CLASS_NAME = 100_000, 1000
 
 
 @dataclass(frozen=True)
@@ -57,25 +66,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
         content = read_safetensors(path)
         return Checkpoint(
             origin=str(path),
-            yaml=content.yaml,
+            yaml=layer_list(content.yaml, str(path)),
             tensors=content.tensors,
             bn_eps={
                 name.removesuffix(".running_var"): content.bn_eps
                 for name in content.tensors
                 if name.endswith(".running_var")
             },
-            class_names=content.names,
+            class_names=class_names(content.names, str(path)),
             image_size=content.image_size,
         )
     with Archive(path) as archive:
         model = _find_model(unpickle(archive.pickle, archive.origin), archive.origin)
         walk = _Walk(archive)
         walk.visit(model, "", 0)
-    yaml = model.state["yaml"]
-    assert isinstance(yaml, dict)
     return Checkpoint(
         origin=archive.origin,
-        yaml=yaml,
+        yaml=layer_list(model.state["yaml"], archive.origin),
         tensors=walk.tensors,
         bn_eps=walk.bn_eps,
         class_names=class_names(model.state.get("names"), archive.origin),
@@ -96,11 +103,15 @@ def class_names(names: object, origin: str) -> tuple[str, ...]:
     """
     if names is None:
         return ()
-    if isinstance(names, dict) and sorted(map(str, names)) == sorted(map(str, range(len(names)))):
-        names = [name for _, name in sorted(names.items(), key=lambda item: int(item[0]))]
-    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    raise CheckpointError(f"{origin}: class names must be a list of texts")
+    if not isinstance(names, dict | list | tuple) or len(names) > _MAX_CLASSES:
+        raise CheckpointError(f"{origin}: class names must be a list of texts")
+    if isinstance(names, dict):
+        known = {str(i): i for i in range(len(names))}
+        places = {known.get(shown(key, 20).strip("'")): name for key, name in names.items()}
+        names = [places.get(i) for i in range(len(names))]
+    if not all(isinstance(name, str) and len(name) <= _MAX_CLASS_NAME for name in names):
+        raise CheckpointError(f"{origin}: class names must be a list of texts")
+    return tuple(names)
 
 
 def _find_model(content: object, origin: str) -> Record:
@@ -115,8 +126,8 @@ def _find_model(content: object, origin: str) -> Record:
         return model
     if model is not None:
         raise CheckpointError(
-            f"{origin}: holds a {model.path}, which has no yaml layer list; give a YOLOv5 or "
-            "YOLOv7 checkpoint"
+            f"{origin}: holds a {one_line(model.path, 100)}, which has no yaml layer list; give a "
+            "YOLOv5 or YOLOv7 checkpoint"
         )
     tensors = (v for p in places if isinstance(p, dict) for v in p.values())
     if any(isinstance(v, TensorRecord) for v in tensors):
@@ -136,18 +147,23 @@ class _Walk:
         self.bn_eps: dict[str, float] = {}
         self.activations: dict[str, str] = {}
         self.head_fused = False
+        self._visits = 0
 
     def visit(self, module: Record, prefix: str, depth: int) -> None:
         """Takes the tensors and settings of a module and of all below it."""
         if depth > _MAX_DEPTH:
             raise CheckpointError(f"{self._archive.origin}: modules nest too deeply")
+        if len(prefix) > _MAX_NAME:
+            raise CheckpointError(
+                f"{self._archive.origin}: a module's name is too long: {shown(prefix, 80)}"
+            )
         path = prefix.removesuffix(".")
         self._settings(module, path)
         for group in ("_parameters", "_buffers"):
-            for name, value in _children(module, group):
+            for name, value in self._members(module, group):
                 if isinstance(value, TensorRecord):
                     self.tensors[prefix + name] = self._archive.tensor(value)
-        for name, value in _children(module, "_modules"):
+        for name, value in self._members(module, "_modules"):
             if isinstance(value, Record):
                 self.visit(value, f"{prefix}{name}.", depth + 1)
 
@@ -157,13 +173,23 @@ class _Walk:
             self.bn_eps[path] = eps
         if path.endswith(".act"):
             slope = module.state.get("negative_slope")
-            self.activations[path] = module.kind if slope is None else f"{module.kind}({slope})"
+            kind = module.kind[:_MAX_NAME]
+            self.activations[path] = kind if slope is None else f"{kind}({shown(slope, 40)})"
         forward = module.state.get("forward")
         if "Detect" in module.kind and isinstance(forward, BoundMethod):
             self.head_fused = str(forward.args[0]).startswith("fuse")
 
-
-def _children(module: Record, group: str) -> list[tuple[str, object]]:
-    """The named members of one kind, in order."""
-    members = module.state.get(group)
-    return [(str(k), v) for k, v in members.items()] if isinstance(members, dict) else []
+    def _members(self, module: Record, group: str) -> list[tuple[str, object]]:
+        """The named members of one kind, in order."""
+        members = module.state.get(group)
+        if not isinstance(members, dict):
+            return []
+        self._visits += len(members)
+        if self._visits > _MAX_VISITS:
+            raise CheckpointError(
+                f"{self._archive.origin}: holds more than {_MAX_VISITS} modules and tensors; its "
+                "modules share their children"
+            )
+        if not all(isinstance(key, str | int) and len(shown(key)) <= 100 for key in members):
+            raise CheckpointError(f"{self._archive.origin}: a module's member has no name")
+        return [(str(key), value) for key, value in members.items()]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quantcore.errors import CheckpointError
-from quantcore_yolo.unpickle import Record
+from quantcore_yolo.records import Record
 
 #: Family by a class that only it has, the later ones first: they keep blocks of those before.
 _BLOCKS = {

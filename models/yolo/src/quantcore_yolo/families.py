@@ -7,7 +7,7 @@ from quantcore_yolo.checkpoint import Checkpoint
 from quantcore_yolo.rows import Row
 
 #: Depth and width of the released YOLOv5 models.
-_YOLOV5_SIZES = {
+_YOLOV5_SIZES: dict[tuple[object, object], str] = {
     (0.33, 0.25): "yolov5n",
     (0.33, 0.5): "yolov5s",
     (0.67, 0.75): "yolov5m",
@@ -36,18 +36,23 @@ def family_of(rows: tuple[Row, ...]) -> str | None:
 def check_family(rows: tuple[Row, ...], checkpoint: Checkpoint, name: str) -> None:
     """Raises CheckpointError where the layer list is not of the family that `name` stands for."""
     found = family_of(rows)
+    size = (checkpoint.yaml.get("depth_multiple"), checkpoint.yaml.get("width_multiple"))
     if found == FAMILIES[name]:
+        meant = _YOLOV5_SIZES.get(size) if found == "yolov5" else None
+        if meant not in (None, name):
+            raise CheckpointError(
+                f"{checkpoint.origin}: not a {name}: depth {size[0]} and width {size[1]} are those "
+                f"of {meant}; try `{meant}`"
+            )
         return
     if found is None:
         raise CheckpointError(
             f"{checkpoint.origin}: not a {name}, and no other known family; known are "
             f"{', '.join(FAMILIES)}"
         )
-    yaml = checkpoint.yaml
-    size = (yaml.get("depth_multiple"), yaml.get("width_multiple"))
     better = found
     if found == "yolov5":
-        better = next((n for s, n in _YOLOV5_SIZES.items() if s == size), "yolov5n")
+        better = _YOLOV5_SIZES.get(size, "yolov5n")
     raise CheckpointError(
         f"{checkpoint.origin}: not a {name}: looks like a {found}; try `{better}`"
     )

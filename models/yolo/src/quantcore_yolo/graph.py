@@ -17,6 +17,8 @@ from quantcore.ir.model import Array
 OPSET = 17
 #: The IR version that came with opset 17; ONNX Runtime and TensorRT of that time read it.
 IR_VERSION = 8
+#: Beyond any detector; what is within them fits every number of a graph.
+_MAX_STRIDE, _MAX_CHANNELS = 4096, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,11 @@ class GraphBuilder:
             raise CheckpointError(
                 f"{self._origin}: {name} joins different resolutions; the layer list is malformed"
             )
+        channels = sum(v.channels for v in values)
+        if channels > _MAX_CHANNELS:
+            raise CheckpointError(f"{self._origin}: {name} joins {channels} channels, too many")
         output = self._node("Concat", name, [v.name for v in values], axis=1)
-        return Value(output, sum(v.channels for v in values), values[0].stride)
+        return Value(output, channels, values[0].stride)
 
     def max_pool(self, name: str, x: Value, kernel: int, stride: int, padding: int) -> Value:
         """A square max-pooling."""
@@ -141,7 +146,7 @@ class GraphBuilder:
             coordinate_transformation_mode="asymmetric",
             nearest_mode="floor",
         )
-        return Value(output, x.channels, x.stride / factor)
+        return self._coarser(output, x.channels, x.stride / factor)
 
     def every_second(self, name: str, x: Value, row: int, column: int) -> Value:
         """Every second row and column, from the given ones on."""
@@ -200,6 +205,8 @@ class GraphBuilder:
         return model
 
     def _coarser(self, name: str, channels: int, stride: Fraction) -> Value:
+        if max(stride.numerator, stride.denominator) > _MAX_STRIDE:
+            raise CheckpointError(f"{self._origin}: {name} has a stride that no detector has")
         self.max_stride = max(self.max_stride, stride)
         return Value(name, channels, stride)
 

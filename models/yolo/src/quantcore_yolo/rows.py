@@ -7,6 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from quantcore.errors import CheckpointError
+from quantcore.showing import shown
+
+#: The largest model, YOLOv7-E6E, has 262 rows; YOLOv5x repeats a block 16 times.
+_MAX_ROWS, _MAX_REPEATS, _MAX_BLOCKS = 2000, 1000, 5000
+#: Tensors that one row reads; YOLOv7-E6E joins 10.
+_MAX_SOURCES = 64
+#: Larger than any kernel, stride or padding; channels are not read from here.
+_MAX_ARGUMENT = 4096
 
 #: The index that stands for the image.
 IMAGE = -1
@@ -67,9 +75,17 @@ def parse_rows(yaml: Mapping[str, object], origin: str) -> tuple[Row, ...]:
     if not isinstance(backbone, list) or not isinstance(head, list) or not backbone + head:
         raise CheckpointError(f"{origin}: its yaml has no backbone and head; not a YOLO detector")
     depth = yaml.get("depth_multiple", 1.0)
-    if not isinstance(depth, int | float) or not depth > 0:
-        raise CheckpointError(f"{origin}: depth_multiple must be a positive number, not {depth!r}")
-    return tuple(_parse_row(i, raw, depth, origin) for i, raw in enumerate(backbone + head))
+    if isinstance(depth, bool) or not isinstance(depth, int | float) or not depth > 0:
+        raise CheckpointError(
+            f"{origin}: depth_multiple must be a positive number, not {shown(depth)}"
+        )
+    if len(backbone) + len(head) > _MAX_ROWS or depth > _MAX_REPEATS:
+        raise CheckpointError(f"{origin}: its layer list is larger than any detector's")
+    rows = tuple(_parse_row(i, raw, depth, origin) for i, raw in enumerate(backbone + head))
+    blocks = sum(row.repeats for row in rows)
+    if blocks > _MAX_BLOCKS:
+        raise CheckpointError(f"{origin}: its layer list has {blocks} blocks, too many to be true")
+    return rows
 
 
 def _parse_row(index: int, raw: object, depth: float, origin: str) -> Row:
@@ -79,12 +95,13 @@ def _parse_row(index: int, raw: object, depth: float, origin: str) -> Row:
             sources = [sources]
         if (
             isinstance(sources, list | tuple)
-            and sources
+            and 0 < len(sources) <= _MAX_SOURCES
             and all(type(s) is int and -index - 1 <= s < index for s in sources)
             and type(repeats) is int
-            and repeats > 0
+            and 0 < repeats <= _MAX_REPEATS
             and isinstance(module, str)
             and isinstance(args, list | tuple)
+            and all(_fits(n) for arg in args[1:] for n in (arg if isinstance(arg, list) else [arg]))
         ):
             return Row(
                 index=index,
@@ -93,7 +110,12 @@ def _parse_row(index: int, raw: object, depth: float, origin: str) -> Row:
                 module=module.rpartition(".")[2],
                 args=tuple(_argument(arg) for arg in args),
             )
-    raise CheckpointError(f"{origin}: row {index} of the layer list is malformed: {raw!r:.200}")
+    raise CheckpointError(f"{origin}: row {index} of the layer list is malformed: {shown(raw)}")
+
+
+def _fits(value: object) -> bool:
+    """Whether an argument is no number, or one that a layer can have."""
+    return not isinstance(value, int | float) or abs(value) <= _MAX_ARGUMENT
 
 
 def _argument(value: object) -> object:

@@ -2,121 +2,34 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 import re
-from collections import OrderedDict
-from typing import Any, ClassVar
 
 from quantcore.errors import CheckpointError
+from quantcore.showing import one_line, shown
+from quantcore_yolo.machine import Machine, PickleError
+from quantcore_yolo.records import BoundMethod, Named, Record, Storage, TensorRecord
 
-
-class Record:
-    """An object of the checkpoint, left unbuilt: the name of its class, its arguments, its state.
-
-    Attributes:
-        path: Full name of the class or function that the checkpoint asked for.
-        args: What it would have been called with.
-        state: What its attributes would have been.
-    """
-
-    path: ClassVar[str] = ""
-    args: tuple[object, ...]
-    state: dict[str, object]
-
-    def __new__(cls, *args: object, **_: object) -> Any:
-        """Remembers the arguments; a pickle may create an object without initialising it."""
-        self = super().__new__(cls)
-        self.args = args
-        self.state = {}
-        return self
-
-    def __init__(self, *_: object, **__: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        """Remembers the state; one that is no dict of attributes joins the arguments."""
-        if isinstance(state, dict):
-            self.state.update(state)
-        else:
-            self.args = (*self.args, state)
-
-    def __setitem__(self, key: object, value: object) -> None:
-        """Drops an item of what would have been a kind of dict."""
-
-    def extend(self, values: object) -> None:
-        """Drops items of what would have been a kind of list."""
-
-    append = extend
-
-    @property
-    def kind(self) -> str:
-        """Name of the class without its module."""
-        return self.path.rpartition(".")[2]
-
-
-class Storage(Record):
-    """Where the numbers of a tensor lie; `args` are storage class, key and count."""
-
-
-class TensorRecord(Record):
-    """A tensor; `args` are storage, offset, size and strides, then what inference ignores."""
-
-
-class Parameter(Record):
-    """A parameter is nothing but its tensor."""
-
-    def __new__(cls, data: object = None, *_: object, **__: object) -> Any:
-        """Returns the tensor itself."""
-        return data
-
-
-class BoundMethod(Record):
-    """What a fused module stores as its `forward`: only the method's name is kept."""
-
-    def __new__(cls, owner: object = None, name: object = None, *_: object, **__: object) -> Any:
-        """Accepts forward methods of recorded modules; `getattr` has no other honest use here."""
-        if not (
-            isinstance(owner, Record)
-            and isinstance(name, str)
-            and re.fullmatch(r"(forward|fuse)\w*", name)
-        ):
-            raise _RefusedError("builtins.getattr")
-        return super().__new__(cls, name)
-
-
-class _Encode(Record):
-    """`_codecs.encode`, with which protocol 2 spells bytes."""
-
-    def __new__(
-        cls, text: object = "", encoding: object = "latin1", *_: object, **__: object
-    ) -> Any:
-        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-            raise _RefusedError("_codecs.encode")
-        return text.encode("latin1")
-
-
-class _RefusedError(Exception):
-    """The pickle asks for something outside the list; carries its name."""
-
+#: More text than any name or number of a checkpoint has; encoding it is counted as work.
+_CHARACTERS_PER_STEP = 64
 
 #: Harmless containers, which are the only classes that really get built.
-_CONTAINERS: dict[str, type] = {
-    "builtins.dict": dict,
-    "builtins.frozenset": frozenset,
-    "builtins.list": list,
-    "builtins.set": set,
-    "builtins.tuple": tuple,
-    "collections.OrderedDict": OrderedDict,
-}
+_CONTAINERS = frozenset(
+    {
+        "builtins.dict",
+        "builtins.frozenset",
+        "builtins.list",
+        "builtins.set",
+        "builtins.tuple",
+        "collections.OrderedDict",
+    }
+)
 
-_SPECIAL: dict[str, type[Record]] = {
-    "_codecs.encode": _Encode,
-    "builtins.getattr": BoundMethod,
-    "torch._utils._rebuild_parameter": Parameter,
-    "torch._utils._rebuild_parameter_with_state": Parameter,
-    "torch._utils._rebuild_tensor_v2": TensorRecord,
-}
+#: Functions that are known to yield something that is looked at.
+_ENCODE, _GETATTR, _TENSOR = "_codecs.encode", "builtins.getattr", "torch._utils._rebuild_tensor_v2"
+_PARAMETERS = frozenset(
+    {"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"}
+)
+_SPECIAL = frozenset({_ENCODE, _GETATTR, _TENSOR}) | _PARAMETERS
 
 #: Names that honest checkpoints hold beside their modules; all become records.
 _INERT = re.compile(
@@ -128,34 +41,12 @@ _INERT = re.compile(
 )
 
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+#: Longer names than any class has.
+_LONGEST_NAME = 300
 
 
-class _InertUnpickler(pickle.Unpickler):
-    """An unpickler for which every global is a name and nothing more."""
-
-    def __init__(self, stream: io.BytesIO) -> None:
-        super().__init__(stream)
-        self._classes: dict[str, type] = {}
-
-    def find_class(self, module: str, name: str, /) -> Any:
-        """A record class of that name, made for this file only, so that nothing outlives it."""
-        path = f"{_RENAMED.get(module, module)}.{name}"
-        if path in _CONTAINERS:
-            return _CONTAINERS[path]
-        if path not in _SPECIAL and not _INERT.fullmatch(path):
-            raise _RefusedError(path)
-        if path not in self._classes:
-            base = _SPECIAL.get(path, Record)
-            self._classes[path] = type(base.__name__, (base,), {"path": path})
-        return self._classes[path]
-
-    def persistent_load(self, pid: Any, /) -> Storage:
-        """A storage, named by its class, its key in the archive and its number of elements."""
-        tag, kind, key, _, count = pid
-        if tag != "storage" or not (isinstance(kind, type) and issubclass(kind, Record)):
-            raise _RefusedError("a persistent object that is not a tensor storage")
-        storage: Storage = Storage(kind.path, key, count)
-        return storage
+class _RefusedError(Exception):
+    """The pickle asks for something outside the list; carries its name."""
 
 
 def unpickle(data: bytes, origin: str) -> object:
@@ -166,18 +57,97 @@ def unpickle(data: bytes, origin: str) -> object:
         origin: The file it comes from, for the error message.
 
     Raises:
-        CheckpointError: The pickle is damaged, or names something that would run code.
+        CheckpointError: The pickle is damaged, asks for more memory or time than a checkpoint
+            takes, or names something that would run code.
     """
+    calls = _Calls()
+    calls.machine = Machine(_find, calls.call, _load)
     try:
-        return _InertUnpickler(io.BytesIO(data)).load()
+        return calls.machine.run(data)
     except _RefusedError as refused:
         raise CheckpointError(
-            f"{origin}: refused, it names {refused}, which would run code when loaded; "
-            "use a checkpoint from a source that you trust"
+            f"{origin}: refused, it names {shown(str(refused), 100)}, which would run code when "
+            "loaded; use a checkpoint from a source that you trust"
         ) from None
-    except Exception as error:  # a hostile pickle can provoke nearly any of them
-        reason = " ".join(str(error).split())[:200]
+    except (PickleError, ValueError, IndexError, TypeError, RecursionError) as error:
+        kind = "" if isinstance(error, PickleError) else f"{type(error).__name__}: "
         raise CheckpointError(
-            f"{origin}: its pickle is damaged ({type(error).__name__}: {reason}); "
+            f"{origin}: its pickle is damaged ({kind}{one_line(str(error), 200)}); "
             "download or save the checkpoint again"
         ) from None
+
+
+def _find(module: str, name: str) -> Named:
+    """The name itself, where it is on the list."""
+    path = f"{_RENAMED.get(module, module)}.{name}"
+    known = path in _CONTAINERS or path in _SPECIAL
+    if not known and (len(path) > _LONGEST_NAME or not _INERT.fullmatch(path)):
+        raise _RefusedError(path)
+    return Named(path)
+
+
+def _load(pid: object) -> Storage:
+    """A storage, named by its class, its key in the archive and its number of elements."""
+    if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
+        raise _RefusedError("a persistent object that is not a tensor storage")
+    _, kind, key, _, count = pid
+    if not isinstance(kind, Named):
+        raise _RefusedError("a persistent object that is not a tensor storage")
+    return Storage(kind.path, (kind.path, key, count))
+
+
+class _Calls:
+    """What calling the names of the list gives.
+
+    Attributes:
+        machine: What counts the work.
+    """
+
+    machine: Machine
+
+    def call(self, function: object, args: tuple[object, ...]) -> object:
+        """The value of a call, or a record of it."""
+        if not isinstance(function, Named):
+            raise PickleError(f"it calls {shown(function, 60)}")
+        path = function.path
+        if path in _CONTAINERS:
+            return self._container(path, args)
+        if path == _TENSOR:
+            return TensorRecord(path, args)
+        if path in _PARAMETERS:  # a parameter is nothing but its tensor
+            return args[0] if args else None
+        if path == _ENCODE:
+            return self._encoded(args)
+        if path == _GETATTR:
+            return _bound(args)
+        return Record(path, args)
+
+    def _container(self, path: str, args: tuple[object, ...]) -> object:
+        kind = path.rpartition(".")[2]
+        given = args[0] if args else ()
+        if kind in ("dict", "OrderedDict"):
+            return self.machine.pairs(given)
+        values = self.machine.elements(given)
+        if kind == "list":
+            return values
+        if kind == "tuple":
+            return tuple(values)
+        keys = map(self.machine.key, values)
+        return set(keys) if kind == "set" else frozenset(keys)
+
+    def _encoded(self, args: tuple[object, ...]) -> bytes:
+        """`_codecs.encode`, with which protocol 2 spells bytes."""
+        text, encoding = (*args, "", "latin1")[:2] if len(args) != 1 else (args[0], "latin1")
+        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+            raise _RefusedError(_ENCODE)
+        self.machine.spend(len(text) // _CHARACTERS_PER_STEP)
+        return text.encode("latin1")
+
+
+def _bound(args: tuple[object, ...]) -> BoundMethod:
+    """Accepts forward methods of recorded modules; `getattr` has no other honest use here."""
+    owner, name = args if len(args) == 2 else (None, None)
+    known = isinstance(owner, Record) and isinstance(name, str)
+    if not known or not re.fullmatch(r"(forward|fuse)\w{0,40}", str(name)):
+        raise _RefusedError(_GETATTR)
+    return BoundMethod(_GETATTR, (name,))

@@ -1,0 +1,44 @@
+"""What a person should know although nothing failed: told once, on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from quantcore.showing import one_line
+
+
+class Note(UserWarning):
+    """Something that probably is not as it was meant; a notebook shows it as a warning."""
+
+
+def note(text: str) -> None:
+    """Tells something, once for each text."""
+    warnings.warn(text, Note, stacklevel=3)
+
+
+@contextlib.contextmanager
+def as_lines() -> Iterator[None]:
+    """Shows notes as the lines of a command: `note: ...`."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if not issubclass(category, Note):
+            usual(message, category, *rest, **more)
+        elif (line := f"note: {one_line(str(message), 600)}") not in told:
+            told.add(line)
+            print(line, file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Note)
+        usual = warnings.showwarning
+        warnings.showwarning = show
+        yield
+
+
+def keep_silent() -> None:
+    """For a process that works for another one, which tells the same."""
+    warnings.simplefilter("ignore", Note)

@@ -1,0 +1,151 @@
+"""How a command ends on SIGINT and SIGTERM: cleaned up, with one line and the exit code of shells.
+
+Both raise `Stopped` in the main thread, so that every `finally` and every context manager on the
+way out ends its processes and removes its files. It is no `KeyboardInterrupt`, which libraries
+catch. A thread watches meanwhile: what has not ended in a few seconds, as a long call into an
+engine, is ended, and so is everything at the second signal. Nothing heavy is imported here, for
+the command line listens before it imports itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+#: Seconds to clean up in.
+GRACE = 8.0
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end.
+
+    Attributes:
+        number: The signal's.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Held:
+    """Signals that came while they were held off."""
+
+    depth = 0
+    number: int | None = None
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Lets a short piece of work finish before a signal ends it; other threads get no signals."""
+    if not _in_main_thread():
+        yield
+        return
+    _Held.depth += 1
+    try:
+        yield
+    finally:
+        _Held.depth -= 1
+        number = _Held.number
+        if number is not None and not _Held.depth:
+            _Held.number = None
+            raise Stopped(number)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    if _Held.depth:
+        _Held.number = number
+        return
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Around a command: turns signals and failures of the machine into one line and an exit code.
+
+    Raises:
+        SystemExit: With 128 and the signal's number; with 2 where memory or disk ran out.
+    """
+    with _listening():
+        try:
+            yield
+            sys.stdout.flush()
+        except Stopped as stopped:
+            _say(f"stopped by {signal.Signals(stopped.number).name}")
+            raise SystemExit(128 + stopped.number) from None
+        except MemoryError:
+            _say("error: there is not enough memory for this")
+            raise SystemExit(2) from None
+        except OSError as error:
+            _close_output()
+            if error.errno != errno.EPIPE:  # nobody reads on: `quantcore list | head -1`
+                where = f"{error.filename}: " if error.filename else ""
+                _say(f"error: {where}{error.strerror or error}")
+            raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[None]:
+    if not _in_main_thread() or signal.getsignal(signal.SIGTERM) is _stop:
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    threading.Thread(target=_watch, args=(reading,), daemon=True).start()
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    handlers = {number: signal.signal(number, _stop) for number in _NUMBERS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        signal.set_wakeup_fd(before)
+        os.close(writing)  # which ends the watch
+
+
+def _watch(reading: int) -> None:
+    """Ends a process that does not end by itself; a signal writes its number to the pipe."""
+    number = _next(reading)
+    if number:
+        threading.Thread(target=_end_after, args=(number, GRACE), daemon=True).start()
+        if _next(reading):
+            _end_after(number, 0)
+    os.close(reading)
+
+
+def _next(reading: int) -> int:
+    while True:
+        found = os.read(reading, 1)
+        if not found or found[0] in _NUMBERS:
+            return found[0] if found else 0
+
+
+def _end_after(number: int, seconds: float) -> None:
+    time.sleep(seconds)
+    _say(f"stopped by {signal.Signals(number).name}")
+    os._exit(128 + number)
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def _close_output() -> None:
+    """Leaves nothing that the interpreter would try to write when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
