@@ -1,1 +1,1 @@
-"""Detections and their score: decoding, NMS, the COCO metric, latency."""
+"""What networks find and its score: decoding, NMS, tasks and their metrics, latency."""

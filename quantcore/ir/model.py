@@ -1,4 +1,4 @@
-"""The backend-neutral description of a float detector: its layers, its graph, its detections."""
+"""The backend-neutral description of a float network: its layers, its graph, what comes out."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ class FloatModel(FloatGraph):
 
     Attributes:
         preprocessing: From image to network input.
-        decoding: From network outputs to boxes.
+        decoding: From network outputs to boxes, or to classes.
         class_names: In class-index order.
     """
 
