@@ -113,6 +113,16 @@ class Node:
             raise self.refused(f"{name} {tuple(values)} is not two-dimensional")
         return int(values[0]), int(values[1])
 
+    def begins(self, height: int, width: int) -> tuple[slice, slice]:
+        """The rows and columns of windows that begin on the picture or in front of it.
+
+        With `ceil_mode` there are no others in ONNX; frameworks let some begin in the padding
+        behind it.
+        """
+        top, left, _, _ = self.pads()
+        down, across = self.pair("strides")
+        return slice(-(-(height + top) // down)), slice(-(-(width + left) // across))
+
     # What older opsets say in an attribute and newer ones in an input.
 
     def axes(self, position: int = 1) -> tuple[int, ...] | None:

@@ -135,7 +135,8 @@ def _samples(node: Node, axis: int, length: int, new: int, scale: np.float32) ->
     kind = node.attributes.get("mode", "nearest")
     last = length - 1
     if kind == "nearest":
-        rounded = _NEAREST[str(node.attributes.get("nearest_mode", "round_prefer_floor"))](at)
+        nearest = _NEAREST[str(node.attributes.get("nearest_mode", "round_prefer_floor"))]
+        rounded = nearest(at.astype(np.float64))  # to add a half there rounds nothing
         return Samples(axis, (np.clip(rounded, 0, last).astype(np.int64),))
     if kind == "linear":
         at = np.clip(at, 0, last)
@@ -187,9 +188,9 @@ _COORDINATES: dict[str, _Coordinates] = {
 }
 
 #: Which entry is nearest to a coordinate, by ONNX's name.
-_NEAREST: dict[str, Callable[[Floats], Floats]] = {
+_NEAREST: dict[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {
     "floor": np.floor,
     "ceil": np.ceil,
-    "round_prefer_floor": lambda at: np.ceil(at - _HALF),
-    "round_prefer_ceil": lambda at: np.floor(at + _HALF),
+    "round_prefer_floor": lambda at: np.ceil(at - 0.5),
+    "round_prefer_ceil": lambda at: np.floor(at + 0.5),
 }

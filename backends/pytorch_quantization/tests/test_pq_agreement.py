@@ -30,7 +30,7 @@ def test_every_operator_is_tried_here_and_declared(backend) -> None:
 
 @pytest.mark.parametrize("arithmetic", ["float32", "float64"])
 @pytest.mark.parametrize("op", sorted(FUNCTIONS.keys() | WEIGHTED.keys()))
-@settings(max_examples=15, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_an_operator_agrees_with_onnx_runtime(backend, op: str, arithmetic: str, data) -> None:
     hold_to_reference(backend, CASES[op](Drawn(data)), arithmetic)

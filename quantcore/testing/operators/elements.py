@@ -10,15 +10,11 @@ from onnx import TensorProto
 from quantcore.testing.operators.case import Case, Pick, computed
 
 
-def _one(
-    op: str, opset: int = 13, low: float = -3, high: float = 3
-) -> Callable[[Pick], Case]:
+def _one(op: str, opset: int = 13, low: float = -3, high: float = 3) -> Callable[[Pick], Case]:
     return lambda pick: Case(op, (computed(pick.floats(pick.sides(), low, high)),), {}, opset)
 
 
-def _two(
-    op: str, low: float = -3, high: float = 3, opset: int = 13
-) -> Callable[[Pick], Case]:
+def _two(op: str, low: float = -3, high: float = 3, opset: int = 13) -> Callable[[Pick], Case]:
     """Two that broadcast, one of them constant or none."""
 
     def draw(pick: Pick) -> Case:

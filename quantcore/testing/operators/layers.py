@@ -44,7 +44,11 @@ def _gemm(pick: Pick) -> Case:
     told: dict[str, object] = {"transB": 1} if turned else {}
     if pick.maybe():
         return Case("Gemm", (computed(pick.floats((m, k))), weight, *bias), told, 13)
-    told |= {"alpha": pick.one((1.0, 0.5)), "beta": pick.one((1.0, 2.0)), "transA": pick.whole(0, 1)}
+    told |= {
+        "alpha": pick.one((1.0, 0.5)),
+        "beta": pick.one((1.0, 2.0)),
+        "transA": pick.whole(0, 1),
+    }
     x = pick.floats((k, m) if told["transA"] else (m, k))
     return Case("Gemm", (computed(x), computed(weight), *bias), told, 13)
 

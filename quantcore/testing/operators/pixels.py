@@ -70,7 +70,9 @@ def _resize(pick: Pick) -> Case:
         by = tuple(None if values is None else values[2:] for values in by)
     if opset == 11:  # where what is left out is there, but empty
         none = np.array([], np.float32)
-        return Case("Resize", (computed(x), none, *(none if b is None else b for b in by)), told, 11)
+        return Case(
+            "Resize", (computed(x), none, *(none if b is None else b for b in by)), told, 11
+        )
     return Case("Resize", (computed(x), None, *by), told, opset)
 
 

@@ -108,7 +108,9 @@ def _unsqueeze(pick: Pick) -> Case:
 
 def _expand(pick: Pick) -> Case:
     shape = pick.sides()
-    x = pick.floats([1 if pick.maybe() else side for side in shape[pick.whole(0, len(shape) - 1) :]])
+    x = pick.floats(
+        [1 if pick.maybe() else side for side in shape[pick.whole(0, len(shape) - 1) :]]
+    )
     wanted = [1 if pick.maybe() else side for side in shape]
     return Case("Expand", (computed(x), pick.given(int64(wanted))), {}, 13)
 

@@ -68,12 +68,22 @@ def max_pool(node: Node) -> paddle.nn.Layer:
         raise node.refused("Paddle's max pooling has no dilation")
     if len(node.outputs) != 1:
         raise node.refused("indices are not supported")
-    return paddle.nn.MaxPool2D(
-        node.pair("kernel_shape"),
-        node.pair("strides"),
-        padding_of(node),
-        ceil_mode=bool(node.attributes.get("ceil_mode", 0)),
-    )
+    geometry = (node.pair("kernel_shape"), node.pair("strides"), padding_of(node))
+    if node.attributes.get("ceil_mode", 0):
+        return _CeilMaxPool2D(node, *geometry, ceil_mode=True)
+    return paddle.nn.MaxPool2D(*geometry)
+
+
+class _CeilMaxPool2D(paddle.nn.MaxPool2D):  # type: ignore[misc]
+    """Without the windows that begin in the padding behind the picture, which Paddle adds."""
+
+    def __init__(self, node: Node, *geometry: Any, **more: Any) -> None:
+        super().__init__(*geometry, **more)
+        self._begins = node.begins
+
+    def forward(self, x: Any) -> Any:
+        """The largest of each window."""
+        return super().forward(x)[(slice(None), slice(None), *self._begins(*x.shape[2:]))]
 
 
 def add(node: Node) -> paddle.nn.Layer:

@@ -28,7 +28,12 @@ def _avg_pool(node: Node) -> Call:
         raise node.refused("dilations are not supported")
     ceil = bool(node.attributes.get("ceil_mode", 0))
     exclusive = not node.attributes.get("count_include_pad", 0)
-    return lambda x: F.avg_pool2d(x, kernel, strides, padding, ceil, exclusive)
+
+    def pool(x: Tensor) -> Tensor:
+        found = F.avg_pool2d(x, kernel, strides, padding, ceil, exclusive)
+        return found[(slice(None), slice(None), *node.begins(*x.shape[2:]))] if ceil else found
+
+    return pool
 
 
 def _resize(node: Node) -> Call:

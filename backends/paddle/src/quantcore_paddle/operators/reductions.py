@@ -19,7 +19,9 @@ def _reduced(function: Callable[[Tensor, Sequence[int], bool], Tensor]) -> Build
 
         def reduce(x: Tensor) -> Tensor:
             axes = node.reduced(x.ndim)
-            return function(x, list(axes), keep) if axes else x
+            if not axes:  # each number by itself
+                return function(x.unsqueeze(0), [0], False)
+            return function(x, list(axes), keep)
 
         return reduce
 
@@ -90,7 +92,10 @@ def _instance_norm(node: Node) -> Call:
 
 
 def _group_norm(node: Node) -> Call:
-    epsilon, groups = float(node.attributes.get("epsilon", 1e-5)), int(node.attributes["num_groups"])
+    epsilon, groups = (
+        float(node.attributes.get("epsilon", 1e-5)),
+        int(node.attributes["num_groups"]),
+    )
     weave = node.operands(to_tensor)
 
     def norm(*computed: Tensor) -> Tensor:

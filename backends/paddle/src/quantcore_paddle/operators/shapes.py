@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import paddle
@@ -53,7 +54,13 @@ def _slice(node: Node) -> Call:
 def _split(node: Node) -> Call:
     axis = int(node.attributes.get("axis", 0))
     node.integers(1)  # refuses sizes that are computed
-    return lambda x: paddle.split(x, node.split_sizes(x.shape[axis]), axis=axis)
+    alone = len(node.outputs) == 1
+
+    def split(x: Tensor) -> Any:
+        parts = paddle.split(x, node.split_sizes(x.shape[axis]), axis=axis)
+        return parts[0] if alone else parts
+
+    return split
 
 
 def _flatten(node: Node) -> Call:

@@ -25,7 +25,13 @@ def _max_pool(node: Node, device: torch.device) -> Call:
     before, padding = padding_of(node, float("-inf"))
     kernel, strides = node.pair("kernel_shape"), node.pair("strides")
     dilations, ceil = node.pair("dilations"), bool(node.attributes.get("ceil_mode", 0))
-    return lambda x: F.max_pool2d(before(x), kernel, strides, padding, dilations, ceil)
+
+    def pool(x: Tensor) -> Tensor:
+        found = F.max_pool2d(before(x), kernel, strides, padding, dilations, ceil)
+        # Where the padding goes in front, torch takes it for a part of the picture.
+        return found[(slice(None), slice(None), *node.begins(*x.shape[2:]))] if ceil else found
+
+    return pool
 
 
 def _avg_pool(node: Node, device: torch.device) -> Call:

@@ -18,7 +18,9 @@ def _reduced(function: Callable[[Tensor, Sequence[int], bool], Tensor]) -> Build
 
         def reduce(x: Tensor) -> Tensor:
             axes = node.reduced(x.dim())
-            return function(x, axes, keep) if axes else x
+            if not axes:  # each number by itself
+                return function(x.unsqueeze(0), [0], False)
+            return function(x, axes, keep)
 
         return reduce
 
@@ -94,7 +96,10 @@ def _instance_norm(node: Node, device: torch.device) -> Call:
 
 
 def _group_norm(node: Node, device: torch.device) -> Call:
-    epsilon, groups = float(node.attributes.get("epsilon", 1e-5)), int(node.attributes["num_groups"])
+    epsilon, groups = (
+        float(node.attributes.get("epsilon", 1e-5)),
+        int(node.attributes["num_groups"]),
+    )
     weave = node.operands(lambda c: to_tensor(c).to(device))
 
     def norm(*computed: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,13 @@ def _slice(node: Node, device: torch.device) -> Call:
 def _split(node: Node, device: torch.device) -> Call:
     axis = int(node.attributes.get("axis", 0))
     node.integers(1)  # refuses sizes that are computed
-    return lambda x: torch.split(x, node.split_sizes(x.shape[axis]), dim=axis)
+    alone = len(node.outputs) == 1
+
+    def split(x: Tensor) -> Any:
+        parts = torch.split(x, node.split_sizes(x.shape[axis]), dim=axis)
+        return parts[0] if alone else parts
+
+    return split
 
 
 def _flatten(node: Node, device: torch.device) -> Call:
