@@ -163,7 +163,7 @@ _HALF = np.float32(0.5)
 
 
 def _half_pixel(x: Floats, scale: np.float32, length: int, new: int) -> Floats:
-    return (x + _HALF) / scale - _HALF
+    return np.asarray((x + _HALF) / scale - _HALF, np.float32)
 
 
 def _half_pixel_symmetric(x: Floats, scale: np.float32, length: int, new: int) -> Floats:
@@ -173,7 +173,9 @@ def _half_pixel_symmetric(x: Floats, scale: np.float32, length: int, new: int) -
 
 
 def _align_corners(x: Floats, scale: np.float32, length: int, new: int) -> Floats:
-    return np.zeros_like(x) if new == 1 else x * np.float32(length - 1) / np.float32(new - 1)
+    if new == 1:
+        return np.zeros_like(x)
+    return np.asarray(x * np.float32(length - 1) / np.float32(new - 1), np.float32)
 
 
 #: Coordinate in the given axis of each place of the new one, by ONNX's name.
@@ -183,7 +185,7 @@ _COORDINATES: dict[str, _Coordinates] = {
     "pytorch_half_pixel": lambda x, scale, length, new: (
         _half_pixel(x, scale, length, new) if new > 1 else np.zeros_like(x)
     ),
-    "asymmetric": lambda x, scale, length, new: x / scale,
+    "asymmetric": lambda x, scale, length, new: np.asarray(x / scale, np.float32),
     "align_corners": _align_corners,
 }
 

@@ -60,7 +60,7 @@ def _resize(pick: Pick) -> Case:
     opset = pick.one((11, 13, 18, 19))
     if pick.maybe():
         sizes = [pick.whole(1, 12), pick.whole(1, 12)]
-        by = (None, int64([*x.shape[:2], *sizes]))
+        by: tuple[Values | None, ...] = (None, int64([*x.shape[:2], *sizes]))
     else:
         scales = [pick.one((0.5, 1.0, 1.3, 2.0, 2.5, 3.0)) for _ in range(2)]
         scales = [max(s, 1 / side) for s, side in zip(scales, x.shape[2:], strict=True)]

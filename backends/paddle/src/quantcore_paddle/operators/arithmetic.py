@@ -62,7 +62,7 @@ def _clip(node: Node) -> Call:
 
 def _cast(node: Node) -> Call:
     kind = int(node.attributes["to"])
-    types = {
+    types: dict[int, Any] = {
         onnx.TensorProto.FLOAT: node.arithmetic,
         onnx.TensorProto.DOUBLE: "float64",
         onnx.TensorProto.INT32: "int32",

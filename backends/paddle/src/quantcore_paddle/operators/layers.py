@@ -83,7 +83,8 @@ class _CeilMaxPool2D(paddle.nn.MaxPool2D):  # type: ignore[misc]
 
     def forward(self, x: Any) -> Any:
         """The largest of each window."""
-        return super().forward(x)[(slice(None), slice(None), *self._begins(*x.shape[2:]))]
+        rows, columns = self._begins(*x.shape[2:])
+        return super().forward(x)[:, :, rows, columns]
 
 
 def add(node: Node) -> paddle.nn.Layer:

@@ -31,7 +31,10 @@ def _avg_pool(node: Node) -> Call:
 
     def pool(x: Tensor) -> Tensor:
         found = F.avg_pool2d(x, kernel, strides, padding, ceil, exclusive)
-        return found[(slice(None), slice(None), *node.begins(*x.shape[2:]))] if ceil else found
+        if not ceil:
+            return found
+        rows, columns = node.begins(*x.shape[2:])
+        return found[:, :, rows, columns]
 
     return pool
 

@@ -54,7 +54,7 @@ def _clip(node: Node, device: torch.device) -> Call:
 
 def _cast(node: Node, device: torch.device) -> Call:
     kind = int(node.attributes["to"])
-    types = {
+    types: dict[int, Any] = {
         onnx.TensorProto.FLOAT: getattr(torch, node.arithmetic),
         onnx.TensorProto.DOUBLE: torch.float64,
         onnx.TensorProto.INT32: torch.int32,

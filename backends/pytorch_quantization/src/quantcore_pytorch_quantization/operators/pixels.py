@@ -29,7 +29,10 @@ def _max_pool(node: Node, device: torch.device) -> Call:
     def pool(x: Tensor) -> Tensor:
         found = F.max_pool2d(before(x), kernel, strides, padding, dilations, ceil)
         # Where the padding goes in front, torch takes it for a part of the picture.
-        return found[(slice(None), slice(None), *node.begins(*x.shape[2:]))] if ceil else found
+        if not ceil:
+            return found
+        rows, columns = node.begins(*x.shape[2:])
+        return found[:, :, rows, columns]
 
     return pool
 

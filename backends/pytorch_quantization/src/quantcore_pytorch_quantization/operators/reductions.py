@@ -11,7 +11,7 @@ from quantcore.contracts.nodes import Node
 from quantcore_pytorch_quantization.operators.common import Builder, Call, to_tensor
 
 
-def _reduced(function: Callable[[Tensor, Sequence[int], bool], Tensor]) -> Builder:
+def _reduced(function: Callable[[Tensor, list[int], bool], Tensor]) -> Builder:
     def build(node: Node, device: torch.device) -> Call:
         keep = bool(node.attributes.get("keepdims", 1))
         node.reduced(1)  # refuses axes that are computed
@@ -20,14 +20,14 @@ def _reduced(function: Callable[[Tensor, Sequence[int], bool], Tensor]) -> Build
             axes = node.reduced(x.dim())
             if not axes:  # each number by itself
                 return function(x.unsqueeze(0), [0], False)
-            return function(x, axes, keep)
+            return function(x, list(axes), keep)
 
         return reduce
 
     return build
 
 
-def _product(x: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
+def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     for axis in reversed(axes):
         x = x.prod(dim=axis, keepdim=keep)
     return x

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -93,7 +94,7 @@ def _expand(node: Node, device: torch.device) -> Call:
     def expand(*computed: Tensor) -> Tensor:
         x, *shape = weave(*computed)
         wanted = sizes(node, 1, (x, *shape))
-        return x.broadcast_to(torch.broadcast_shapes(x.shape, wanted))
+        return x.broadcast_to(np.broadcast_shapes(tuple(x.shape), tuple(wanted)))
 
     return expand
 
@@ -109,8 +110,9 @@ def _tile(node: Node, device: torch.device) -> Call:
 
 
 def _gather(x: Tensor, indices: Tensor, axis: int) -> Tensor:
-    where = (slice(None),) * (axis % x.dim())
-    return x[(*where, indices.long())]
+    where: tuple[Any, ...] = (slice(None),) * (axis % x.dim())
+    where += (indices.long(),)
+    return x[where]
 
 
 def _gather_elements(x: Tensor, indices: Tensor, axis: int) -> Tensor:
