@@ -183,29 +183,71 @@ def test_geometry_has_defaults(build) -> None:
         found.pair("pads")
 
 
+def reading(build, op: str, *rest: Any, opset: int = 17, outputs: int = 1, **told: Any) -> Any:
+    """A node that reads the images and constants, as a backend is given it."""
+    names = [f"c{i}" if c is not None else "" for i, c in enumerate(rest)]
+    heads = [f"y{i}" for i in range(outputs)]
+    item = node(op, ["images", *names], heads, "layer.0", **told)
+    known = {n: np.asarray(c) for n, c in zip(names, rest, strict=True) if n}
+    return nodes(build([item], known, heads, opset=opset))[0]
+
+
+def test_an_omitted_input_is_none_among_the_operands(build) -> None:
+    found = reading(build, "Clip", None, np.float32(6))
+    assert found.operands(float)(5.0) == [5.0, None, 6.0]
+
+
+def test_axes_are_an_attribute_or_an_input(build) -> None:
+    for found in (
+        reading(build, "ReduceMean", axes=[-1, 1], keepdims=0),
+        reading(build, "ReduceMean", np.array([-1, 1]), opset=18),
+    ):
+        assert found.axes() == (-1, 1)
+        assert found.reduced(4) == (1, 3)
+
+
+def test_a_reduction_without_axes_is_of_all_or_of_none(build) -> None:
+    assert reading(build, "ReduceMax").reduced(4) == (0, 1, 2, 3)
+    assert reading(build, "ReduceSum", noop_with_empty_axes=1).reduced(4) == ()
+
+
 @pytest.mark.parametrize(
-    ("attributes", "scales"),
+    ("rest", "opset", "told", "sizes"),
     [
-        ({"mode": "linear"}, [1, 1, 2, 2]),
-        ({"coordinate_transformation_mode": "half_pixel"}, [1, 1, 2, 2]),
-        ({"nearest_mode": "ceil"}, [1, 1, 2, 2]),
-        ({}, [1, 2, 2, 2]),
-        ({}, [2, 2]),
+        ((), 11, {"split": [4, 12]}, [4, 12]),
+        ((np.array([4, 12]),), 13, {}, [4, 12]),
+        ((), 13, {}, [8, 8]),
+        ((), 18, {"num_outputs": 2}, [8, 8]),
     ],
     ids=str,
 )
-def test_other_resizes_are_refused_by_name(build, attributes, scales) -> None:
-    plain = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    item = node("Resize", ["images", "", "s"], ["y"], "R", **{**plain, **attributes})
-    if len(scales) == 2:
-        item.attribute.append(helper.make_attribute("axes", [2, 3]))
-    model = build([item], {"s": np.array(scales, np.float32)}, opset=18)
-    with pytest.raises(BackendError, match=r"layer 'R' \(Resize\)"):
-        nodes(model)[0].nearest_scales()
+def test_sizes_of_a_split_come_from_wherever_the_opset_has_them(
+    build, rest, opset, told, sizes
+) -> None:
+    found = reading(build, "Split", *rest, opset=opset, outputs=2, axis=2, **told)
+    assert found.split_sizes(16) == sizes
 
 
-def test_a_plain_resize_tells_its_factors(build) -> None:
-    plain = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    item = node("Resize", ["images", "", "s"], ["y"], "R", mode="nearest", **plain)
-    model = build([item], {"s": np.array([1, 1, 2, 3], np.float32)})
-    assert nodes(model)[0].nearest_scales() == (2.0, 3.0)
+def test_the_last_part_of_a_split_may_be_smaller(build) -> None:
+    found = reading(build, "Split", opset=18, outputs=3, axis=2, num_outputs=3)
+    assert found.split_sizes(16) == [6, 6, 4]
+
+
+def test_slices_end_within_the_axis(build) -> None:
+    found = reading(build, "Slice", np.array([1, -3]), np.array([2**63 - 1, -1]), np.array([3, -2]))
+    assert found.slices((1, 3, 8, 10)) == [
+        slice(None),
+        slice(None),
+        slice(5, 7, 1),
+        slice(1, 10, 1),
+    ]
+
+
+def test_paddings_may_be_of_some_axes(build) -> None:
+    found = reading(build, "Pad", np.array([1, 2, 3, 4]), None, np.array([3, 2]), opset=18)
+    assert found.paddings(4) == [(0, 0), (0, 0), (2, 4), (1, 3)]
+
+
+def test_no_window_begins_behind_the_picture(build) -> None:
+    told = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0, 0, 1, 1], "ceil_mode": 1}
+    assert reading(build, "MaxPool", **told).begins(8, 7) == (slice(4), slice(4))

@@ -82,9 +82,9 @@ def audit(
         for site in plan.sites
         if site.role == "activation" and site.tensor != simulation.model.input_name
     ]
-    with engine.build(exposed(qdq.proto, watched), EngineOptions(exact=True)) as built:
+    with engine.build(exposed(qdq.proto, (*watched, *heads)), EngineOptions(exact=True)) as built:
         shared = built.infer(batch)
-    with engine.build(nudged(qdq.proto), EngineOptions(exact=True)) as built:
+    with engine.build(exposed(nudged(qdq.proto), heads), EngineOptions(exact=True)) as built:
         moved = built.infer(batch)
     layered = simulation.infer(batch, {name: shared[name] for name in watched})
     free = simulation.infer(batch)

@@ -13,6 +13,7 @@ from quantcore.calibration.portable import (
     weight_ranges,
 )
 from quantcore.contracts.capabilities import check_capabilities, check_shows_activations
+from quantcore.contracts.front import whole
 from quantcore.contracts.session import BackendSession
 from quantcore.errors import CapabilityError
 from quantcore.ir.model import Array
@@ -160,4 +161,5 @@ def _bare(plan: Plan) -> Plan:
 
 
 def _kept(session: BackendSession, seen: ActivationStatistics) -> KeptHistograms:
-    return KeptHistograms.of(session.model, {name: tuple(found) for name, found in seen.items()})
+    kept = {name: tuple(found) for name, found in seen.items()}
+    return KeptHistograms.of(whole(session.model), kept)

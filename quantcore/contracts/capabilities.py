@@ -40,6 +40,8 @@ class Capabilities:
         simulate: Which codes the framework has a fake-quant forward for.
         arithmetics: Of `float32`, `float64`: what sessions can compute in.
         devices: Of `cpu`, `cuda`.
+        operators: The ONNX operators that it materialises; None for all that ONNX Runtime runs.
+            What a model has behind its last observed tensor may begin with another one.
     """
 
     activation_observers: Observers
@@ -52,6 +54,7 @@ class Capabilities:
     simulate: Support = Support.NONE
     arithmetics: frozenset[str] = frozenset({"float32"})
     devices: tuple[str, ...] = ("cpu",)
+    operators: frozenset[str] | None = None
 
     def missing(self, site: Site) -> str | None:
         """What the site asks for and the backend has not, in words; None where all is there."""

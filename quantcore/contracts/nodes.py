@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 
 from quantcore.errors import BackendError
-from quantcore.ir.edits import attributes
+from quantcore.ir.edits import attributes, opset_of
 from quantcore.ir.model import FloatModel
 
 T = TypeVar("T")
@@ -32,6 +32,8 @@ class Node:
         inputs: Tensor names; empty for an omitted optional input.
         outputs: Tensor names.
         constants: The inputs that are initializers, by position.
+        opset: Version of the operator set that the node is of.
+        arithmetic: What float32 means here: `float32` or `float64`.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     constants: Mapping[int, npt.NDArray[np.generic]]
+    opset: int = 17
+    arithmetic: str = "float32"
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -59,8 +63,12 @@ class Node:
         return self.constants[position]
 
     def operands(self, convert: Callable[[npt.NDArray[np.generic]], T]) -> Callable[..., list[T]]:
-        """A function that puts converted constants among the computed inputs, in order."""
-        fixed = {p: convert(c) for p, c in self.constants.items()}
+        """A function that puts converted constants among the computed inputs, in order.
+
+        An omitted input that others follow is None.
+        """
+        fixed: dict[int, Any] = {p: convert(c) for p, c in self.constants.items()}
+        fixed |= {p: None for p, name in enumerate(self.inputs) if not name}
         positions = range(len(self.inputs))
 
         def weave(*computed: T) -> list[T]:
@@ -68,6 +76,22 @@ class Node:
             return [fixed[p] if p in fixed else next(rest) for p in positions]
 
         return weave
+
+    def integers(self, position: int) -> tuple[int, ...] | None:
+        """A constant input of whole numbers; None where it is omitted.
+
+        Raises:
+            BackendError: The input is computed.
+        """
+        values = self.constant(position)
+        return None if values is None else tuple(int(v) for v in values.reshape(-1))
+
+    def needed(self, position: int) -> tuple[int, ...]:
+        """As `integers`; raises BackendError where the input is omitted as well."""
+        values = self.integers(position)
+        if values is None:
+            raise self.refused(f"needs constant input {position}")
+        return values
 
     def refused(self, why: str) -> BackendError:
         """The error for a node that cannot be materialised."""
@@ -89,22 +113,64 @@ class Node:
             raise self.refused(f"{name} {tuple(values)} is not two-dimensional")
         return int(values[0]), int(values[1])
 
-    def nearest_scales(self) -> tuple[float, float]:
-        """(height, width) factors of a nearest Resize that samples floor(i / factor).
+    def begins(self, height: int, width: int) -> tuple[slice, slice]:
+        """The rows and columns of windows that begin on the picture or in front of it.
 
-        Every framework's nearest upsampling does that; other modes differ between them.
+        With `ceil_mode` there are no others in ONNX; frameworks let some begin in the padding
+        behind it.
         """
-        asymmetric = self.attributes.get("coordinate_transformation_mode", "half_pixel")
-        if (
-            self.attributes.get("mode", "nearest") != "nearest"
-            or asymmetric != "asymmetric"
-            or self.attributes.get("nearest_mode", "round_prefer_floor") != "floor"
-        ):
-            raise self.refused("only nearest, asymmetric, floor resizing is supported")
-        scales = self.constant(2)
-        if scales is None or scales.size != 4 or scales[0] != 1 or scales[1] != 1:
-            raise self.refused("needs constant scales for height and width alone")
-        return float(scales[2]), float(scales[3])
+        top, left, _, _ = self.pads()
+        down, across = self.pair("strides")
+        return slice(-(-(height + top) // down)), slice(-(-(width + left) // across))
+
+    # What older opsets say in an attribute and newer ones in an input.
+
+    def axes(self, position: int = 1) -> tuple[int, ...] | None:
+        """The axes of a reduction, Squeeze or Unsqueeze, as they are written; None for all."""
+        if "axes" in self.attributes:
+            return tuple(int(a) for a in self.attributes["axes"])
+        return self.integers(position)
+
+    def reduced(self, rank: int) -> tuple[int, ...]:
+        """The axes that a reduction of a tensor of some rank runs over, none negative."""
+        axes = self.axes()
+        if not axes:
+            return () if self.attributes.get("noop_with_empty_axes", 0) else tuple(range(rank))
+        return tuple(sorted(a % rank for a in axes))
+
+    def split_sizes(self, length: int) -> list[int]:
+        """How long the parts are that Split makes of an axis; the last may be the smaller one."""
+        sizes = self.attributes.get("split") or self.integers(1)
+        if sizes:
+            return [int(size) for size in sizes]
+        parts = len(self.outputs)
+        size = -(-length // parts)
+        return [size] * (parts - 1) + [length - size * (parts - 1)]
+
+    def slices(self, shape: Sequence[int]) -> list[slice]:
+        """What Slice takes of each axis of a tensor, its ends within the axis.
+
+        Raises:
+            BackendError: A step is negative.
+        """
+        starts, ends = self.needed(1), self.needed(2)
+        axes = self.integers(3) or tuple(range(len(starts)))
+        steps = self.integers(4) or (1,) * len(starts)
+        if min(steps) < 1:
+            raise self.refused("negative steps are not supported")
+        taken = [slice(None)] * len(shape)
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+            taken[axis] = slice(*slice(start, end, step).indices(shape[axis]))
+        return taken
+
+    def paddings(self, rank: int) -> list[tuple[int, int]]:
+        """What Pad adds in front of and behind each axis of a tensor; negative numbers cut."""
+        pads = self.needed(1)
+        axes = self.integers(3) or tuple(range(rank))
+        added = [(0, 0)] * rank
+        for axis, before, after in zip(axes, pads, pads[len(axes) :], strict=False):
+            added[axis] = (before, after)
+        return added
 
 
 @dataclass(frozen=True)
@@ -193,10 +259,16 @@ def nodes(model: FloatModel, arithmetic: str = "float32") -> list[Node]:
         name: values.astype(arithmetic, copy=False) if values.dtype == np.float32 else values
         for name, values in model.initializers.items()
     }
-    return [_node(proto, constants) for proto in model.proto.graph.node]
+    opset = opset_of(model.proto)
+    return [_node(proto, constants, opset, arithmetic) for proto in model.proto.graph.node]
 
 
-def _node(proto: onnx.NodeProto, initializers: Mapping[str, npt.NDArray[np.generic]]) -> Node:
+def _node(
+    proto: onnx.NodeProto,
+    initializers: Mapping[str, npt.NDArray[np.generic]],
+    opset: int,
+    arithmetic: str,
+) -> Node:
     constants = {p: initializers[i] for p, i in enumerate(proto.input) if i in initializers}
     return Node(
         proto.name,
@@ -205,4 +277,6 @@ def _node(proto: onnx.NodeProto, initializers: Mapping[str, npt.NDArray[np.gener
         tuple(proto.input),
         tuple(proto.output),
         constants,
+        opset,
+        arithmetic,
     )

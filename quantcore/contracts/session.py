@@ -21,6 +21,7 @@ from quantcore.contracts.capabilities import (
     check_shows_activations,
     check_simulates,
 )
+from quantcore.contracts.front import Front
 from quantcore.errors import BackendError, RangeError, UsageError
 from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.groups import merged
@@ -269,7 +270,9 @@ def _named(
     backend: str, model: FloatModel, heads: Sequence[Array], batch: Array
 ) -> dict[str, Array]:
     names = model.output_names
-    if len(heads) != len(names) or any(len(head) != len(batch) for head in heads):
+    # Where a graph is cut, tensors need not have the images along their first axis.
+    batched = isinstance(model, Front) or all(len(head) == len(batch) for head in heads)
+    if len(heads) != len(names) or not batched:
         raise BackendError(
             f"backend {backend!r} broke its contract: {len(heads)} heads for outputs "
             f"{', '.join(names)}"

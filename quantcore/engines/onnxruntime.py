@@ -148,9 +148,13 @@ class _Session(Engine):
         return self._session
 
     def _infer(self, batch: Array) -> list[Array]:
+        return self.run({self.input_name: batch})
+
+    def run(self, tensors: Mapping[str, Array]) -> list[Array]:
+        """The outputs for a value of every input."""
         session = self._live
         try:
-            feeds = {self.input_name: np.ascontiguousarray(batch)}
+            feeds = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
             return list(session.run(None, feeds))
         except Exception as error:
             raise EngineError(f"ONNX Runtime failed: {one_line(error)}") from None
@@ -200,6 +204,31 @@ class _Session(Engine):
     def close(self) -> None:
         """See Engine."""
         self._session = None
+
+
+class OnnxRuntimeTail:
+    """A piece of a float graph that starts from several tensors instead of the images.
+
+    Args:
+        proto: The piece.
+        options: How it is run.
+
+    Raises:
+        EngineError: ONNX Runtime refuses it.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, options: EngineOptions) -> None:
+        self._session = _Session(proto, OnnxRuntimeOptions.of(options))
+        self._inputs = [entry.name for entry in proto.graph.input]
+
+    def infer(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs by name; of the tensors, those are taken that the piece reads.
+
+        Raises:
+            EngineError: ONNX Runtime failed.
+        """
+        found = self._session.run({name: tensors[name] for name in self._inputs})
+        return dict(zip(self._session.output_names, found, strict=True))
 
 
 class _Reader:

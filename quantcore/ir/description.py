@@ -44,13 +44,16 @@ def describe(model: FloatModel) -> onnx.ModelProto:
     return proto
 
 
-def described(proto: onnx.ModelProto, path: Path, decodings: Decodings) -> FloatModel | None:
+def described(
+    proto: onnx.ModelProto, path: Path, decodings: Decodings, whole: bool = True
+) -> FloatModel | None:
     """The model that a file describes; None where it carries no description.
 
     Args:
         proto: The file's content.
         path: The file, for error messages.
         decodings: Finds a decoding, as `quantcore.contracts.registry.load_decoding` does.
+        whole: Whether the outputs must be what is decoded; not so of the front of a network.
 
     Raises:
         CheckpointError: The description is malformed, of another version, of a kind of decoding
@@ -63,7 +66,7 @@ def described(proto: onnx.ModelProto, path: Path, decodings: Decodings) -> Float
         if len(found) > 1:
             raise ValueError("it is there more than once")
         model = _read(_parsed(found[0]), _bare(proto), decodings)
-        _check_ends(model)
+        _check_ends(model, whole)
     except PluginError as error:
         raise CheckpointError(
             f"{path}: its description ({KEY} in metadata_props) needs a decoding that is not to be "
@@ -104,7 +107,7 @@ def _read(data: Any, proto: onnx.ModelProto, decodings: Decodings) -> FloatModel
     return FloatModel(text(data["name"]), proto, preprocessing, decoding, names)
 
 
-def _check_ends(model: FloatModel) -> None:
+def _check_ends(model: FloatModel, whole: bool) -> None:
     """Raises ValueError where input or outputs are not those that the description is about."""
     dims = model.proto.graph.input[0].type.tensor_type.shape.dim
     size = tuple(int(dim.dim_value) for dim in dims[2:])
@@ -112,5 +115,5 @@ def _check_ends(model: FloatModel) -> None:
     if any(have not in (0, want) for have, want in zip(size, wanted, strict=True)):
         raise ValueError(f"it says {wanted} pixels, the graph takes {size}")
     heads = model.decoding.heads
-    if len(model.output_names) != heads:
+    if whole and len(model.output_names) != heads:
         raise ValueError(f"it says {heads} heads, the graph has {', '.join(model.output_names)}")

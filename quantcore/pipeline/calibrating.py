@@ -16,6 +16,7 @@ from quantcore.calibration.driver import find_ranges
 from quantcore.contracts import registry
 from quantcore.contracts.capabilities import check_capabilities, check_shows_activations, simulates
 from quantcore.contracts.engine import EnginePlugin
+from quantcore.contracts.front import front
 from quantcore.contracts.session import BackendSession, SessionOptions
 from quantcore.data.batches import Batches, Inputs
 from quantcore.data.opening import open_dataset
@@ -110,7 +111,8 @@ def calibrate_each(
     audited_in = replace(options, arithmetic="float32")
     if not any(simulates(plugin.capabilities, sites) for sites in plans):
         audited_in = options  # nothing to open the model once more for
-    with plugin.open(model, options) as session:  # parity is that of the network that calibrates
+    opened = front(model, plans, plugin.capabilities.operators)
+    with plugin.open(opened, options) as session:  # parity is that of the network that calibrates
         parity = check_parity(session, engine)
         began = time.perf_counter()
         with images.naming():
@@ -129,7 +131,7 @@ def calibrate_each(
             made.append((sites, table, insert(model, sites, table)))
         audits = _audits(session, made, images.first, engine) if options == audited_in else None
     if audits is None:
-        with plugin.open(model, audited_in) as session:
+        with plugin.open(opened, audited_in) as session:
             audits = _audits(session, made, images.first, engine)
     return [
         Calibrated(

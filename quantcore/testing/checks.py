@@ -40,6 +40,10 @@ def _simulates(plugin: BackendPlugin) -> bool:
     return plugin.capabilities.simulate is not Support.NONE
 
 
+def _operators(plugin: BackendPlugin) -> bool:
+    return plugin.capabilities.operators is not None and _here(plugin)
+
+
 def _here(plugin: BackendPlugin) -> bool:
     return not isinstance(plugin, RemoteBackend)
 
@@ -102,6 +106,12 @@ CHECKS: tuple[Check, ...] = (
         declared.float64_rounds_nothing,
         "float64",
         lambda plugin: "float64" in plugin.capabilities.arithmetics,
+    ),
+    Check(
+        "declared operators agree with ONNX Runtime",
+        declared.operators_agree,
+        "operators",
+        _operators,
     ),
     Check(
         "simulation leaves the float network alone",

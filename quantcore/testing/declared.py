@@ -19,6 +19,7 @@ from quantcore.qdq.insertion import insert
 from quantcore.table.table import TensorRange
 from quantcore.testing.exact import in_float64
 from quantcore.testing.models import Stream, images
+from quantcore.testing.operators import CASES, Dice, hold_to_reference
 from quantcore.testing.under_test import BackendUnderTest, hold, magnitudes, table_of
 
 AUDIT_LIMIT_DB = 50.0
@@ -106,6 +107,14 @@ def float64_rounds_nothing(backend: BackendUnderTest) -> None:
             # Heads are float32: half of its last bit, which is 2**-24, and a little for float64.
             close = np.allclose(heads[name], exact, rtol=2**-24, atol=1e-9)
             hold(close, f"the {what} rounds more at {name} than float64 does")
+
+
+def operators_agree(backend: BackendUnderTest) -> None:
+    """Each operator that is declared computes what ONNX Runtime computes, in a few random forms."""
+    known = backend.plugin.capabilities
+    for op in sorted((known.operators or frozenset()) & CASES.keys()):
+        for arithmetic in sorted(known.arithmetics):
+            hold_to_reference(backend.plugin, CASES[op](Dice(0)), arithmetic)
 
 
 def simulation_leaves_float_alone(backend: BackendUnderTest) -> None:

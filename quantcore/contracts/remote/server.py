@@ -145,7 +145,7 @@ class _Server:
         return asdict(found) if found else None
 
     def _open(self, path: str, options: Message) -> str:
-        model = described(onnx.load(path), Path(path), registry.load_decoding)
+        model = described(onnx.load(path), Path(path), registry.load_decoding, whole=False)
         if model is None:
             raise BackendError(f"{path}: carries no description of its model")
         self._session = self._plugin.open(model, SessionOptions(**options))

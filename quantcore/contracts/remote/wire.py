@@ -122,7 +122,9 @@ def capabilities(data: Mapping[str, Any]) -> Capabilities:
     values: dict[str, Any] = {}
     for key, value in data.items():
         kind = getattr(kinds, key)
-        if isinstance(kind, Mapping):
+        if key == "operators":
+            values[key] = None if value is None else frozenset(value)
+        elif isinstance(kind, Mapping):
             values[key] = {name: frozenset(taken) for name, taken in value.items()}
         else:
             values[key] = type(kind)(value)

@@ -10,6 +10,7 @@ import onnx
 
 from quantcore.contracts import registry
 from quantcore.contracts.engine import EngineOptions
+from quantcore.contracts.front import front
 from quantcore.contracts.session import SessionOptions
 from quantcore.data.batches import Batches
 from quantcore.data.dataset import ImageFile
@@ -83,8 +84,10 @@ def _simulate(
     progress: Progress,
 ) -> Iterator[tuple[int, Found]]:
     options = SessionOptions(device=how.device, arithmetic=how.arithmetic)
+    plugin = registry.load_backend(how.backend)
+    opened = front(model, [how.plan], plugin.capabilities.operators)
     with (
-        registry.load_backend(how.backend).open(model, options) as session,
+        plugin.open(opened, options) as session,
         SimulationEngine(session.simulation(how.plan, how.ranges)) as engine,
     ):
         yield from found_on(engine, model, wanted, settings, progress)

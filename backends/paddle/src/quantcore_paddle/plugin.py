@@ -17,6 +17,7 @@ from quantcore.contracts.registry import versions_of
 from quantcore.ir.model import FloatModel, LayerInfo
 from quantcore_paddle.containment import contained_import
 from quantcore_paddle.layer_map import framework_layer
+from quantcore_paddle.supported import OPERATORS
 
 
 class PaddleBackend(BackendPlugin):
@@ -35,6 +36,7 @@ class PaddleBackend(BackendPlugin):
         simulate=Support.SYMMETRIC,
         arithmetics=frozenset({"float32", "float64"}),
         devices=("cpu", "cuda"),
+        operators=frozenset(OPERATORS),
     )
 
     def versions(self) -> Mapping[str, str]:

@@ -15,6 +15,7 @@ from quantcore.contracts.backend import (
 )
 from quantcore.contracts.registry import versions_of
 from quantcore.ir.model import FloatModel, LayerInfo
+from quantcore_pytorch_quantization.supported import OPERATORS
 
 #: Neutral op -> the toolkit's class; all of them call their tensors alike.
 _CLASSES = {
@@ -40,6 +41,7 @@ class PytorchQuantizationBackend(BackendPlugin):
         simulate=Support.SYMMETRIC,
         arithmetics=frozenset({"float32", "float64"}),
         devices=("cpu", "cuda"),
+        operators=frozenset(OPERATORS),
     )
 
     def versions(self) -> Mapping[str, str]:
