@@ -18,6 +18,7 @@ from quantcore.commands import (
     stages,
     study,
     tables,
+    training,
     verify,
 )
 from quantcore.errors import QuantcoreError
@@ -67,6 +68,7 @@ app.command("recalibrate")(tables.recalibrate)
 app.command("verify")(verify.verify)
 app.command("build")(engines.build)
 app.command("inspect")(engines.inspect)
+app.command("qat")(training.qat)
 app.command("sensitivity")(study.sensitivity)
 app.command("mixed")(study.mixed)
 app.command("portability")(portability.portability)
