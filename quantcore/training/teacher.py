@@ -58,7 +58,7 @@ class Teacher:
         self._built.close()
 
     def targets(self, batch: Array) -> dict[str, Target]:
-        """What the network should compute for a batch, weighted: losses of about 1 are a disaster.
+        """What the network should compute for a batch, weighted.
 
         Args:
             batch: B x 3 x h x w, of `size`.
@@ -72,9 +72,10 @@ class Teacher:
                 self._model.output_names, heads, importance, strict=True
             ):
                 targets[name] = Target(head, (weights * self._recipe.heads).astype(np.float32))
-        share = self._recipe.features / max(len(self.watched), 1)
         for name in self.watched:
-            targets[name] = Target(found[name], relative([found[name]])[0] * np.float32(share))
+            targets[name] = Target(
+                found[name], relative([found[name]])[0] * np.float32(self._recipe.features)
+            )
         return targets
 
     def _fitting(self, engine: EnginePlugin) -> tuple[int, int]:
@@ -123,10 +124,10 @@ def _of_any_size(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The graph without the sizes that are written at its ends."""
     copy = copied(proto)
     del copy.graph.value_info[:]
-    for end in (*copy.graph.input, *copy.graph.output):
-        for axis, dim in enumerate(end.type.tensor_type.shape.dim):
-            if axis > 1:
-                dim.dim_param = f"{end.name}.{axis}"
+    for axis, dim in enumerate(copy.graph.input[0].type.tensor_type.shape.dim):
+        if axis > 1:
+            dim.dim_param = f"side.{axis}"
     for end in copy.graph.output:
-        end.type.tensor_type.ClearField("shape")
+        if end.HasField("type"):
+            end.type.tensor_type.ClearField("shape")
     return copy

@@ -53,8 +53,7 @@ def of_scores(rows: Array, extents: Array | None = None) -> Array:
         box = np.tile(box / np.square(extents), 2).astype(np.float32)
     weight[..., : BEFORE_CLASSES - 1] = box
     total = max(float(_confidence(score).sum(dtype=np.float64)), 1.0)
-    found: Array = weight / np.float32(total)
-    return found
+    return np.divide(weight, total, dtype=np.float32)
 
 
 def _confidence(score: Array) -> Array:
@@ -70,5 +69,5 @@ def _shared(weights: list[Array]) -> list[Array]:
 
 def _sigmoid(values: Array) -> Array:
     with np.errstate(over="ignore"):
-        found: Array = 1 / (1 + np.exp(-values))
+        found: Array = np.reciprocal(1 + np.exp(-values), dtype=np.float32)
     return found
