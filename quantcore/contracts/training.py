@@ -166,6 +166,51 @@ class TrainingRun(Closable, ABC):
     Args:
         name: The backend's.
         model: The float model; stays as it is.
+    """
+
+    def __init__(self, name: str, model: FloatModel) -> None:
+        self.name = name
+        self.model = model
+
+    @abstractmethod
+    def step(self, batch: Array, targets: Mapping[str, Target], rates: Rates) -> dict[str, float]:
+        """One step: forward, loss, backward, and every parameter moved by Adam.
+
+        Args:
+            batch: B x 3 x H x W.
+            targets: By tensor name: heads, or activations before they are quantized.
+            rates: How far it goes.
+
+        Returns:
+            Each target's share of the loss, before the step; NaN where the network holds NaN.
+
+        Raises:
+            BackendError: The framework failed, or did not compute a target.
+        """
+
+    @abstractmethod
+    def weights(self) -> dict[str, Array]:
+        """The trained constants by name, in the graph's layout."""
+
+    @abstractmethod
+    def ranges(self) -> dict[str, TensorRange]:
+        """The range of every site as it is now."""
+
+    @abstractmethod
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """All that the next steps depend on; `restore` makes them the same to the last bit."""
+
+    @abstractmethod
+    def restore(self, state: State) -> None:
+        """Goes on from what `state` gave, of this run or of an equal one."""
+
+
+class FrameworkTraining(TrainingRun):
+    """What every framework's training shares: codes, ranges, and the contract around a step.
+
+    Args:
+        name: The backend's.
+        model: The float model; stays as it is.
         sites: What is quantized.
         ranges: Of every site, those of each group made one.
         spec: What is trained, and how ranges move.
@@ -184,8 +229,7 @@ class TrainingRun(Closable, ABC):
         ranges: Mapping[str, TensorRange],
         spec: TrainingSpec,
     ) -> None:
-        self.name = name
-        self.model = model
+        super().__init__(name, model)
         self.sites = tuple(sites)
         self.spec = spec
         self.parameters = parameters(model, spec.layers)
@@ -198,19 +242,7 @@ class TrainingRun(Closable, ABC):
         self._code()
 
     def step(self, batch: Array, targets: Mapping[str, Target], rates: Rates) -> dict[str, float]:
-        """One step: forward, loss, backward, and every parameter moved by Adam.
-
-        Args:
-            batch: B x 3 x H x W.
-            targets: By tensor name: heads, or activations before they are quantized.
-            rates: How far it goes.
-
-        Returns:
-            Each target's share of the loss, before the step; NaN where the network holds NaN.
-
-        Raises:
-            BackendError: The framework failed, or did not compute a target.
-        """
+        """See TrainingRun."""
         losses, extents = self._step(batch, targets, rates)
         if losses.keys() != targets.keys():
             names = ", ".join(sorted(losses.keys() ^ targets.keys()))
@@ -220,14 +252,14 @@ class TrainingRun(Closable, ABC):
         return {name: float(losses[name]) for name in targets}
 
     def weights(self) -> dict[str, Array]:
-        """The trained constants by name, in the graph's layout."""
+        """See TrainingRun."""
         found = self._weights()
         return {
             p.name: np.asarray(found[p.name], np.float32).reshape(p.shape) for p in self.parameters
         }
 
     def ranges(self) -> dict[str, TensorRange]:
-        """The range of every site as it is now."""
+        """See TrainingRun."""
         now = {**self.model.initializers, **self.weights()}
         scales = self._scales()
         found: dict[str, TensorRange] = {}
@@ -246,12 +278,12 @@ class TrainingRun(Closable, ABC):
         return found
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """All that the next steps depend on; `restore` makes them the same to the last bit."""
+        """See TrainingRun."""
         ends = {f"range/{k}": np.array([r.min, r.max]) for k, r in self._followed.items()}
         return {**ends, **self._state()}
 
     def restore(self, state: State) -> None:
-        """Goes on from what `state` gave, of this run or of an equal one."""
+        """See TrainingRun."""
         for one in self._followed:
             low, high = map(float, state[f"range/{one}"])
             self._followed[one] = TensorRange("activation", low, high)

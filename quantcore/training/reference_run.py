@@ -15,10 +15,10 @@ import onnx
 
 from quantcore.contracts.training import (
     Extent,
+    FrameworkTraining,
     Rates,
     State,
     Target,
-    TrainingRun,
     TrainingSpec,
     key,
 )
@@ -39,7 +39,7 @@ from quantcore.training.reference import (
 _Back = Callable[[Values], Sequence[Values]]
 
 
-class ReferenceRun(TrainingRun):
+class ReferenceRun(FrameworkTraining):
     """See TrainingRun; weights follow their largest magnitude.
 
     Args:

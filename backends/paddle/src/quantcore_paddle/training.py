@@ -14,11 +14,11 @@ from paddle.base.framework import EagerParamBase
 
 from quantcore.contracts.training import (
     Extent,
+    FrameworkTraining,
     Parameter,
     Rates,
     State,
     Target,
-    TrainingRun,
     TrainingSpec,
     key,
 )
@@ -40,7 +40,7 @@ _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
 
 
-class PaddleTraining(TrainingRun):
+class PaddleTraining(FrameworkTraining):
     """See TrainingRun; parameters stand in the session's network for the time of a step."""
 
     def __init__(

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from quantcore.contracts.training import (
     Extent,
+    FrameworkTraining,
     Parameter,
     Rates,
     State,
     Target,
-    TrainingRun,
     TrainingSpec,
     key,
 )
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from quantcore_pytorch_quantization.session import TorchSession
 
 
-class TorchTraining(TrainingRun):
+class TorchTraining(FrameworkTraining):
     """See TrainingRun; parameters stand in the session's network for the time of a step."""
 
     def __init__(
