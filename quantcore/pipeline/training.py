@@ -225,7 +225,8 @@ class _Work:
 def save_trained(found: Trained, folder: Path) -> QdqModel:
     """Writes what is to be used as `float.onnx`, `table.json` and `qdq.onnx`, and the record.
 
-    A trained network that is no better goes to `rejected/`; the calibrated one takes its place.
+    `calibrated.json` is the table that training started from. A trained network that is no better
+    goes to `rejected/`; the calibrated one takes its place.
 
     Returns:
         The Q/DQ graph to use.
@@ -237,6 +238,7 @@ def save_trained(found: Trained, folder: Path) -> QdqModel:
     qdq = quantize(model, table)
     save_model(model, folder / "float.onnx")
     table.save(folder / "table.json")
+    found.before.save(folder / "calibrated.json")
     save_qdq(qdq, folder / "qdq.onnx")
     write_whole(folder / "losses.svg", losses(found.record, found.parent.name))
     record = json.dumps(found.record.to_dict(), indent=1, allow_nan=False)

@@ -22,7 +22,6 @@ from quantcore.contracts.training import (
     TrainingSpec,
     key,
 )
-from quantcore.errors import BackendError
 from quantcore.ir.edits import attributes
 from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Site
@@ -103,10 +102,19 @@ class ReferenceRun(FrameworkTraining):
         return {k: c.scale * float(np.exp(self._logs[k])) for k, c in self.codings.items()}
 
     def _state(self) -> dict[str, npt.NDArray[Any]]:
-        raise BackendError("the reference keeps no states: it takes a few steps")
+        found: dict[str, npt.NDArray[Any]] = {}
+        for name, adam in self._adams.items():
+            value = self._logs[name] if name in self._logs else self._values[name]
+            parts = {"value": value, "first": adam.first, "second": adam.second}
+            found |= {f"{part}/{name}": values.copy() for part, values in parts.items()}
+            found[f"steps/{name}"] = np.asarray(adam.steps)
+        return found
 
     def _restore(self, state: State) -> None:
-        raise BackendError("the reference keeps no states: it takes a few steps")
+        for name in self._adams:
+            value, first, second = (state[f"{p}/{name}"] for p in ("value", "first", "second"))
+            (self._logs if name in self._logs else self._values)[name] = value
+            self._adams[name] = Adam(first, second, int(state[f"steps/{name}"]))
 
 
 class _Forward:
