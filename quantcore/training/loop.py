@@ -16,6 +16,7 @@ from quantcore.runtime.progress import Progress
 from quantcore.training.checkpoint import Checkpoint
 from quantcore.training.crops import Crops
 from quantcore.training.recipe import Recipe
+from quantcore.training.reference import Values
 from quantcore.training.schedule import rates
 from quantcore.training.teacher import Teacher
 
@@ -72,23 +73,27 @@ def run_steps(
     losses = good.losses.tolist()
     heads = run.model.output_names
     steps = range(len(losses), recipe.steps)
-    why = None
+    why: str | None = None
+    unproven: Checkpoint | None = None  # until the next step shows what its weights compute
     with closing(progress.track(steps, f"{run.name}: training", len(steps))) as left:
         for step in left:
             batch = crops.batch(step)
             found = run.step(batch, teacher.targets(batch), rates(recipe, step))
             of_heads = sum(loss for name, loss in found.items() if name in heads)
             losses.append([of_heads, sum(found.values()) - of_heads])
-            why = _fault(np.asarray(losses))
+            table = np.asarray(losses)
+            why = _fault(table)
+            if why is None and unproven is not None and _calm(table):
+                good, unproven = unproven, None
+                if checkpoint:
+                    good.save(checkpoint, key)
             done = step + 1
             if why is None and (done % _BETWEEN == 0 or done == recipe.steps):
-                state = run.state()
-                if not all(np.isfinite(v).all() for v in state.values() if v.dtype.kind == "f"):
+                unproven = Checkpoint(table, run.state())
+                if not _finite(unproven):
                     why = f"step {done} made a weight NaN or infinite"
-                elif _calm(np.asarray(losses)):
-                    good = Checkpoint(np.asarray(losses), state)
-                    if checkpoint:
-                        good.save(checkpoint, key)
+                elif done == recipe.steps:
+                    good = unproven
             if why is not None:
                 break
     if why is not None:
@@ -96,15 +101,15 @@ def run_steps(
             raise TrainingError(f"{why}, before any weights were good; {_ADVICE}")
         run.restore(good.state)
         why = f"{why}; these are the weights of step {len(good.losses)}; {_ADVICE}"
-    table = np.asarray(losses).reshape(-1, 2)
-    found_losses = Losses(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()))
+    heads_lost, features_lost = zip(*losses, strict=True)
+    found_losses = Losses(tuple(heads_lost), tuple(features_lost))
     return Ended(found_losses, why, time.perf_counter() - began)
 
 
 _ADVICE = "lower `rate` and `scale_rate` in the recipe"
 
 
-def _fault(losses: np.ndarray) -> str | None:
+def _fault(losses: Values) -> str | None:
     """What is wrong with the last steps."""
     total = losses.sum(axis=1)
     if not np.isfinite(total[-1]):
@@ -117,13 +122,17 @@ def _fault(losses: np.ndarray) -> str | None:
     return None
 
 
-def _calm(losses: np.ndarray) -> bool:
+def _finite(state: Checkpoint) -> bool:
+    values = (v for v in state.state.values() if v.dtype.kind == "f")
+    return all(bool(np.isfinite(v).all()) for v in values)
+
+
+def _calm(losses: Values) -> bool:
     return _growth(losses.sum(axis=1)) <= _DIVERGED / 2
 
 
-def _growth(total: np.ndarray) -> float:
+def _growth(total: Values) -> float:
     """The median of the last losses over that of the first."""
-    if len(total) < 2 * _WINDOW:
-        return 1.0
-    first = float(np.median(total[:_WINDOW]))
-    return float(np.median(total[-_WINDOW:])) / max(first, 1e-30)
+    window = max(1, min(_WINDOW, len(total) // 2))
+    first = float(np.median(total[:window]))
+    return float(np.median(total[-window:])) / max(first, 1e-30)
