@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from quantcore.pipeline import Calibrated as Calibrated
     from quantcore.pipeline import Data as Data
     from quantcore.pipeline import Evaluation as Evaluation
+    from quantcore.pipeline import Trained as Trained
     from quantcore.pipeline import calibrate as calibrate
     from quantcore.pipeline import evaluate as evaluate
     from quantcore.pipeline import load_model as load_model
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from quantcore.pipeline import rewrite as rewrite
     from quantcore.pipeline import save_model as save_model
     from quantcore.pipeline import save_qdq as save_qdq
+    from quantcore.pipeline import save_trained as save_trained
+    from quantcore.pipeline import train as train
     from quantcore.policy.code import Code as Code
     from quantcore.policy.policy import CalibrationPolicy as CalibrationPolicy
     from quantcore.policy.policy import LayerRule as LayerRule
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from quantcore.studies.comparison import compare as compare
     from quantcore.table.table import CalibrationTable as CalibrationTable
     from quantcore.table.table import TensorRange as TensorRange
+    from quantcore.training.recipe import Recipe as Recipe
 
 __version__ = "0.1.0"
 
@@ -58,6 +62,7 @@ _HOMES = {
         "Calibrated",
         "Data",
         "Evaluation",
+        "Trained",
         "calibrate",
         "evaluate",
         "load_model",
@@ -66,6 +71,8 @@ _HOMES = {
         "rewrite",
         "save_model",
         "save_qdq",
+        "save_trained",
+        "train",
     ),
     "quantcore.policy.code": ("Code",),
     "quantcore.policy.policy": ("CalibrationPolicy", "LayerRule"),
@@ -75,6 +82,7 @@ _HOMES = {
     "quantcore.runtime.progress": ("for_console",),
     "quantcore.studies.comparison": ("Comparison", "compare"),
     "quantcore.table.table": ("CalibrationTable", "TensorRange"),
+    "quantcore.training.recipe": ("Recipe",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -69,6 +69,10 @@ class BackendError(QuantcoreError):
     """A framework failed while it materialised, calibrated or simulated a model."""
 
 
+class TrainingError(QuantcoreError):
+    """A training came to nothing."""
+
+
 class ParityError(BackendError):
     """A materialised network disagrees with the float graph."""
 

@@ -20,6 +20,7 @@ from quantcore.commands import (
     stages,
     study,
     tables,
+    training,
     trust,
     verify,
 )
@@ -78,6 +79,7 @@ app.command("recalibrate")(tables.recalibrate)
 app.command("verify")(verify.verify)
 app.command("build")(engines.build)
 app.command("inspect")(engines.inspect)
+app.command("qat")(training.qat)
 app.command("sensitivity")(study.sensitivity)
 app.command("mixed")(study.mixed)
 app.command("portability")(portability.portability)

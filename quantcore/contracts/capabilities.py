@@ -14,7 +14,7 @@ Observers = Mapping[str, frozenset[str]]
 
 
 class Support(Enum):
-    """How far a framework simulates a quantized network."""
+    """How far a framework runs, or trains, a quantized network."""
 
     #: Not at all.
     NONE = "none"
@@ -38,6 +38,7 @@ class Capabilities:
         weight_granularities: Likewise.
         implementations: Of `native`, `portable`.
         simulate: Which codes the framework has a fake-quant forward for.
+        train: Which codes the framework trains a network with in place.
         arithmetics: Of `float32`, `float64`: what sessions can compute in.
         devices: Of `cpu`, `cuda`.
         operators: The ONNX operators that it materialises; None for all that ONNX Runtime runs.
@@ -52,6 +53,7 @@ class Capabilities:
     weight_granularities: frozenset[str] = frozenset({"per_tensor", "per_channel"})
     implementations: frozenset[str] = frozenset({"native"})
     simulate: Support = Support.NONE
+    train: Support = Support.NONE
     arithmetics: frozenset[str] = frozenset({"float32"})
     devices: tuple[str, ...] = ("cpu",)
     operators: frozenset[str] | None = None
@@ -144,6 +146,17 @@ def check_simulates(backend: str, capabilities: Capabilities, plan: Plan) -> Non
         raise CapabilityError(f"backend {backend!r} has no fake-quant forward to simulate")
     if not simulates(capabilities, plan):
         raise CapabilityError(f"backend {backend!r} simulates symmetric codes only")
+
+
+def check_trains(backend: str, capabilities: Capabilities, plan: Plan) -> None:
+    """Refuses to train what a framework cannot; raises CapabilityError."""
+    if capabilities.train is Support.NONE:
+        raise CapabilityError(
+            f"backend {backend!r} does not train; `quantcore list` shows which backends do"
+        )
+    affine = any(not site.policy.symmetric for site in plan.sites)
+    if affine and capabilities.train is Support.SYMMETRIC:
+        raise CapabilityError(f"backend {backend!r} trains with symmetric codes only")
 
 
 def check_shows_activations(backend: str, capabilities: Capabilities) -> None:

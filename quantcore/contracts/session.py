@@ -9,8 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +18,11 @@ from quantcore.contracts.capabilities import (
     check_observers,
     check_shows_activations,
     check_simulates,
+    check_trains,
 )
+from quantcore.contracts.closable import Closable
 from quantcore.contracts.front import Front
+from quantcore.contracts.training import TrainingRun, TrainingSpec
 from quantcore.errors import BackendError, RangeError, UsageError
 from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.groups import merged
@@ -35,8 +36,6 @@ __all__ = ["BackendSession", "SessionOptions", "Show", "Simulation"]
 
 #: Takes in the values of an activation; reads them before it returns, and keeps none.
 Show = Callable[[npt.NDArray[np.floating]], None]
-
-_Closing = TypeVar("_Closing", bound="_Closable")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,25 +63,7 @@ class SessionOptions:
             raise UsageError(f"threads must be 1 or more, not {self.threads}")
 
 
-class _Closable:
-    """What may hold something until it is closed; a context manager."""
-
-    def close(self) -> None:
-        """Frees what is held; safe to call twice."""
-
-    def __enter__(self: _Closing) -> _Closing:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class BackendSession(_Closable, ABC):
+class BackendSession(Closable, ABC):
     """One float model, materialised in one framework; a context manager.
 
     The public methods check the contract around the author's underscored ones. Between two calls
@@ -184,10 +165,29 @@ class BackendSession(_Closable, ABC):
             RangeError: A site has no range.
         """
         check_simulates(self.name, self.capabilities, plan)
-        for site in plan.sites:
-            if site.tensor not in ranges:
-                raise RangeError(f"tensor {site.tensor!r} of layer {site.consumers[0]!r}: no range")
+        _check_ranges(plan, ranges)
         return self._simulation(plan.sites, merged(plan, ranges))
+
+    def training(
+        self, plan: Plan, ranges: Mapping[str, TensorRange], spec: TrainingSpec
+    ) -> TrainingRun:
+        """The network with quantizers in place that can be trained; a context manager.
+
+        The session's own network stays the float one. The run is of use until it or the session is
+        closed.
+
+        Args:
+            plan: What is quantized.
+            ranges: Where the quantizers start, by tensor name.
+            spec: What is trained, and how ranges move.
+
+        Raises:
+            CapabilityError: The framework does not train, or not with the plan's codes.
+            RangeError: A site has no range.
+        """
+        check_trains(self.name, self.capabilities, plan)
+        _check_ranges(plan, ranges)
+        return self._training(plan.sites, merged(plan, ranges), spec)
 
     def peak_rss_mb(self) -> float:
         """Peak resident memory so far, in MB, of the process that it computes in."""
@@ -216,8 +216,14 @@ class BackendSession(_Closable, ABC):
         """Loads ranges into the framework's quantizers; needed with capability `simulate`."""
         raise BackendError(f"backend {self.name!r} declares simulate without a _simulation")
 
+    def _training(
+        self, sites: Sequence[Site], ranges: Mapping[str, TensorRange], spec: TrainingSpec
+    ) -> TrainingRun:
+        """Makes the network trainable; needed with capability `train`."""
+        raise BackendError(f"backend {self.name!r} declares train without a _training")
 
-class Simulation(_Closable, ABC):
+
+class Simulation(Closable, ABC):
     """The network of a session with quantizers in place; a context manager.
 
     Args:
@@ -264,6 +270,12 @@ class Simulation(_Closable, ABC):
         Batches and forced values are float32, whatever the session computes in. Fills `computed`
         with the framework's own values of the forced tensors.
         """
+
+
+def _check_ranges(plan: Plan, ranges: Mapping[str, TensorRange]) -> None:
+    for site in plan.sites:
+        if site.tensor not in ranges:
+            raise RangeError(f"tensor {site.tensor!r} of layer {site.consumers[0]!r}: no range")
 
 
 def _named(

@@ -129,6 +129,24 @@ class Decoding(ABC):
             size: (height, width) of the network input in pixels.
         """
 
+    def importance(self, outputs: Sequence[Array], size: tuple[int, int]) -> list[Array] | None:
+        """How much an error in each value of the outputs matters to what is detected.
+
+        Training weighs its squared errors with it: almost all that a detector says is of places
+        where it sees nothing.
+
+        Args:
+            outputs: The float network's, in the order of the model's heads.
+            size: (height, width) of the network input in pixels.
+
+        Returns:
+            For each output weights of its shape; None where every value counts alike.
+
+        Raises:
+            ModelError: See `classes`.
+        """
+        return None
+
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """What an ONNX file's description holds: `kind` and whatever `from_dict` needs."""

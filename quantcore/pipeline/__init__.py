@@ -17,6 +17,7 @@ from quantcore.pipeline.settings import (
     Data,
     Evaluation,
 )
+from quantcore.pipeline.training import Trained, save_trained, train
 
 __all__ = [
     "CALIBRATION_SPLIT",
@@ -24,6 +25,7 @@ __all__ = [
     "Calibrated",
     "Data",
     "Evaluation",
+    "Trained",
     "calibrate",
     "calibrate_each",
     "evaluate",
@@ -34,4 +36,6 @@ __all__ = [
     "rewrite",
     "save_model",
     "save_qdq",
+    "save_trained",
+    "train",
 ]

@@ -29,8 +29,8 @@ def sensitivity(found: Sensitivity, shown: int = SHOWN) -> str:
     values = [_value(cost, found.method) for cost in layers]
     spans = [_span(cost, found.method) for cost in layers]
     ends = [0.0, *values, *(end for span in spans if span for end in span)]
-    ticks = _ticks(min(ends), max(ends))
-    scale = _scale(ticks, _LEFT, _WIDTH - _RIGHT)
+    ticks = ticks_of(min(ends), max(ends))
+    scale = scale_of(ticks, _LEFT, _WIDTH - _RIGHT)
     bars = [
         _bar(cost, value, span, scale, 58 + 18 * n)
         for n, (cost, value, span) in enumerate(zip(layers, values, spans, strict=True))
@@ -40,7 +40,7 @@ def sensitivity(found: Sensitivity, shown: int = SHOWN) -> str:
         if len(layers) < len(found.layers)
         else ""
     )
-    return _render(
+    return render(
         "sensitivity.svg.j2",
         title=f"{found.model}: what quantizing each layer alone costs",
         subtitle=f"{_ranked_by(found)}; {found.images} images of {found.split}, 90 % "
@@ -109,15 +109,15 @@ def frontier(found: Mixed) -> str:
     drops = [e for p in points for e in (p.loss.drop.low, p.loss.drop.high)]
     # A model that collapses would flatten all the rest; it is drawn at the edge.
     highest = min(max([found.max_drop, *drops]), max(_MOST * found.max_drop, _LEAST))
-    y_ticks = _ticks(min([0.0, *drops]), highest)
+    y_ticks = ticks_of(min([0.0, *drops]), highest)
     costs = [_cost(p) for p in points]
-    x_ticks = _ticks(min(costs), max(costs) if found.speed else 1.0)
-    x, y = _scale(x_ticks, 70, 900), _scale(y_ticks, 430, 60, clip=True)
+    x_ticks = ticks_of(min(costs), max(costs) if found.speed else 1.0)
+    x, y = scale_of(x_ticks, 70, 900), scale_of(y_ticks, 430, 60, clip=True)
     dots = [_dot(p, found, p in best, x, y) for p in points]
     line = " ".join(f"{x(_cost(p))},{y(p.loss.drop.value)}" for p in found.frontier)
     verdict = "meets" if found.met else "misses"
     engine = found.speed.engine if found.speed else None
-    return _render(
+    return render(
         "frontier.svg.j2",
         title=f"{found.model}: accuracy against {'latency' if engine else 'MACs in INT8'}",
         subtitle=f"{found.images} images of {found.split}; {len(found.chosen.kept)} layers in "
@@ -183,7 +183,7 @@ def difference(found: TableDifference, first: str, second: str, shown: int = SHO
         ends = (middle + 20, _WIDTH - 90)
         noise = ("SQNR, second - first, dB", tensors, _decibels, _signed, _RED)
         panels.append(_panel(*noise, ends))
-    return _render(
+    return render(
         "difference.svg.j2",
         title=f"{second} against {first}",
         subtitle="the largest disagreement first"
@@ -230,8 +230,8 @@ def _panel(
     values = [value(tensor) for tensor in tensors]
     most = max([abs(v) for v in values if v is not None], default=0.0)
     # Differences in the last place are no bars as long as the panel.
-    ticks = _ticks(-max(most, 0.1), max(most, 0.1))
-    scale = _scale(ticks, *ends)
+    ticks = ticks_of(-max(most, 0.1), max(most, 0.1))
+    scale = scale_of(ticks, *ends)
     bars = []
     for row, (one, tensor) in enumerate(zip(values, tensors, strict=True)):
         if one is not None:
@@ -255,7 +255,7 @@ def _short(name: str) -> str:
     return name if len(name) <= 36 else f"…{name[-35:]}"
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks_of(low: float, high: float) -> list[float]:
     """Round figures that enclose a range, five to ten of them."""
     span = high - low or 1.0
     step = 10.0 ** math.floor(math.log10(span / 5))
@@ -265,9 +265,10 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(n * step, 12) for n in range(first, last + 1)]
 
 
-def _scale(
+def scale_of(
     ticks: Sequence[float], start: float, end: float, clip: bool = False
 ) -> Callable[[float], float]:
+    """Places values between two coordinates; at the ends what lies beyond, with `clip`."""
     low, high = ticks[0], ticks[-1]
 
     def place(value: float) -> float:
@@ -278,7 +279,8 @@ def _scale(
     return place
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """A template of this room, filled in."""
     environment = Environment(
         loader=PackageLoader("quantcore.report"), autoescape=True, trim_blocks=True
     )

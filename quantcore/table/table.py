@@ -129,6 +129,8 @@ class Provenance:
         image_ids: In the order they were seen.
         recalibrated_from: Where the ranges were found again in kept histograms: `policy` and
             `sha256` of the table that held them; else empty.
+        trained_from: Where the ranges were learned with the weights: `fingerprint` of the model
+            and `sha256` of the table that training started from; else empty.
     """
 
     model: str
@@ -138,12 +140,14 @@ class Provenance:
     policy: Mapping[str, Any] = field(default_factory=dict)
     image_ids: tuple[int, ...] = ()
     recalibrated_from: Mapping[str, Any] = field(default_factory=dict)
+    trained_from: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         data = asdict(self)
-        if not self.recalibrated_from:
-            del data["recalibrated_from"]
+        for key in ("recalibrated_from", "trained_from"):
+            if not data[key]:
+                del data[key]
         return data
 
 
@@ -245,7 +249,7 @@ def _provenance(data: Mapping[str, Any]) -> Provenance:
     for key in ("model", "fingerprint", "backend"):
         if len(data[key]) > _LONGEST_NAME or not isinstance(data[key], str):
             raise TypeError(f"{key} must be a text")
-    for key in ("versions", "policy", "recalibrated_from"):
+    for key in ("versions", "policy", "recalibrated_from", "trained_from"):
         if not isinstance(data.get(key, {}), dict):
             raise TypeError(f"{key} must be a mapping")
     json.dumps(data, allow_nan=False)  # it is written again as it is

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from quantcore.contracts.backend import BackendPlugin, Support
 from quantcore.contracts.remote import RemoteBackend
-from quantcore.testing import declared, required
+from quantcore.testing import declared, required, trained
 from quantcore.testing.under_test import BackendUnderTest
 
 
@@ -42,6 +42,10 @@ def _simulates(plugin: BackendPlugin) -> bool:
 
 def _operators(plugin: BackendPlugin) -> bool:
     return plugin.capabilities.operators is not None and _here(plugin)
+
+
+def _trains(plugin: BackendPlugin) -> bool:
+    return plugin.capabilities.train is not Support.NONE
 
 
 def _here(plugin: BackendPlugin) -> bool:
@@ -124,5 +128,18 @@ CHECKS: tuple[Check, ...] = (
         declared.simulations_stand_side_by_side,
         "simulate",
         _simulates,
+    ),
+    Check(
+        "training steps are the defined ones",
+        trained.step_is_the_reference,
+        "train",
+        lambda plugin: _trains(plugin) and "float64" in plugin.capabilities.arithmetics,
+    ),
+    Check("training goes on where it was", trained.training_goes_on, "train", _trains),
+    Check(
+        "training leaves the float network alone",
+        trained.training_leaves_float_alone,
+        "train",
+        _trains,
     ),
 )

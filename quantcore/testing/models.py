@@ -97,6 +97,30 @@ def small_detector(seed: int = 0) -> FloatModel:
     return FloatModel("small", proto, Preprocessing((SIZE, SIZE)), decoding, ("a", "b"))
 
 
+def plain_network(seed: int = 0) -> FloatModel:
+    """Convolutions, a residual Add, an activation with a gate: what training is tried on."""
+    pen = _Pen(seed)
+    pen.conv("stem", "images", (6, 3, 3), stride=4)
+    pen.node("LeakyRelu", "stem.act", ["stem.out"], alpha=0.1)
+    pen.conv("left", "stem.act.out", (6, 6, 1))
+    pen.node("Sigmoid", "left.sigmoid", ["left.out"])
+    pen.node("Mul", "left.mul", ["left.out", "left.sigmoid.out"])
+    pen.conv("right", "stem.act.out", (6, 6, 3))
+    pen.node("Add", "join", ["left.mul.out", "right.out"])
+    pen.conv("head", "join.out", (7, 6, 1))
+    side = SIZE // 4
+    graph = helper.make_graph(
+        pen.nodes,
+        "plain_network",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("head.out", TensorProto.FLOAT, ["batch", 7, side, side])],
+        pen.constants,
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    decoding = AnchorDecoding((4,), (((8.0, 8.0),),))
+    return FloatModel("plain", proto, Preprocessing((SIZE, SIZE)), decoding, ("a", "b"))
+
+
 def foreign_model() -> FloatModel:
     """The small detector with one node, `odd.one`, that no framework has ever heard of."""
     model = small_detector()

@@ -12,7 +12,9 @@ from quantcore.contracts.backend import BackendPlugin, FrameworkLayer
 from quantcore.contracts.capabilities import Capabilities
 from quantcore.contracts.remote import wire
 from quantcore.contracts.remote.peer import Feed, Peer, Shown
+from quantcore.contracts.remote.training import RemoteTraining
 from quantcore.contracts.session import BackendSession, SessionOptions, Show, Simulation
+from quantcore.contracts.training import TrainingRun, TrainingSpec
 from quantcore.errors import BackendError
 from quantcore.ir.description import describe
 from quantcore.ir.model import Array, FloatModel, LayerInfo
@@ -141,6 +143,11 @@ class RemoteSession(BackendSession):
         number = self._peer.ask("simulation", sites=wire.written(sites), ranges=entries)
         with self._peer.sense():
             return _RemoteSimulation(self, self._peer, whole(number))
+
+    def _training(
+        self, sites: Sequence[Site], ranges: Mapping[str, TensorRange], spec: TrainingSpec
+    ) -> TrainingRun:
+        return RemoteTraining(self, self._peer, sites, ranges, spec)
 
     def close(self) -> None:
         """See BackendSession."""

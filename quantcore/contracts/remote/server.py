@@ -25,6 +25,7 @@ from quantcore.contracts import registry
 from quantcore.contracts.backend import BackendPlugin
 from quantcore.contracts.capabilities import Capabilities
 from quantcore.contracts.remote import wire
+from quantcore.contracts.remote.training import ServedTrainings
 from quantcore.contracts.remote.wire import Message
 from quantcore.contracts.session import BackendSession, SessionOptions, Simulation
 from quantcore.errors import BackendError, QuantcoreError
@@ -67,6 +68,7 @@ class _Server:
         self._next = 0
         self._turn = threading.Lock()
         self._asked = threading.Event()
+        self._trainings = ServedTrainings(self._save)
 
     def run(self) -> None:
         """Answers until the other side is gone, even in the middle of a request."""
@@ -192,6 +194,12 @@ class _Server:
 
     def _end_simulation(self, number: int) -> None:
         self._simulations.pop(number).close()
+
+    def _training(self, sites: list[Message], ranges: Message, spec: Message) -> int:
+        return self._trainings.start(self._opened, sites, ranges, spec)
+
+    def _train(self, number: int, wanted: str, given: Message) -> Any:
+        return self._trainings.answer(number, wanted, given)
 
     def _save(self, arrays: Sequence[Array]) -> str:
         return wire.save(self._folder / "there.npz", arrays)

@@ -12,6 +12,7 @@ import onnx
 
 from quantcore.errors import ModelError
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.evaluation.decoding.importance import of_logits
 from quantcore.evaluation.decoding.pen import Pen
 from quantcore.evaluation.decoding.prediction_grid import (
     Bases,
@@ -120,6 +121,15 @@ class AnchorDecoding(RowDecoding):
             levels.append(pen.add("Reshape", [moved, shape], f"rows.{level}"))
         rows = pen.add("Sigmoid", [pen.add("Concat", levels, "levels", axis=1)], "sigmoid")
         self.predictions(size).draw(graph, rows, _draw_growth)
+
+    def importance(self, outputs: Sequence[Array], size: tuple[int, int]) -> list[Array]:
+        """See Decoding."""
+        heads = [head.transpose(0, 1, 3, 2) for head in self._heads(outputs, size)]
+        weights = of_logits(heads)
+        return [
+            weight.transpose(0, 1, 3, 2).reshape(output.shape)
+            for weight, output in zip(weights, outputs, strict=True)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """See Decoding."""

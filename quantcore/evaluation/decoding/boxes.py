@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx
 
+from quantcore.evaluation.decoding.importance import of_scores
 from quantcore.evaluation.decoding.pen import Pen
 from quantcore.evaluation.decoding.rows import RowDecoding, confident, one_tensor, shapes_of
 from quantcore.ir.decoding import DECODED, Shape
@@ -50,6 +51,11 @@ class DecodedBoxes(RowDecoding):
     def draw(self, graph: onnx.GraphProto, heads: Sequence[str], size: tuple[int, int]) -> None:
         """See Decoding."""
         Pen(graph).add("Identity", heads, "identity", DECODED)
+
+    def importance(self, outputs: Sequence[Array], size: tuple[int, int]) -> list[Array]:
+        """See Decoding; an error in a box counts by the size of the box."""
+        rows = self.decode(outputs, size)
+        return [of_scores(rows, np.maximum(rows[..., 2:4], 1))]
 
     def to_dict(self) -> dict[str, Any]:
         """See Decoding; readers of this format ask every kind for strides and anchors."""

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.evaluation.decoding.importance import of_scores
 from quantcore.evaluation.decoding.pen import Pen
 from quantcore.evaluation.decoding.prediction_grid import (
     PredictionGrid,
@@ -76,6 +77,10 @@ class GridDecoding(RowDecoding):
     def draw(self, graph: onnx.GraphProto, heads: Sequence[str], size: tuple[int, int]) -> None:
         """See Decoding."""
         self.predictions(size).draw(graph, heads[0], _draw_growth)
+
+    def importance(self, outputs: Sequence[Array], size: tuple[int, int]) -> list[Array]:
+        """See Decoding."""
+        return [of_scores(self._rows(outputs, size))]
 
     def to_dict(self) -> dict[str, Any]:
         """See Decoding; readers of this format ask every kind for anchors."""

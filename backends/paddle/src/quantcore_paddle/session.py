@@ -20,6 +20,7 @@ from quantcore.contracts.backend import (
 )
 from quantcore.contracts.capabilities import check_device
 from quantcore.contracts.observing import looks, swaps, symmetric_range
+from quantcore.contracts.training import TrainingRun, TrainingSpec
 from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Site
 from quantcore.qdq.scales import symmetric_scale
@@ -29,6 +30,7 @@ from quantcore_paddle.containment import keep_memory_steady, quiet, return_memor
 from quantcore_paddle.network import Network, Quantizers
 from quantcore_paddle.observers import Observer, check_parameters, observer_of
 from quantcore_paddle.quanted import QuanterDequanter64, quanter_dequanter, weight_axis
+from quantcore_paddle.training import PaddleTraining
 
 Tensor = Any
 
@@ -111,6 +113,11 @@ class PaddleSession(BackendSession):
             quantizers = [(site, self._quantizer(site, ranges[site.tensor])) for site in sites]
         return PaddleSimulation(self, quantizers)
 
+    def _training(
+        self, sites: Sequence[Site], ranges: Mapping[str, TensorRange], spec: TrainingSpec
+    ) -> TrainingRun:
+        return PaddleTraining(self, sites, ranges, spec)
+
     def _quantizer(self, site: Site, found: TensorRange) -> paddle.nn.Layer:
         """A Q/DQ pair with a loaded range."""
         if site.role == "activation":
@@ -126,9 +133,15 @@ class PaddleSession(BackendSession):
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
-        """Without gradients, on the session's device, and back to the process's own after."""
+        """Without gradients; otherwise as `training_mode`."""
+        with self.training_mode(), paddle.no_grad():
+            yield
+
+    @contextlib.contextmanager
+    def training_mode(self) -> Iterator[None]:
+        """With gradients, on the session's device, and back to the process's own after."""
         before = paddle.device.get_device()
-        with quiet(), _whole_float32(), _threads(self.options.threads), paddle.no_grad():
+        with quiet(), _whole_float32(), _threads(self.options.threads):
             paddle.device.set_device(self.device)
             try:
                 yield

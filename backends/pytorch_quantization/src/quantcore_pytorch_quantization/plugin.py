@@ -39,6 +39,7 @@ class PytorchQuantizationBackend(BackendPlugin):
         weight_observers={"max": frozenset()},
         implementations=frozenset({"native", "portable"}),
         simulate=Support.SYMMETRIC,
+        train=Support.FULL,
         arithmetics=frozenset({"float32", "float64"}),
         devices=("cpu", "cuda"),
         operators=frozenset(OPERATORS),

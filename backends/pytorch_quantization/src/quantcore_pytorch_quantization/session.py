@@ -24,6 +24,7 @@ from quantcore.contracts.backend import (
 )
 from quantcore.contracts.capabilities import check_device
 from quantcore.contracts.observing import looks, place, swaps, symmetric_range
+from quantcore.contracts.training import TrainingRun, TrainingSpec
 from quantcore.errors import BackendError, RangeError
 from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Site
@@ -31,6 +32,7 @@ from quantcore.qdq.scales import exact_amax
 from quantcore.runtime.progress import Progress
 from quantcore.table.table import TensorRange
 from quantcore_pytorch_quantization.network import Network, Quantizers
+from quantcore_pytorch_quantization.training import TorchTraining
 
 
 class TorchSession(BackendSession):
@@ -118,6 +120,17 @@ class TorchSession(BackendSession):
     def _simulation(self, sites: Sequence[Site], ranges: Mapping[str, TensorRange]) -> Simulation:
         with _quiet():
             return TorchSimulation(self, [(s, self._quantizer(s, ranges[s.tensor])) for s in sites])
+
+    def _training(
+        self, sites: Sequence[Site], ranges: Mapping[str, TensorRange], spec: TrainingSpec
+    ) -> TrainingRun:
+        return TorchTraining(self, sites, ranges, spec)
+
+    @contextlib.contextmanager
+    def training_mode(self) -> Iterator[None]:
+        """With gradients; otherwise as any other work."""
+        with torch.enable_grad(), _quiet(), _threads(self.options.threads), _whole_float32():
+            yield
 
     def _quantizer(self, site: Site, found: TensorRange) -> TensorQuantizer:
         """A quantizer with a loaded range."""

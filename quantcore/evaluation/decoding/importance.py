@@ -1,0 +1,73 @@
+"""How much an error in a detector's raw rows matters, by what the float network itself says.
+
+An error of a logit moves a score by p (1 - p) times as much, so that is what it counts: where the
+network is sure there is nothing, nothing is asked. Classes count where there is an object, boxes by
+how likely they are to be kept. Weights are divided by the sum of the confidences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from quantcore.evaluation.decoding.rows import BEFORE_CLASSES
+from quantcore.ir.model import Array
+
+#: Least p (1 - p) that an error of a score is divided by.
+_LEAST = np.float32(1e-3)
+
+
+def of_logits(heads: Sequence[Array]) -> list[Array]:
+    """Weights of raw heads.
+
+    Args:
+        heads: ... x (4 box values, objectness, classes); scores before the logistic function.
+    """
+    weights = []
+    for head in heads:
+        score = _sigmoid(head[..., BEFORE_CLASSES - 1 :])
+        weight = np.empty(head.shape, np.float32)
+        weight[..., BEFORE_CLASSES - 1 :] = score * (1 - score)
+        weight[..., BEFORE_CLASSES:] *= score[..., :1]
+        weight[..., : BEFORE_CLASSES - 1] = _confidence(score)
+        weights.append(weight)
+    return _shared(weights)
+
+
+def of_scores(rows: Array, extents: Array | None = None) -> Array:
+    """Weights of rows whose scores are probabilities already.
+
+    Args:
+        rows: ... x (4 box values, objectness, classes).
+        extents: ... x 2, what the errors of a box are measured in; None where they are in units of
+            their own.
+    """
+    score = np.clip(rows[..., BEFORE_CLASSES - 1 :], 0, 1)
+    weight = np.empty(rows.shape, np.float32)
+    # (dp / p (1 - p))**2 is the error of the logit that there is none of, p (1 - p) its weight.
+    weight[..., BEFORE_CLASSES - 1 :] = 1 / np.maximum(score * (1 - score), _LEAST)
+    weight[..., BEFORE_CLASSES:] *= score[..., :1]
+    box: Array = _confidence(score)
+    if extents is not None:
+        box = np.tile(box / np.square(extents), 2).astype(np.float32)
+    weight[..., : BEFORE_CLASSES - 1] = box
+    total = max(float(_confidence(score).sum(dtype=np.float64)), 1.0)
+    return np.divide(weight, total, dtype=np.float32)
+
+
+def _confidence(score: Array) -> Array:
+    """Objectness times the best class, ... x 1."""
+    found: Array = score[..., :1] * score[..., 1:].max(axis=-1, keepdims=True)
+    return found
+
+
+def _shared(weights: list[Array]) -> list[Array]:
+    total = sum(float(w[..., :1].sum(dtype=np.float64)) for w in weights)
+    return [np.divide(weight, max(total, 1.0), dtype=np.float32) for weight in weights]
+
+
+def _sigmoid(values: Array) -> Array:
+    with np.errstate(over="ignore"):
+        found: Array = np.reciprocal(1 + np.exp(-values), dtype=np.float32)
+    return found

@@ -1,0 +1,313 @@
+"""From float model and images to a trained one, with one backend, and whether it was worth it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import quantcore
+from quantcore.analysis.agreement import check_parity
+from quantcore.contracts import registry
+from quantcore.contracts.backend import BackendPlugin
+from quantcore.contracts.capabilities import check_capabilities, check_trains
+from quantcore.contracts.engine import EnginePlugin
+from quantcore.contracts.session import SessionOptions
+from quantcore.contracts.training import TrainingSpec
+from quantcore.data.dataset import Dataset, ImageFile
+from quantcore.data.opening import open_dataset
+from quantcore.engines import REFERENCE_ENGINE
+from quantcore.errors import DataError, TableError
+from quantcore.ir.model import FloatModel, QdqModel
+from quantcore.pipeline.calibrating import calibrate
+from quantcore.pipeline.graphs import quantize, save_model, save_qdq
+from quantcore.pipeline.settings import Data
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.qdq.placement import Plan, plan
+from quantcore.report.training import losses
+from quantcore.results.training import TrainingRecord, Verdict
+from quantcore.runtime.files import write_whole
+from quantcore.runtime.keys import content_key, file_digests
+from quantcore.runtime.progress import Progress, Silent
+from quantcore.table.table import CalibrationTable
+from quantcore.training.crops import Crops
+from quantcore.training.gate import Gate, Side
+from quantcore.training.loop import Ended, run_steps
+from quantcore.training.recipe import Recipe
+from quantcore.training.result import trained_model, trained_table
+from quantcore.training.teacher import Teacher
+
+#: Of what a kept state means; a change of it makes those on disk obsolete.
+REVISION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A training and what came of it.
+
+    Attributes:
+        model: The trained float model.
+        table: Its ranges.
+        before: What the ranges were before.
+        parent: The float model that was trained.
+        record: How it went.
+    """
+
+    model: FloatModel
+    table: CalibrationTable
+    before: CalibrationTable
+    parent: FloatModel
+    record: TrainingRecord
+
+    @property
+    def kept(self) -> tuple[FloatModel, CalibrationTable]:
+        """The model and table to use: the calibrated ones where training was not worth it."""
+        return (self.model, self.table) if self.record.better else (self.parent, self.before)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Which images do what: none does two things."""
+
+    dataset: Dataset
+    trained: tuple[ImageFile, ...]
+    judged: tuple[ImageFile, ...]
+
+
+def train(
+    model: FloatModel,
+    data: Data | Path | str,
+    *,
+    backend: str,
+    policy: CalibrationPolicy | None = None,
+    table: CalibrationTable | None = None,
+    recipe: Recipe | None = None,
+    options: SessionOptions | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Trains a model with the quantizers in place, and holds it against calibration alone.
+
+    The teacher is the float network: no labels are needed. Everything that can be refused is
+    refused before an image is read.
+
+    Args:
+        model: The float model; stays as it is.
+        data: Its calibration split is calibrated on, trained on and judged on, each on its own
+            images.
+        backend: Backend name.
+        policy: What is quantized and how, and how many images are taken; None for the table's
+            own, or the default one.
+        table: Where the ranges start; None to calibrate first.
+        recipe: How to train; None for the default.
+        options: Device, arithmetic and threads.
+        checkpoint: Where the state is kept while it trains, and found again; None for nowhere.
+        progress: Where long work reports.
+
+    Raises:
+        QuantcoreError: See the classes of `quantcore.errors`.
+    """
+    progress, recipe = progress or Silent(), recipe or Recipe()
+    options, data = options or SessionOptions(), Data.of(data)
+    plugin = registry.load_backend(backend)
+    engine = registry.load_engine(REFERENCE_ENGINE)
+    policy = policy or _policy_of(table)
+    sites = plan(model, policy)
+    spec = TrainingSpec(
+        layers=recipe.trained(model), activations=recipe.activations, weights=recipe.weights
+    )
+    check_trains(backend, plugin.capabilities, sites)
+    if table is None:
+        check_capabilities(backend, plugin.capabilities, sites)
+    elif table.provenance.fingerprint != model.fingerprint:
+        raise TableError(
+            f"the table was calibrated on another graph ({table.provenance.model}, "
+            f"{table.provenance.fingerprint[:12]}) than {model.name}; calibrate again"
+        )
+    images = _shared_out(data, policy, table, recipe)
+    table = table or _calibrated(model, images.trained, backend, policy, options, progress)
+    versions = {**plugin.versions(), "quantcore": quantcore.__version__}
+    work = _Work(model, sites, table, plugin, engine, options, recipe, spec, versions, progress)
+    return work.run(images, checkpoint)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A training whose inputs are all checked."""
+
+    model: FloatModel
+    sites: Plan
+    table: CalibrationTable
+    plugin: BackendPlugin
+    engine: EnginePlugin
+    options: SessionOptions
+    recipe: Recipe
+    spec: TrainingSpec
+    versions: Mapping[str, str]
+    progress: Progress
+
+    def run(self, images: _Images, checkpoint: Path | None) -> Trained:
+        """Trains, checks that the result is the same network here and there, and judges it."""
+        origin: dict[str, Any] = {
+            "backend": self.plugin.name,
+            "versions": dict(self.versions),
+            "recipe": self.recipe.to_dict(),
+            "table": self.table.sha256,
+            "image_ids": [image.id for image in images.trained],
+        }
+        with (
+            self.plugin.open(self.model, self.options) as session,
+            Teacher(self.model, self.sites, self.recipe, self.engine) as teacher,
+        ):
+            check_parity(session, self.engine)
+            with session.training(self.sites, self.table.tensors, self.spec) as run:
+                crops = Crops(images.trained, self.model.preprocessing, self.recipe, teacher.size)
+                key = self._key(images.trained, teacher) if checkpoint else ""
+                given = (crops, teacher, self.recipe, checkpoint, key, self.progress)
+                ended = run_steps(run, *given)
+                weights, ranges = run.weights(), run.ranges()
+            peak = session.peak_rss_mb()
+        origin |= {"loss": _ends(ended), "steps": len(ended.losses.heads)}
+        model = trained_model(self.model, weights, origin)
+        given_table = (self.table, self.model, model, ranges, self.plugin.name, self.versions)
+        table = trained_table(*given_table)
+        with self.plugin.open(model, self.options) as session:
+            parity = check_parity(session, self.engine)
+        record = TrainingRecord(
+            parent=self.model.fingerprint,
+            fingerprint=model.fingerprint,
+            backend=self.plugin.name,
+            versions=self.versions,
+            recipe=self.recipe.to_dict(),
+            image_ids=tuple(image.id for image in images.trained),
+            held_out=tuple(image.id for image in images.judged),
+            losses=ended.losses,
+            ended=ended.why,
+            seconds=ended.seconds,
+            peak_rss_mb=peak,
+            parity=parity,
+            verdict=self._verdict(images, model, table),
+        )
+        return Trained(
+            model=model, table=table, before=self.table, parent=self.model, record=record
+        )
+
+    def _key(self, images: Sequence[ImageFile], teacher: Teacher) -> str:
+        """Of all that a state depends on."""
+        digests = file_digests((image.path for image in images), self.progress)
+        return content_key(
+            REVISION,
+            self.model.key,
+            self.sites,
+            self.table.sha256,
+            self.recipe.to_dict(),
+            teacher.size,
+            list(digests.values()),
+            self.plugin.name,
+            dict(self.versions),
+            self.options,
+        )
+
+    def _verdict(
+        self, images: _Images, model: FloatModel, table: CalibrationTable
+    ) -> Verdict | None:
+        if not images.judged:
+            return None
+        gate = Gate(self.model, images.dataset, images.judged, self.engine, self.progress)
+        before = Side(self.model, self.sites, self.table)
+        after = Side(model, self.sites, table)
+        return gate.judge(before, after, self.recipe.neighbours)
+
+
+def save_trained(found: Trained, folder: Path) -> QdqModel:
+    """Writes what is to be used as `float.onnx`, `table.json` and `qdq.onnx`, and the record.
+
+    `calibrated.json` is the table that training started from. A trained network that is no better
+    goes to `rejected/`; the calibrated one takes its place.
+
+    Returns:
+        The Q/DQ graph to use.
+    """
+    if not found.record.better:
+        save_model(found.model, folder / "rejected" / "float.onnx")
+        found.table.save(folder / "rejected" / "table.json")
+    model, table = found.kept
+    qdq = quantize(model, table)
+    save_model(model, folder / "float.onnx")
+    table.save(folder / "table.json")
+    found.before.save(folder / "calibrated.json")
+    save_qdq(qdq, folder / "qdq.onnx")
+    write_whole(folder / "losses.svg", losses(found.record, found.parent.name))
+    record = json.dumps(found.record.to_dict(), indent=1, allow_nan=False)
+    write_whole(folder / "training.json", record + "\n")
+    return qdq
+
+
+def _policy_of(table: CalibrationTable | None) -> CalibrationPolicy:
+    return CalibrationPolicy.from_dict(table.provenance.policy) if table else CalibrationPolicy()
+
+
+def _shared_out(
+    data: Data, policy: CalibrationPolicy, table: CalibrationTable | None, recipe: Recipe
+) -> _Images:
+    """Sets images aside that neither calibration nor training sees.
+
+    Raises:
+        DataError: The data set is unusable, or nothing is left to judge on or to train on.
+    """
+    dataset = open_dataset(data.root, data.calibration)
+    chosen = dataset.select(policy.images, policy.seed)
+    wanted = round(recipe.held_out * len(chosen))
+    if recipe.held_out and not wanted:
+        raise DataError(
+            f"{dataset.source}: {len(chosen)} images are too few to set {recipe.held_out:g} of "
+            "them aside for the gate; give more, or `held_out: 0` in the recipe"
+        )
+    seen = frozenset(table.provenance.image_ids) if table else frozenset()
+    unseen = [image for image in (dataset.images if table else chosen) if image.id not in seen]
+    if len(unseen) < wanted:
+        raise DataError(
+            f"{dataset.source}: the table has seen all but {len(unseen)} of the images, and the "
+            f"gate wants {wanted} that nothing has seen; calibrate on fewer (--images), leave "
+            "--table out, or put a smaller `held_out` into the recipe"
+        )
+    picks = np.random.default_rng([recipe.seed, 3]).permutation(len(unseen))[:wanted]
+    judged = tuple(unseen[i] for i in np.sort(picks))
+    aside = {image.id for image in judged}
+    trained = tuple(image for image in chosen if image.id not in aside)
+    if not trained:
+        raise DataError(f"{dataset.source}: no images are left to train on; give more")
+    return _Images(dataset, trained, judged)
+
+
+def _calibrated(
+    model: FloatModel,
+    images: Sequence[ImageFile],
+    backend: str,
+    policy: CalibrationPolicy,
+    options: SessionOptions,
+    progress: Progress,
+) -> CalibrationTable:
+    """A table of the images that are trained on."""
+    told = replace(policy, images=len(images))
+    found = calibrate(
+        model,
+        [image.path for image in images],
+        backend=backend,
+        policy=told,
+        device=options.device,
+        threads=options.threads,
+        progress=progress,
+    ).table
+    ids = tuple(image.id for image in images)
+    return replace(found, provenance=replace(found.provenance, image_ids=ids))
+
+
+def _ends(ended: Ended) -> list[float]:
+    """The first and the last loss that are numbers."""
+    total = [value for value in ended.losses.total if np.isfinite(value)]
+    return [total[0], total[-1]] if total else []

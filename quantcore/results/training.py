@@ -1,0 +1,150 @@
+"""What a training did, and whether it was worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quantcore.results.estimate import Estimate
+from quantcore.runtime.plain import plain
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The loss of every step, before it.
+
+    Attributes:
+        heads: Of the network's outputs.
+        features: Of the activations inside it.
+    """
+
+    heads: tuple[float, ...]
+    features: tuple[float, ...]
+
+    @property
+    def total(self) -> tuple[float, ...]:
+        """Both together."""
+        return tuple(a + b for a, b in zip(self.heads, self.features, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; None stands for NaN."""
+        return dict(plain({"heads": self.heads, "features": self.features}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A trained graph against the one that was only calibrated, on images that neither saw.
+
+    Attributes:
+        images: How many.
+        graphs: Neighbouring graphs on either side; figures are means over them.
+        lost: Share of the float model's detections that the trained graph loses.
+        lost_before: Likewise of the graph that was only calibrated.
+        lost_change: The first less the second, paired by image.
+        map_change: MAP of the trained graph less the other's, paired by image; None without labels.
+    """
+
+    images: int
+    graphs: int
+    lost: Estimate
+    lost_before: Estimate
+    lost_change: Estimate
+    map_change: Estimate | None
+
+    @property
+    def better(self) -> bool:
+        """Fewer detections lost, beyond what the draw of images explains, and no mAP with it."""
+        fewer = self.lost_change.high < 0
+        return fewer and (self.map_change is None or not self.map_change.high < 0)
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        change = self.lost_change
+        found = (
+            f"on {self.images} images that neither calibration nor training saw, mean of "
+            f"{self.graphs} graphs: detections lost {self.lost_before.value:.4f} calibrated, "
+            f"{self.lost.value:.4f} trained ({change.value:+.4f}, {change.low:+.4f} to "
+            f"{change.high:+.4f})"
+        )
+        if self.map_change is not None:
+            of = self.map_change
+            found += f"; mAP {of.value:+.4f} ({of.low:+.4f} to {of.high:+.4f})"
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form; None stands for NaN."""
+        return dict(
+            plain(
+                {
+                    "images": self.images,
+                    "graphs": self.graphs,
+                    "detections_lost": self.lost,
+                    "detections_lost_before": self.lost_before,
+                    "detections_lost_change": self.lost_change,
+                    "map_change": self.map_change,
+                    "better": self.better,
+                }
+            )
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecord:
+    """How a training went; the JSON beside its graphs.
+
+    Attributes:
+        parent: Fingerprint of the float model that was trained.
+        fingerprint: Of the one that came out.
+        backend: Which framework.
+        versions: Of it, and of quantcore.
+        recipe: As `Recipe.to_dict` gives it.
+        image_ids: What was trained on.
+        held_out: What the verdict is on.
+        losses: Of every step.
+        ended: Why it ended early, in one line; None where it did not.
+        seconds: Wall time of the steps.
+        peak_rss_mb: Peak resident memory of the process.
+        parity: Of the trained network in the framework and its ONNX graph.
+        verdict: None where no images were set aside.
+    """
+
+    parent: str
+    fingerprint: str
+    backend: str
+    versions: Mapping[str, str]
+    recipe: Mapping[str, Any]
+    image_ids: tuple[int, ...]
+    held_out: tuple[int, ...]
+    losses: Losses
+    ended: str | None
+    seconds: float
+    peak_rss_mb: float
+    parity: float
+    verdict: Verdict | None
+
+    @property
+    def better(self) -> bool:
+        """Whether the trained network is to be used; where nothing tells, it is."""
+        return self.ended is None and (self.verdict is None or self.verdict.better)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "format": "quantcore.training/1",
+            "parent": self.parent,
+            "fingerprint": self.fingerprint,
+            "backend": self.backend,
+            "versions": dict(self.versions),
+            "recipe": dict(self.recipe),
+            "image_ids": list(self.image_ids),
+            "held_out": list(self.held_out),
+            "ended": self.ended,
+            "kept": "trained" if self.better else "calibrated",
+            "seconds": round(self.seconds, 1),
+            "peak_rss_mb": round(self.peak_rss_mb),
+            "parity": self.parity,
+            "verdict": self.verdict.to_dict() if self.verdict else None,
+            "losses": self.losses.to_dict(),
+        }
