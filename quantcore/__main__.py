@@ -7,7 +7,7 @@ from quantcore.runtime.signals import ending
 
 def main() -> None:
     """Runs the command line; its imports take a second, in which it can be stopped too."""
-    with ending():
+    with ending(last=True):
         from quantcore.commands.cli import main as run
 
         run()

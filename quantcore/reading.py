@@ -18,7 +18,7 @@ from quantcore.showing import one_line, shown
 Fail = Callable[[str], QuantcoreError]
 
 #: Characters of a path in a message.
-_LONGEST_PATH = 600
+_LONGEST_PATH = 300
 #: Brackets that a JSON text may have beside one in so many bytes: each becomes an object of 64
 #: bytes and more, so that a text of nothing else takes forty times its size.
 _FREE_BRACKETS, _BYTES_PER_BRACKET = 1_000_000, 12

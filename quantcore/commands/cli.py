@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,6 @@ from quantcore.commands import (
     verify,
 )
 from quantcore.contracts import remote
-from quantcore.errors import QuantcoreError
 from quantcore.runtime.notes import as_lines
 from quantcore.runtime.signals import ending
 from quantcore.runtime.threads import limit_this_process
@@ -90,8 +88,4 @@ def main() -> None:
     """Runs the command line."""
     limit_this_process()
     with ending(), as_lines():
-        try:
-            app()
-        except QuantcoreError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+        app()

@@ -1,4 +1,4 @@
-"""What the first bytes of an image file say: its size, and whether a JPEG's data is all there.
+"""What the first bytes of an image file say: its size, and whether its data is all there.
 
 A decoder believes the header and takes memory for it: a PNG of 2.6 MB can ask for 2.7 GB. So the
 header is read here first. Formats that are not known here are left to the decoder, which has a
@@ -8,10 +8,13 @@ bound of its own (`quantcore.data`).
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 
 #: Width and height in pixels.
 Size = tuple[int, int]
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 #: Scans of a progressive JPEG: encoders write a dozen, and each takes a pass over all pixels.
 _MOST_SCANS = 100
@@ -25,7 +28,7 @@ _BASELINE = (0xC0, 0xC1)
 def header_size(content: bytes) -> Size | None:
     """Width and height as an image's header has them; None where the format is not known here."""
     try:
-        if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        if content.startswith(_PNG):
             return struct.unpack_from(">LL", content, 16)
         if content.startswith(b"\xff\xd8"):
             return _jpeg_size(content)
@@ -41,13 +44,35 @@ def header_size(content: bytes) -> Size | None:
     return None
 
 
-def jpeg_fault(content: bytes) -> str | None:
+def fault(content: bytes) -> str | None:
+    """What is wrong with the data of an image, as far as that is told without decoding it."""
+    if content.startswith(b"\xff\xd8"):
+        return _jpeg_fault(content)
+    return _png_fault(content) if content.startswith(_PNG) else None
+
+
+def _png_fault(content: bytes) -> str | None:
+    """Holds the critical chunks against their checksums."""
+    at = len(_PNG)
+    while at + 12 <= len(content):
+        length = int.from_bytes(content[at : at + 4], "big")
+        end = at + 8 + length
+        kind, told = content[at + 4 : at + 8], content[end : end + 4]
+        if len(told) < 4:
+            break
+        if kind[:1].isupper() and zlib.crc32(content[at + 4 : end]) != int.from_bytes(told, "big"):
+            return "a checksum in it does not hold"
+        if kind == b"IEND":
+            return None
+        at = end + 4
+    return "it breaks off"
+
+
+def _jpeg_fault(content: bytes) -> str | None:
     """What is wrong with the coded data of a JPEG, which decoders fill up with grey; else None.
 
     Coded data cannot hold a marker, and a thumbnail's end lies before the last scan starts.
     """
-    if not content.startswith(b"\xff\xd8"):
-        return None
     end, last = content.rfind(b"\xff\xd9"), content.rfind(b"\xff\xda")
     if end < last or last < 0:
         return "it breaks off"

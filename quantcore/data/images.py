@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from quantcore.data import MOST_PIXELS
 from quantcore.data.dataset import ImageFile
-from quantcore.data.headers import Size, header_size, jpeg_fault
+from quantcore.data.headers import Size, fault, header_size
 from quantcore.errors import DataError
 from quantcore.reading import read_bytes
 
@@ -60,19 +60,28 @@ def _decoded(path: Path, wanted: Size | None) -> Pixels:
             f"{path}: {size[0]} x {size[1]} pixels are more than the {MOST_PIXELS} that an image "
             "may have; scale it down"
         )
-    fault = jpeg_fault(content) if content else "it is empty"
-    pixels = None
-    if fault is None:
-        try:
-            pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-        except cv2.error:
-            pixels = None
+    wrong = fault(content) if content else "it is empty"
+    pixels = _pixels(content) if wrong is None else None
     if pixels is None:
-        why = f"; {fault}" if fault else ""
+        why = f"; {wrong}" if wrong else ""
         raise DataError(
             f"{path}: corrupt or truncated image ({len(content)} bytes{why}); download it again"
         )
     return np.asarray(pixels, dtype=np.uint8)
+
+
+def _pixels(content: bytes) -> npt.NDArray[np.generic] | None:
+    """What OpenCV makes of a file; None where that is nothing."""
+    before = cv2.utils.logging.setLogLevel(0)  # it would tell several lines of its own
+    try:
+        found: npt.NDArray[np.generic] | None = cv2.imdecode(
+            np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR
+        )
+        return found
+    except cv2.error:
+        return None
+    finally:
+        cv2.utils.logging.setLogLevel(before)
 
 
 def _check_size(path: Path, found: Size, wanted: Size) -> None:

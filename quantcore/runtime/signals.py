@@ -15,9 +15,11 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from types import FrameType
+
+from quantcore.errors import QuantcoreError
+from quantcore.showing import one_line
 
 #: Seconds to clean up in.
 GRACE = 8.0
@@ -42,6 +44,8 @@ class _Held:
 
     depth = 0
     number: int | None = None
+    #: The last one that came at all.
+    came: int | None = None
 
 
 @contextlib.contextmanager
@@ -66,6 +70,7 @@ def _in_main_thread() -> bool:
 
 
 def _stop(number: int, _: FrameType | None) -> None:
+    _Held.came = number
     if _Held.depth:
         _Held.number = number
         return
@@ -73,56 +78,77 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def ending() -> Iterator[None]:
+def ending(last: bool = False) -> Iterator[None]:
     """Around a command: turns signals and failures of the machine into one line and an exit code.
 
+    Args:
+        last: The process does nothing else afterwards, and is ended where it does not end.
+
     Raises:
-        SystemExit: With 128 and the signal's number; with 2 where memory or disk ran out.
+        SystemExit: With 128 and the signal's number; with 2 for quantcore's own errors, and where
+            memory or disk ran out.
     """
-    with _listening():
+    with _listening(last):
         try:
             yield
             sys.stdout.flush()
-        except Stopped as stopped:
-            _say(f"stopped by {signal.Signals(stopped.number).name}")
-            raise SystemExit(128 + stopped.number) from None
-        except MemoryError:
-            _say("error: there is not enough memory for this")
+        except BaseException as error:
+            number = error.number if isinstance(error, Stopped) else _Held.came
+            if number is not None:  # a library may have made another error of it
+                _say(f"stopped by {signal.Signals(number).name}")
+                raise SystemExit(128 + number) from None
+            line = _told(error)
+            if line is None:
+                raise
+            _say(line)
             raise SystemExit(2) from None
-        except OSError as error:
-            _close_output()
-            if error.errno != errno.EPIPE:  # nobody reads on: `quantcore list | head -1`
-                where = f"{error.filename}: " if error.filename else ""
-                _say(f"error: {where}{error.strerror or error}")
-            raise SystemExit(2) from None
+
+
+def _told(error: BaseException) -> str | None:
+    """The line for what went wrong outside of quantcore's hands, or on purpose; else None."""
+    if isinstance(error, QuantcoreError):
+        return f"error: {error}"
+    if isinstance(error, MemoryError):
+        return "error: there is not enough memory for this"
+    if not isinstance(error, OSError):
+        return None
+    _close_output()
+    if error.errno == errno.EPIPE:  # nobody reads on: `quantcore list | head -1`
+        return ""
+    where = f"{error.filename}: " if error.filename else ""
+    return one_line(f"error: {where}{error.strerror or error}")
 
 
 @contextlib.contextmanager
-def _listening() -> Iterator[None]:
+def _listening(last: bool) -> Iterator[None]:
     if not _in_main_thread() or signal.getsignal(signal.SIGTERM) is _stop:
         yield
         return
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    threading.Thread(target=_watch, args=(reading,), daemon=True).start()
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(reading, over), daemon=True).start()
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     handlers = {number: signal.signal(number, _stop) for number in _NUMBERS}
     try:
         yield
     finally:
+        _Held.came = None
+        if not last:
+            over.set()
         for number, handler in handlers.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         signal.set_wakeup_fd(before)
         os.close(writing)  # which ends the watch
 
 
-def _watch(reading: int) -> None:
+def _watch(reading: int, over: threading.Event) -> None:
     """Ends a process that does not end by itself; a signal writes its number to the pipe."""
     number = _next(reading)
     if number:
-        threading.Thread(target=_end_after, args=(number, GRACE), daemon=True).start()
+        threading.Thread(target=_end_after, args=(number, GRACE, over), daemon=True).start()
         if _next(reading):
-            _end_after(number, 0)
+            _end_after(number, 0, over)
     os.close(reading)
 
 
@@ -133,13 +159,16 @@ def _next(reading: int) -> int:
             return found[0] if found else 0
 
 
-def _end_after(number: int, seconds: float) -> None:
-    time.sleep(seconds)
+def _end_after(number: int, seconds: float, over: threading.Event) -> None:
+    if over.wait(seconds):
+        return
     _say(f"stopped by {signal.Signals(number).name}")
     os._exit(128 + number)
 
 
 def _say(line: str) -> None:
+    if not line:
+        return
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(line + "\n")
         sys.stderr.flush()

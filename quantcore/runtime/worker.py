@@ -11,10 +11,12 @@ import errno
 import os
 import pickle
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,6 +84,8 @@ class Worker:
             threads: That it may use; None for all cores.
         """
         self._what, self.peak_rss_mb = what, 0.0
+        # Its temporary files lie here, so that nothing is left of a process that is ended.
+        self._temporary = tempfile.TemporaryDirectory(prefix="quantcore-")
         here, there = socket.socketpair()
         with there:
             there.set_inheritable(True)
@@ -93,7 +97,11 @@ class Worker:
                 pass_fds=[there.fileno()],
                 # Ctrl-C on a terminal is for the parent, which ends this process.
                 start_new_session=True,
-                env={**os.environ, **environment(threads or cores())},
+                env={
+                    **os.environ,
+                    **environment(threads or cores()),
+                    "TMPDIR": self._temporary.name,
+                },
             )
         self._pipe = Connection(here.detach())
 
@@ -145,6 +153,7 @@ class Worker:
             with contextlib.suppress(OSError):
                 if pipe is not None:
                     pipe.close()
+        self._temporary.cleanup()
 
     def __enter__(self) -> Worker:
         return self
@@ -227,6 +236,7 @@ def main(end: int) -> None:
 def _leave_with_the_parent() -> None:
     while os.read(0, 1):
         pass
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)  # where the parent was killed
     os._exit(1)
 
 
