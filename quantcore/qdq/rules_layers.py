@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import onnx
 
+from quantcore.errors import CheckpointError
 from quantcore.ir.edits import attributes
 from quantcore.qdq.qdq_graph import QUANTIZE, QdqGraph
 from quantcore.qdq.rules_pairs import Found
 from quantcore.qdq.topology import moves_values
+from quantcore.runtime.guarded import guarded
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 _INTEGER = frozenset(
@@ -21,11 +24,18 @@ _INTEGER = frozenset(
 
 def validity(graph: QdqGraph) -> Found:
     """What the ONNX checker says."""
+    content = graph.proto.SerializeToString()
     try:
-        # The checker wants shapes of outputs, which many exporters leave to be inferred.
-        onnx.checker.check_model(onnx.shape_inference.infer_shapes(graph.proto))
-    except Exception as error:  # the checker raises several kinds
-        yield "graph", " ".join(str(error).split())[:300]
+        guarded(_inferred_and_checked, content, path=Path("graph"), size=len(content))
+    except CheckpointError as error:
+        yield "graph", str(error).removeprefix("graph: ")
+
+
+def _inferred_and_checked(content: bytes) -> bool:
+    # The checker wants shapes of outputs, which many exporters leave to be inferred.
+    inferred = onnx.shape_inference.infer_shapes(onnx.ModelProto.FromString(content))
+    onnx.checker.check_model(inferred)
+    return True
 
 
 def integer_operators(graph: QdqGraph) -> Found:

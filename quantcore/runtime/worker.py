@@ -76,12 +76,13 @@ class Worker:
         peak_rss_mb: Its peak resident memory when it last finished something.
     """
 
-    def __init__(self, what: str, threads: int | None = None) -> None:
+    def __init__(self, what: str, threads: int | None = None, quiet: bool = False) -> None:
         """Starts the process.
 
         Args:
             what: Names what it does in errors.
             threads: That it may use; None for all cores.
+            quiet: Drops what libraries print there.
         """
         self._what, self.peak_rss_mb = what, 0.0
         # Its temporary files lie here, so that nothing is left of a process that is ended.
@@ -94,6 +95,8 @@ class Worker:
                 [sys.executable, "-c", code],
                 # Its end tells the process that this one is gone, however it went.
                 stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL if quiet else None,
+                stderr=subprocess.DEVNULL if quiet else None,
                 pass_fds=[there.fileno()],
                 # Ctrl-C on a terminal is for the parent, which ends this process.
                 start_new_session=True,

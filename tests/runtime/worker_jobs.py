@@ -92,3 +92,24 @@ def nothing(wanted: tuple[int, ...], progress: Any) -> Iterator[tuple[int, int]]
 
 def threads(progress: Any) -> int:
     return int(os.environ["OMP_NUM_THREADS"])
+
+
+def sum_and_process(a: int, b: int) -> tuple[int, int]:
+    return a + b, os.getpid()
+
+
+def abort() -> None:
+    os.abort()
+
+
+def flood() -> int:
+    return len(bytearray(4 << 30))
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def bad_value() -> None:
+    raise ValueError("one\ntwo")

@@ -11,7 +11,7 @@ import onnx
 from quantcore.contracts.model import ModelOptions, ModelPlugin
 from quantcore.contracts.options import option
 from quantcore.contracts.registry import load_decoding
-from quantcore.errors import UsageError
+from quantcore.errors import QuantcoreError, UsageError
 from quantcore.ir.description import described
 from quantcore.ir.edits import fixed_shapes
 from quantcore.ir.model import FloatModel
@@ -21,7 +21,7 @@ from quantcore_onnx.constants import drop_unused, fold_constants
 from quantcore_onnx.ends import Ends, Heads
 from quantcore_onnx.metadata import Told, told
 from quantcore_onnx.presets import PRESETS, check_preset, find_heads
-from quantcore_onnx.reading import check_input, prepare, raise_opset, read
+from quantcore_onnx.reading import check_input, invalid, prepare, raise_opset, read
 from quantcore_onnx.shapes import (
     check,
     fix_input,
@@ -70,10 +70,19 @@ class OnnxPlugin(ModelPlugin):
         if not isinstance(options, OnnxOptions):
             options = OnnxOptions(options.image_size)
         check_preset(self.name, options.preset)
+        try:
+            return self._read(path, options)
+        except QuantcoreError:
+            raise
+        except Exception as error:  # protobuf's, NumPy's, the evaluator's: each has its own
+            raise invalid(error, path) from None
+
+    def _read(self, path: Path, options: OnnxOptions) -> FloatModel:
         model = read(path)
         found = described(model, path, load_decoding)
         if found is not None:
             check_input(model, path)
+            check(model, path)
             _check_options(found, options, path)
             return found
         known = told(model, path)

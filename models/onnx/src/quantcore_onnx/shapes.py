@@ -14,7 +14,7 @@ from quantcore.engines.onnxruntime import OnnxRuntimeEngine
 from quantcore.errors import CheckpointError, EngineError, UsageError
 from quantcore.ir.edits import add_constant, attributes, constants, copied, fixed_shapes
 from quantcore.ir.model import Array
-from quantcore_onnx.reading import invalid
+from quantcore.runtime.guarded import guarded
 
 #: Side of the network input where neither the file nor the person says, in pixels.
 DEFAULT_IMAGE_SIZE = 640
@@ -77,11 +77,16 @@ def infer_shapes(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     del model.graph.value_info[:]
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, check_type=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise invalid(error, path) from None
+    content = model.SerializeToString()
+    inferred = onnx.ModelProto()
+    inferred.ParseFromString(guarded(_inferred, content, path=path, size=len(content)))
     return inferred
+
+
+def _inferred(content: bytes) -> bytes:
+    model = onnx.ModelProto.FromString(content)
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True)
+    return bytes(inferred.SerializeToString())
 
 
 def use_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
@@ -94,10 +99,13 @@ def use_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
 
 def check(model: onnx.ModelProto, path: Path) -> None:
     """Raises CheckpointError where the graph is not valid, or a shape is still unknown."""
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
-        raise invalid(error, path) from None
+    content = model.SerializeToString()
+    guarded(_checked, content, path=path, size=len(content))
+
+
+def _checked(content: bytes) -> bool:
+    onnx.checker.check_model(content, full_check=True)
+    return True
 
 
 def free_batch(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
