@@ -62,7 +62,7 @@ def padded(node: Node, shape: Sequence[int]) -> list[Samples]:
 
 
 def factors(node: Node) -> tuple[float, float] | None:
-    """(height, width) factors of a nearest Resize that samples floor(i / factor), by scales.
+    """(height, width) factors of a nearest Resize that samples floor(i / factor), all whole.
 
     Every framework has that one itself; None where the Resize is another.
     """
@@ -75,7 +75,8 @@ def factors(node: Node) -> tuple[float, float] | None:
     scales = node.constant(2)
     if not plain or scales is None or scales.size != 4 or scales[0] != 1 or scales[1] != 1:
         return None
-    return float(scales[2]), float(scales[3])
+    down, across = float(scales[2]), float(scales[3])
+    return (down, across) if down.is_integer() and across.is_integer() else None
 
 
 def check_resize(node: Node) -> None:
@@ -110,7 +111,7 @@ def resized(node: Node, shape: Sequence[int]) -> list[Samples]:
     """
     axes = [int(a) % len(shape) for a in node.attributes.get("axes", range(len(shape)))]
     scales, sizes = _given(node, 2), _given(node, 3)
-    found = []
+    found, same = [], True
     for i, axis in enumerate(axes):
         length = shape[axis]
         if sizes:
@@ -118,9 +119,10 @@ def resized(node: Node, shape: Sequence[int]) -> list[Samples]:
         else:
             scale = np.float32(scales[i])
             new = int(np.floor(np.float32(length) * scale))
+        same = same and new == length
         if new != length or scale != 1:
             found.append(_samples(node, axis, length, new, scale))
-    return found
+    return [] if same else found  # ONNX Runtime copies what keeps its shape, whatever the scales
 
 
 def _given(node: Node, position: int) -> list[float]:
@@ -189,10 +191,17 @@ _COORDINATES: dict[str, _Coordinates] = {
     "align_corners": _align_corners,
 }
 
+
+def _halves(at: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Coordinates, the halfway ones exact: ONNX Runtime takes a float32 next to one for it."""
+    close = np.rint(at * 2) / 2
+    return np.where(np.abs(at - close) < 2e-6, close, at)
+
+
 #: Which entry is nearest to a coordinate, by ONNX's name.
 _NEAREST: dict[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {
     "floor": np.floor,
     "ceil": np.ceil,
-    "round_prefer_floor": lambda at: np.ceil(at - 0.5),
-    "round_prefer_ceil": lambda at: np.floor(at + 0.5),
+    "round_prefer_floor": lambda at: np.ceil(_halves(at) - 0.5),
+    "round_prefer_ceil": lambda at: np.floor(_halves(at) + 0.5),
 }
