@@ -22,7 +22,7 @@ from quantcore.data.dataset import Dataset, ImageFile
 from quantcore.data.opening import open_dataset
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import DataError, TableError
-from quantcore.ir.model import FloatModel, QdqModel
+from quantcore.ir.model import Array, FloatModel, QdqModel
 from quantcore.pipeline.calibrating import calibrate
 from quantcore.pipeline.graphs import quantize, save_model, save_qdq
 from quantcore.pipeline.settings import Data
@@ -33,7 +33,7 @@ from quantcore.results.training import TrainingRecord, Verdict
 from quantcore.runtime.files import write_whole
 from quantcore.runtime.keys import content_key, file_digests
 from quantcore.runtime.progress import Progress, Silent
-from quantcore.table.table import CalibrationTable
+from quantcore.table.table import CalibrationTable, TensorRange
 from quantcore.training.crops import Crops
 from quantcore.training.gate import Gate, Side
 from quantcore.training.loop import Ended, run_steps
@@ -152,29 +152,19 @@ class _Work:
 
     def run(self, images: _Images, checkpoint: Path | None) -> Trained:
         """Trains, checks that the result is the same network here and there, and judges it."""
+        weights, ranges, ended, peak = self._steps(images, checkpoint)
         origin: dict[str, Any] = {
             "backend": self.plugin.name,
             "versions": dict(self.versions),
             "recipe": self.recipe.to_dict(),
             "table": self.table.sha256,
             "image_ids": [image.id for image in images.trained],
+            "steps": len(ended.losses.heads),
+            "loss": _ends(ended),
         }
-        with (
-            self.plugin.open(self.model, self.options) as session,
-            Teacher(self.model, self.sites, self.recipe, self.engine) as teacher,
-        ):
-            check_parity(session, self.engine)
-            with session.training(self.sites, self.table.tensors, self.spec) as run:
-                crops = Crops(images.trained, self.model.preprocessing, self.recipe, teacher.size)
-                key = self._key(images.trained, teacher) if checkpoint else ""
-                given = (crops, teacher, self.recipe, checkpoint, key, self.progress)
-                ended = run_steps(run, *given)
-                weights, ranges = run.weights(), run.ranges()
-            peak = session.peak_rss_mb()
-        origin |= {"loss": _ends(ended), "steps": len(ended.losses.heads)}
         model = trained_model(self.model, weights, origin)
-        given_table = (self.table, self.model, model, ranges, self.plugin.name, self.versions)
-        table = trained_table(*given_table)
+        made = (ranges, self.plugin.name, self.versions)
+        table = trained_table(self.table, self.model, model, *made)
         with self.plugin.open(model, self.options) as session:
             parity = check_parity(session, self.engine)
         record = TrainingRecord(
@@ -195,6 +185,22 @@ class _Work:
         return Trained(
             model=model, table=table, before=self.table, parent=self.model, record=record
         )
+
+    def _steps(
+        self, images: _Images, checkpoint: Path | None
+    ) -> tuple[dict[str, Array], dict[str, TensorRange], Ended, float]:
+        """Weights, ranges, how it went, and the peak of the memory in MB."""
+        with (
+            self.plugin.open(self.model, self.options) as session,
+            Teacher(self.model, self.sites, self.recipe, self.engine) as teacher,
+        ):
+            check_parity(session, self.engine)
+            with session.training(self.sites, self.table.tensors, self.spec) as run:
+                crops = Crops(images.trained, self.model.preprocessing, self.recipe, teacher.size)
+                key = self._key(images.trained, teacher) if checkpoint else ""
+                given = (crops, teacher, self.recipe, checkpoint, key, self.progress)
+                ended = run_steps(run, *given)
+                return run.weights(), run.ranges(), ended, session.peak_rss_mb()
 
     def _key(self, images: Sequence[ImageFile], teacher: Teacher) -> str:
         """Of all that a state depends on."""

@@ -65,48 +65,80 @@ def run_steps(
         TrainingError: Not one state was good.
     """
     began = time.perf_counter()
-    good = Checkpoint.load(checkpoint, key) if checkpoint else None
-    if good is None:
-        good = Checkpoint(np.empty((0, 2)), run.state())
-    else:
-        run.restore(good.state)
-    losses = good.losses.tolist()
-    heads = run.model.output_names
-    steps = range(len(losses), recipe.steps)
+    states = _States(run, recipe.steps, checkpoint, key)
+    losses = states.good.losses.tolist()
+    left = range(len(losses), recipe.steps)
     why: str | None = None
-    unproven: Checkpoint | None = None  # until the next step shows what its weights compute
-    with closing(progress.track(steps, f"{run.name}: training", len(steps))) as left:
-        for step in left:
+    with closing(progress.track(left, f"{run.name}: training", len(left))) as steps:
+        for step in steps:
             batch = crops.batch(step)
             found = run.step(batch, teacher.targets(batch), rates(recipe, step))
-            of_heads = sum(loss for name, loss in found.items() if name in heads)
+            of_heads = sum(v for name, v in found.items() if name in run.model.output_names)
             losses.append([of_heads, sum(found.values()) - of_heads])
-            table = np.asarray(losses)
-            why = _fault(table)
-            if why is None and unproven is not None and _calm(table):
-                good, unproven = unproven, None
-                if checkpoint:
-                    good.save(checkpoint, key)
-            done = step + 1
-            if why is None and (done % _BETWEEN == 0 or done == recipe.steps):
-                unproven = Checkpoint(table, run.state())
-                if not _finite(unproven):
-                    why = f"step {done} made a weight NaN or infinite"
-                elif done == recipe.steps:
-                    good = unproven
+            why = states.after(np.asarray(losses))
             if why is not None:
                 break
     if why is not None:
-        if not len(good.losses):
-            raise TrainingError(f"{why}, before any weights were good; {_ADVICE}")
-        run.restore(good.state)
-        why = f"{why}; these are the weights of step {len(good.losses)}; {_ADVICE}"
-    heads_lost, features_lost = zip(*losses, strict=True)
-    found_losses = Losses(tuple(heads_lost), tuple(features_lost))
-    return Ended(found_losses, why, time.perf_counter() - began)
+        why = f"{why}{states.back(why)}; lower `rate` and `scale_rate` in the recipe"
+    heads, features = zip(*losses, strict=True)
+    return Ended(Losses(tuple(heads), tuple(features)), why, time.perf_counter() - began)
 
 
-_ADVICE = "lower `rate` and `scale_rate` in the recipe"
+class _States:
+    """The states of a run: the last good one, and one that the next step has yet to prove.
+
+    Args:
+        run: Is put back to where it stood, if it was interrupted.
+        steps: Of the whole training.
+        path: Where good states are kept; None for nowhere.
+        key: Of all that the steps depend on.
+
+    Attributes:
+        good: The last good one.
+    """
+
+    def __init__(self, run: TrainingRun, steps: int, path: Path | None, key: str) -> None:
+        self._run, self._steps, self._path, self._key = run, steps, path, key
+        self._unproven: Checkpoint | None = None
+        kept = Checkpoint.load(path, key) if path else None
+        if kept is not None:
+            run.restore(kept.state)
+        self.good = kept or Checkpoint(np.empty((0, 2)), run.state())
+
+    def after(self, losses: Values) -> str | None:
+        """Looks at the losses so far; what is wrong, in words, or None."""
+        fault = _fault(losses)
+        if fault is not None:
+            return fault
+        if self._unproven is not None and _calm(losses):
+            self.good, self._unproven = self._unproven, None
+            if self._path:
+                self.good.save(self._path, self._key)
+        done = len(losses)
+        if done % _BETWEEN == 0 or done == self._steps:
+            state = Checkpoint(losses, self._run.state())
+            if not _finite(state):
+                return f"step {done} made a weight NaN or infinite"
+            if done == self._steps:
+                self.good = state
+            self._unproven = state
+        return None
+
+    def back(self, why: str) -> str:
+        """Puts the run back to the last good state; says which.
+
+        Args:
+            why: What happened, for the error.
+
+        Raises:
+            TrainingError: There is none.
+        """
+        if not len(self.good.losses):
+            raise TrainingError(
+                f"{why}, before any weights were good; lower `rate` and `scale_rate` in the recipe"
+            )
+        self._run.restore(self.good.state)
+        return f"; these are the weights of step {len(self.good.losses)}"
 
 
 def _fault(losses: Values) -> str | None:
