@@ -63,7 +63,7 @@ def read_bytes(path: Path, most: int, fail: Fail) -> bytes:
         # A file can be replaced by a pipe, or grow, between the look and the reading.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(handle, "rb") as file:
-            return file.read(most)
+            return file.read(size)  # not `most`: a buffer of that size would be made first
     except OSError as error:
         raise fail(f"{path}: cannot be read: {_reason(error)}") from None
     except MemoryError:

@@ -76,6 +76,8 @@ def _fault(reader: Reader, path: Path, tried: Tried) -> str | None:
         text = str(error)
         if not text.isprintable():
             return f"a message of several lines: {text!r}"
+        if "memory" in text:  # none of these files is large enough to need it
+            return text
         return f"a message of {len(text)} characters" if len(text) > CHARACTERS else None
     except TimeoutError:
         return f"more than {SECONDS} seconds: {_where()}"

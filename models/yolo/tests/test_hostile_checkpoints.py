@@ -143,13 +143,15 @@ def rows(*backbone: list, **more: object) -> dict:
         (rows(SP, *[[[-1, -1], 1, "Concat", [1]]] * 60), "channels"),
         (rows([[-1] * 10_000, 1, "Concat", [1]]), "malformed"),
         (rows(*[[-1, 1, "SP", []]] * 3000), "larger"),
+        (rows([-1, 1, "SP", [3, 0]]), "stride 0"),
+        (rows([-1, 1, "SP", [-3, 1]]), "kernel -3"),
         (rows(["x\n\x1b[31m" * 1000, 1, "SP", []]), "too long"),
         (rows([-1, 1, "x\n\x1b[31m" * 9, []]), "not supported"),
         (rows([-1, 1, "SP", [{}]]), "dict"),
         (rows(depth_multiple=True), "depth_multiple"),
         ({"backbone": 3, "head": None}, "no backbone"),
     ],
-    ids=range(17),
+    ids=range(19),
 )
 def test_layer_lists(yaml: dict, said: str, tmp_path: Path) -> None:
     assert said in refused(pickled(Model(yaml), tmp_path), "yolov7-tiny")

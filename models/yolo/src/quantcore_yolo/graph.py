@@ -67,6 +67,7 @@ class GraphBuilder:
         Raises:
             CheckpointError: The weight does not fit its input.
         """
+        self._check(name, kernel=min(weight.shape), stride=stride, groups=groups)
         out, inputs = weight.shape[:2]
         if inputs * groups != x.channels or out % groups or bias.shape != (out,):
             raise CheckpointError(
@@ -125,6 +126,7 @@ class GraphBuilder:
 
     def max_pool(self, name: str, x: Value, kernel: int, stride: int, padding: int) -> Value:
         """A square max-pooling."""
+        self._check(name, kernel=kernel, stride=stride)
         output = self._node(
             "MaxPool",
             name,
@@ -203,6 +205,12 @@ class GraphBuilder:
                 f"{self._origin}: its layer list makes no valid graph ({reason})"
             ) from None
         return model
+
+    def _check(self, name: str, **numbers: int) -> None:
+        """Raises CheckpointError where one of the numbers is below 1."""
+        for what, number in numbers.items():
+            if number < 1:
+                raise CheckpointError(f"{self._origin}: {name} has {what} {number}; 1 is the least")
 
     def _coarser(self, name: str, channels: int, stride: Fraction) -> Value:
         if max(stride.numerator, stride.denominator) > _MAX_STRIDE:
