@@ -3,7 +3,7 @@
 Nagel et al. 2019 (arXiv:1906.04721, section 4.2): rounding W to W' moves the mean of an output by
 (W' - W) E[x]. The inputs' means are those of the float network: each layer makes up for its own
 rounding alone. What rounding in earlier layers does to x is not counted here, for they make up for
-it themselves; docs/training.md shows what counting it twice costs.
+it themselves.
 """
 
 from __future__ import annotations

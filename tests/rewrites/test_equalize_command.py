@@ -153,7 +153,8 @@ def test_options_that_do_not_fit_are_refused(
 
 def test_rewrites_are_listed(cli: Cli) -> None:
     listed = json.loads(cli("list", "--json").out)["rewrites"]
-    assert [info["name"] for info in listed if info["available"]] == ["equalize"]
+    names = [info["name"] for info in listed if info["available"]]
+    assert names == ["bias-correction", "equalize", "gptq"]
     (alpha,) = json.loads(cli("list", "--options", "equalize", "--json").out)["rewrites"]
     assert (alpha["name"], alpha["default"]) == ("alpha", 0.5)
     assert "like ranges" in cli("list", "--options", "equalize").out

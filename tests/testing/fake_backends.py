@@ -26,6 +26,7 @@ from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import Plan
 from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 from quantcore.testing.exact import in_float64
+from quantcore.training.reference_run import ReferenceRun
 
 
 def amax_of(policy, values, before):
@@ -56,6 +57,9 @@ class Session(template.HonestSession):
 
     def _simulation(self, sites, ranges):
         return FakeSimulation(self, sites, ranges)
+
+    def _training(self, sites, ranges, spec):
+        return ReferenceRun(self.model, sites, ranges, spec)
 
 
 class FakeSimulation(Simulation):
@@ -98,6 +102,7 @@ class Fake(HonestBackend):
         weight_observers={"max": frozenset()},
         implementations=frozenset({"native", "portable"}),
         simulate=Support.SYMMETRIC,
+        train=Support.FULL,
         arithmetics=frozenset({"float32", "float64"}),
     )
 
@@ -358,3 +363,38 @@ class OneTable(Fake):
             latest = lambda *given: type(last)._infer(self.last, *given)  # noqa: E731
             last._infer = latest
             return last
+
+
+@breaks("training steps are the defined ones")
+class Hasty(Fake):
+    class Session(Session):
+        def _training(self, sites, ranges, spec):
+            run = super()._training(sites, ranges, spec)
+            step = run._step
+            run._step = lambda batch, targets, rates: step(
+                batch, targets, replace(rates, weights=1.1 * rates.weights)
+            )
+            return run
+
+
+@breaks("training goes on where it was")
+class Forgetful(Fake):
+    class Session(Session):
+        def _training(self, sites, ranges, spec):
+            run = super()._training(sites, ranges, spec)
+            run._restore = lambda state: None
+            return run
+
+
+@breaks("training leaves the float network alone")
+class Trained(Fake):
+    class Session(Session):
+        def _training(self, sites, ranges, spec):
+            run = self.made = super()._training(sites, ranges, spec)
+            return run
+
+        made: Any = None
+
+        def _forward(self, batch):
+            heads = super()._forward(batch)
+            return [head + 1 for head in heads] if self.made else heads
