@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import onnx
 import safetensors.numpy
+from quantcore_onnx import OnnxOptions, OnnxPlugin
 from quantcore_yolo import YoloPlugin
 
 import quantcore
@@ -31,6 +32,7 @@ from quantcore.table.kept import KeptHistograms
 from quantcore.table.statistics import Statistics
 from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 from quantcore.testing.models import small_detector
+from tests.fuzz import graphs
 from tests.fuzz.mutations import BINARY, PICKLED, TEXTUAL, Mutate
 
 
@@ -57,6 +59,11 @@ class Reader:
 
 def _yolo(path: Path) -> object:
     return YoloPlugin("yolov7-tiny").load(path, ModelOptions(image_size=64))
+
+
+def _onnx(path: Path) -> object:
+    described_ = b"quantcore.model" in path.read_bytes()
+    return OnnxPlugin("onnx").load(path, OnnxOptions(preset=None if described_ else "yolov5"))
 
 
 def _module(state: bytes = b"", layers: bytes = b"]") -> bytes:
@@ -223,6 +230,7 @@ READERS = (
     Reader("pickle", "m.pt", lambda: [_module()], _yolo, PICKLED, _pt),
     Reader("zip", "m.pt", lambda: [_pt(_module())], _yolo, BINARY),
     Reader("safetensors", "m.safetensors", _safetensors, _yolo, (*BINARY, *TEXTUAL)),
+    Reader("onnx", "m.onnx", graphs.samples, _onnx, (*BINARY, *(graphs.other_field,) * 16)),
     Reader("policy", "p.yaml", lambda: [POLICY], CalibrationPolicy.load, TEXTUAL),
     Reader("profile", "p.yaml", lambda: [PROFILE], _profile, TEXTUAL),
     Reader("table", "t.json", _tables, CalibrationTable.load, TEXTUAL),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("quantcore_yolo")
+pytest.importorskip("quantcore_onnx")
 
 from tests.fuzz.readers import READERS, Reader
 from tests.fuzz.trying import attempt
