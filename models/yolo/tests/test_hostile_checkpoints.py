@@ -239,6 +239,14 @@ def test_zip_whose_entries_lie_upon_each_other(tmp_path: Path) -> None:
     assert "larger than the file" in refused(path)
 
 
+def test_zip_entry_that_claims_gigabytes_before_decompression(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.pt", b"\x80\x02}.")
+    whole = bytearray(path.read_bytes())
+    struct.pack_into("<L", whole, whole.rfind(b"PK\x01\x02") + 20, 0xF0000000)
+    path.write_bytes(whole)
+    assert "too large" in refused(path)
+
+
 def test_safetensors_metadata(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     good = {"format": "quantcore-yolo/1", "yaml": "{}", "names": "[]", "bn_eps": "0.001"}

@@ -194,7 +194,9 @@ class Archive:
         """One entry; torch.save never compresses, so no entry can be larger than the file."""
         try:
             info = self._zip.getinfo(f"{self._root}/{name}")
-            if info.compress_type != zipfile.ZIP_STORED or info.file_size > limit:
+            stored = info.compress_type == zipfile.ZIP_STORED
+            # `zipfile` asks for the memory of the size before decompression, whatever it claims.
+            if not stored or info.file_size > limit or info.compress_size != info.file_size:
                 raise CheckpointError(
                     f"{self.origin}: entry {one_line(name, 100)} is compressed or too large; "
                     "torch.save did not write this file"
