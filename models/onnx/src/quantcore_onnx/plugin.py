@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import onnx
 
 from quantcore.contracts.model import ModelOptions, ModelPlugin
@@ -71,7 +72,8 @@ class OnnxPlugin(ModelPlugin):
             options = OnnxOptions(options.image_size)
         check_preset(self.name, options.preset)
         try:
-            return self._read(path, options)
+            with np.errstate(all="ignore"):  # what is not finite is refused by name later
+                return self._read(path, options)
         except QuantcoreError:
             raise
         except Exception as error:  # protobuf's, NumPy's, the evaluator's: each has its own
