@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-from onnx import version_converter
+from onnx import TensorProto, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from quantcore.ir.edits import constants, with_constants
@@ -30,6 +30,10 @@ def in_float64(proto: onnx.ModelProto, batch: Array) -> dict[str, Array]:
     known = constants(graph.graph).items()
     wide = {name: v.astype(np.float64) for name, v in known if v.dtype == np.float32}
     graph = with_constants(graph, wide)
+    for node in graph.graph.node:
+        for attribute in node.attribute:
+            if (node.op_type, attribute.name, attribute.i) == ("Cast", "to", TensorProto.FLOAT):
+                attribute.i = TensorProto.DOUBLE
     names = [output.name for output in graph.graph.output]
     feed = {graph.graph.input[0].name: batch.astype(np.float64)}
     found = ReferenceEvaluator(graph).run(names, feed)

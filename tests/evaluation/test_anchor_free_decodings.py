@@ -287,7 +287,7 @@ def test_refuses_other_shapes(decoding, shapes, message):
         (lambda: AnchorFreeDecoding("diagonal"), "rows or columns"),
         (lambda: AnchorFreeDecoding(boxes="circles"), "center or corners"),
         (lambda: GflDecoding(()), "strides must be 1 or more"),
-        (lambda: GflDecoding((8,), 0), "bins must be 1 or more"),
+        (lambda: GflDecoding((8,), 0), "bins must be from 1 to 1024"),
         (lambda: GflDecoding((8,), order="any"), "order must be"),
         (lambda: GflDecoding((8,), form="any"), "form must be"),
         (lambda: GflDecoding((8, 16), form="maps", merged=True), "cannot be one output"),

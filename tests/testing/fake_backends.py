@@ -104,6 +104,7 @@ class Fake(HonestBackend):
         simulate=Support.SYMMETRIC,
         train=Support.FULL,
         arithmetics=frozenset({"float32", "float64"}),
+        operators=frozenset({"Add", "Concat", "Conv", "Mul", "Relu", "Sigmoid", "Softmax"}),
     )
 
     def framework_layer(self, layer):
@@ -340,6 +341,14 @@ class OtherScales(Fake):
 class StillFloat32(Fake):
     def _open(self, model, options):
         return super()._open(model, replace(options, arithmetic="float32"))
+
+
+@breaks("declared operators agree with ONNX Runtime")
+class Half(Fake):
+    class Session(Session):
+        def _forward(self, batch):
+            heads = super()._forward(batch)
+            return [np.float16(head).astype(head.dtype) for head in heads]
 
 
 @breaks("simulation leaves the float network alone")

@@ -50,6 +50,7 @@ def test_a_filled_template_passes_everything_it_declares(written) -> None:
         "portable",
         "simulate",
         "float64",
+        "operators",
         "train",
     }
 
