@@ -67,9 +67,10 @@ class ImageStream:
             )
         self._started, self.seen = True, 0
         items = iter(self._source)
-        first = next(items, None)
-        if first is None:
-            raise DataError("no images to calibrate on; the iterable is empty")
+        try:
+            first = next(items)
+        except StopIteration:
+            raise DataError("no images to calibrate on; the iterable is empty") from None
         ready = isinstance(first, np.ndarray) and first.ndim == 4
         given = chain([first], items)
         yield from self._whole(given) if ready else self._stacked(given)

@@ -78,6 +78,7 @@ def test_a_generator_is_read_once(files: list[Path]) -> None:
         ([np.zeros((4, 4, 3))], "image 0.*4 x 4 x 3 of float64"),
         ([np.zeros((0, 4, 3), np.uint8)], "image 0"),
         ([3], "image 0.*got int"),
+        ([None], "image 0.*got NoneType"),
         (["nowhere.png"], "nowhere.png: no such file"),
         ([np.zeros((1, 3, 8, 8), np.float32)], "batch 0: needs B x 3 x 32 x 48 floats, got 1 x 3"),
         ([np.zeros((1, 3, 32, 48), np.uint8)], "batch 0: needs floats, scaled"),
