@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,17 @@ import numpy as np
 import onnx
 import pytest
 
+import quantcore
 from quantcore.analysis.agreement import check_parity
 from quantcore.contracts.backend import SessionOptions
+from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.front import Front, front
 from quantcore.contracts.registry import load_backend, load_engine
+from quantcore.engines.tensorrt.options import TensorRtOptions
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
 from quantcore.ir.model import FloatModel, Preprocessing
 from quantcore.policy.policy import CalibrationPolicy
+from quantcore.qdq import verify
 from quantcore.qdq.placement import plan
 
 torch = pytest.importorskip("torch")
@@ -220,6 +225,31 @@ def test_a_network_agrees_with_its_float_graph(
     model: FloatModel, backend: str, arithmetic: str
 ) -> None:
     check(model, backend, arithmetic)
+
+
+@pytest.mark.parametrize("backend", ["pytorch-quantization", "paddle"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_goes_all_the_way(name: str, backend: str, tmp_path: Path) -> None:
+    pytest.importorskip(backend.replace("-", "_"))
+    model = exported(NETWORKS[name], tmp_path / "net.onnx", 17)
+    noise = np.random.default_rng(0).random((2, 1, 3, SIDE, SIDE), np.float32)
+    policy = CalibrationPolicy(images=2)
+    table = quantcore.calibrate(model, list(noise), backend=backend, policy=policy).table
+    graph = quantcore.quantize(model, table).proto
+    for target in ("tensorrt", "openvino"):
+        assert [v for v in verify.check(graph, target) if v.counts] == []
+    with load_engine("onnxruntime").build(graph, EngineOptions()) as first:
+        wanted = first.infer(noise[0])
+    if find_spec("openvino"):
+        with load_engine("openvino").build(graph, EngineOptions()) as second:
+            found = second.infer(noise[0])
+        assert {name: found[name].shape for name in wanted} == {
+            name: heads.shape for name, heads in wanted.items()
+        }
+    if find_spec("tensorrt_rtx"):
+        options = TensorRtOptions(target="SM86")
+        plan_file = tmp_path / "net.plan"
+        assert load_engine("tensorrt").build_ahead(graph, options, plan_file).path.stat().st_size
 
 
 @pytest.mark.shared
