@@ -69,6 +69,10 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+def _is_listening() -> bool:
+    return _in_main_thread() and signal.getsignal(signal.SIGTERM) is _stop
+
+
 def _stop(number: int, _: FrameType | None) -> None:
     _Held.came = number
     if _Held.depth:
@@ -81,6 +85,8 @@ def _stop(number: int, _: FrameType | None) -> None:
 def ending(last: bool = False) -> Iterator[None]:
     """Around a command: turns signals and failures of the machine into one line and an exit code.
 
+    Inside of another one it does nothing.
+
     Args:
         last: The process does nothing else afterwards, and is ended where it does not end.
 
@@ -88,6 +94,9 @@ def ending(last: bool = False) -> Iterator[None]:
         SystemExit: With 128 and the signal's number; with 2 for quantcore's own errors, and where
             memory or disk ran out.
     """
+    if _is_listening():  # the outer one says it, once
+        yield
+        return
     with _listening(last):
         try:
             yield
@@ -121,7 +130,7 @@ def _told(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def _listening(last: bool) -> Iterator[None]:
-    if not _in_main_thread() or signal.getsignal(signal.SIGTERM) is _stop:
+    if not _in_main_thread():
         yield
         return
     reading, writing = os.pipe()

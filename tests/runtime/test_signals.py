@@ -46,6 +46,20 @@ with signals.ending():
             pass
 """
 
+#: The whole way into a command: `quantcore.__main__`, the command line, the command.
+RUNNING = """
+import time
+import quantcore.__main__ as start
+from quantcore.commands import cli
+
+def command():
+    print("in", flush=True)
+    time.sleep(60)
+
+cli.app = command
+start.main()
+"""
+
 
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
@@ -135,6 +149,16 @@ def test_memory_that_runs_out_is_one_line() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "error: there is not enough memory for this\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_runs_says_it_once(number: signal.Signals) -> None:
+    process = start(RUNNING)
+    assert process.stdout
+    assert process.stdout.readline() == "in\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (128 + number, LINE.format(number.name))
 
 
 def test_handlers_are_put_back() -> None:
