@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from quantcore.results.comparison import Evaluated as Evaluated
     from quantcore.results.comparison import RunRecord as RunRecord
     from quantcore.runtime.progress import for_console as for_console
-    from quantcore.studies.comparison import Comparison as Comparison
+    from quantcore.studies.compared import Comparison as Comparison
     from quantcore.studies.comparison import compare as compare
     from quantcore.table.table import CalibrationTable as CalibrationTable
     from quantcore.table.table import TensorRange as TensorRange
@@ -80,7 +80,8 @@ _HOMES = {
     "quantcore.policy.tensor": ("TensorPolicy",),
     "quantcore.results.comparison": ("Evaluated", "RunRecord"),
     "quantcore.runtime.progress": ("for_console",),
-    "quantcore.studies.comparison": ("Comparison", "compare"),
+    "quantcore.studies.compared": ("Comparison",),
+    "quantcore.studies.comparison": ("compare",),
     "quantcore.table.table": ("CalibrationTable", "TensorRange"),
     "quantcore.training.recipe": ("Recipe",),
 }

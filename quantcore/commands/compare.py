@@ -44,7 +44,9 @@ from quantcore.results.comparison import RunRecord
 from quantcore.runtime.files import ensure_folder
 from quantcore.runtime.progress import for_console
 from quantcore.studies import comparison
+from quantcore.studies.compared import Comparison
 from quantcore.studies.mixed import SearchTarget
+from quantcore.training.recipe import Recipe
 
 
 def compare(
@@ -82,6 +84,20 @@ def compare(
         list[str] | None,
         typer.Option(help="First rewrite the float model: see `quantcore list`; repeatable."),
     ] = None,
+    correct: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Add what this correction makes of each calibration, as gptq: see `quantcore "
+            "list`; repeatable."
+        ),
+    ] = None,
+    qat: Annotated[
+        bool,
+        typer.Option("--qat", help="Add what training makes of it, in every backend that trains."),
+    ] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(help="With --qat: how to train (YAML); see docs/training.md.")
+    ] = None,
     graphs: Annotated[
         int,
         typer.Option(
@@ -105,7 +121,7 @@ def compare(
     engines = unique(engine or [REFERENCE_ENGINE])
     options = engine_options(engines, engine_option, threads=threads, providers=provider)
     evaluations = tuple(pipeline.Evaluation(name, options[name], eval_images) for name in engines)
-    what = comparison.Comparison(
+    what = Comparison(
         model=load_model(model, weights, size, preset, model_option),
         weights=weights,
         policy=read_policy(policy, images, placement),
@@ -118,9 +134,20 @@ def compare(
         precision=precision,
         target=_target(mixed, max_drop, top),
         rewrites=tuple(unique([*(["equalize"] if equalize else []), *(rewrite or [])])),
+        corrections=tuple(unique(correct or [])),
+        training=_training(qat, recipe),
         graphs=graphs,
     )
     _show(comparison.compare(what, for_console(), terminal.say), out)
+
+
+def _training(qat: bool, recipe: Path | None) -> Recipe | None:
+    """How networks are trained; None where they are not."""
+    if qat:
+        return Recipe.load(recipe) if recipe else Recipe()
+    if recipe is not None:
+        raise UsageError("--recipe needs --qat")
+    return None
 
 
 def _target(mixed: bool, max_drop: float | None, top: int | None) -> SearchTarget | None:
@@ -145,7 +172,7 @@ def demo(
     ensure_folder(out)
     model, policy = load_model(packaged.model, packaged.weights), CalibrationPolicy()
     chosen = unique(backend) if backend else _able(model, policy)
-    what = comparison.Comparison(
+    what = Comparison(
         model=model,
         weights=packaged.weights,
         policy=policy,

@@ -1,4 +1,4 @@
-"""Rewrites of the float graph, before it is calibrated."""
+"""Rewrites of the float graph, before it is calibrated, and corrections of it afterwards."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from quantcore.commands.options import (
 )
 from quantcore.contracts import registry
 from quantcore.contracts.options import pairs
+from quantcore.contracts.rewrite import Rewrite
 from quantcore.ir.description import describe
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Data
@@ -38,6 +39,13 @@ _DEFAULT = CalibrationPolicy()
 Out = Annotated[Path, typer.Option(help="ONNX file to write; read it as model `onnx`.")]
 RewriteImages = Annotated[
     int, typer.Option(help="Calibration images that the rewrite looks at.", min=1)
+]
+RewriteOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=VALUE of the rewrite; repeat for several. `quantcore list --options NAME` "
+        "shows them."
+    ),
 ]
 
 
@@ -74,17 +82,7 @@ def rewrite(
     weights: Weights,
     data: DataRoot,
     out: Out,
-    table: Annotated[
-        Path | None,
-        typer.Option(help="Calibration table of the model, for a rewrite that works on one."),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="NAME=VALUE of the rewrite; repeat for several. `quantcore list --options NAME` "
-            "shows them."
-        ),
-    ] = None,
+    option: RewriteOption = None,
     images: RewriteImages = _DEFAULT.images,
     split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
     size: Size = None,
@@ -92,17 +90,39 @@ def rewrite(
     model_option: ModelOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Write the float model after a rewrite, and its table where the rewrite works on one."""
+    """Write the float model after a rewrite; it is calibrated afterwards."""
     plugin = registry.load_rewrite(name)
     options = plugin.make_options(pairs(option or ()))
     loaded = load_model(model, weights, size, preset, model_option)
-    ranges = CalibrationTable.load(table) if table else None
+    found = _rewritten(name, options, loaded, Data(data, split), images, out)
+    _tell(plugin, found, data, out, as_json)
+
+
+def correct(
+    name: Annotated[str, typer.Argument(help="gptq, bias-correction, ...: see `quantcore list`.")],
+    model: Model,
+    weights: Weights,
+    data: DataRoot,
+    table: Annotated[Path, typer.Option(help="Calibration table of the model, of any backend.")],
+    out: Out,
+    option: RewriteOption = None,
+    images: RewriteImages = _DEFAULT.images,
+    split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
+    size: Size = None,
+    preset: Preset = None,
+    model_option: ModelOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Write the float model with what rounding does made up for, and its table beside it.
+
+    See docs/training.md for what corrections there are, and what each preserves.
+    """
+    plugin = registry.load_rewrite(name)
+    options = plugin.make_options(pairs(option or ()))
+    ranges = CalibrationTable.load(table)
+    loaded = load_model(model, weights, size, preset, model_option)
     found = _rewritten(name, options, loaded, Data(data, split), images, out, ranges)
-    if as_json:
-        print(json.dumps({"rewrite": name, "ensures": plugin.ensures, **found.to_dict()}, indent=1))
-        return
-    terminal.say(found.line)
-    _tell_next(found, data, out)
+    _tell(plugin, found, data, out, as_json)
 
 
 def _rewritten(
@@ -123,6 +143,18 @@ def _rewritten(
     if found.table is not None:
         found.table.save(_table_beside(out))
     return found
+
+
+def _tell(plugin: Rewrite, found: Rewritten, data: Path, out: Path, as_json: bool) -> None:
+    """Prints what was done, what holds now, and what comes next."""
+    if as_json:
+        told = {"rewrite": plugin.name, "ensures": plugin.ensures, **found.to_dict()}
+        print(json.dumps(told, indent=1))
+        return
+    terminal.say(found.line)
+    if plugin.needs_table:
+        terminal.say(f"{plugin.name}: {plugin.ensures}")
+    _tell_next(found, data, out)
 
 
 def _table_beside(out: Path) -> Path:

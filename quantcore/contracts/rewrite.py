@@ -35,9 +35,9 @@ class Rewrite(ABC):
     Attributes:
         preserves_float: Whether the float network computes the same afterwards; it is held to
             that.
-        needs_table: Whether it works on a calibration table, and may change it with the weights;
-            one that does not comes before the calibration.
-        ensures: What holds afterwards, in one line for people.
+        needs_table: Whether it is a correction: it works on a calibration table, and may change it
+            with the weights. One that does not comes before the calibration.
+        ensures: What holds afterwards, in one line for people; of a correction also what stays.
         makes: What a model is called after it: `equalized`; files are.
         options: What it can be told: a frozen dataclass of `quantcore.contracts.options`.
     """
@@ -64,6 +64,19 @@ class Rewrite(ABC):
         """
         return filled(self.options, given, f"rewrite {self.name!r}", **own)
 
+    def check_kind(self, correction: bool) -> None:
+        """Raises UsageError for a correction where none is meant, and the other way round."""
+        if self.needs_table and not correction:
+            raise UsageError(
+                f"{self.name!r} is a correction, it works on a calibration table: calibrate, and "
+                f"`quantcore correct {self.name}`, or `compare --correct {self.name}`"
+            )
+        if correction and not self.needs_table:
+            raise UsageError(
+                f"{self.name!r} is no correction, it uses no calibration table: `quantcore rewrite "
+                f"{self.name}` and calibrate what it writes, or `compare --rewrite {self.name}`"
+            )
+
     def check_table(self, model: FloatModel, table: CalibrationTable | None) -> None:
         """Refuses a table that is missing, not used, or another model's, before any work.
 
@@ -71,18 +84,8 @@ class Rewrite(ABC):
             UsageError: It is missing or not used.
             TableError: It belongs to another model.
         """
-        if self.needs_table and table is None:
-            raise UsageError(
-                f"rewrite {self.name!r} works on a calibration table; calibrate first, and give it"
-            )
-        if table is None:
-            return
-        if not self.needs_table:
-            raise UsageError(
-                f"rewrite {self.name!r} uses no calibration table; leave it away, and calibrate "
-                "what it writes"
-            )
-        if table.provenance.fingerprint != model.fingerprint:
+        self.check_kind(correction=table is not None)
+        if table is not None and table.provenance.fingerprint != model.fingerprint:
             raise TableError(
                 f"rewrite {self.name!r}: the table was calibrated on another graph "
                 f"({table.provenance.model}, {table.provenance.fingerprint[:12]}) than this one "

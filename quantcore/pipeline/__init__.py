@@ -17,7 +17,7 @@ from quantcore.pipeline.settings import (
     Data,
     Evaluation,
 )
-from quantcore.pipeline.training import Trained, save_trained, train
+from quantcore.pipeline.training import Trained, check_training, save_trained, train
 
 __all__ = [
     "CALIBRATION_SPLIT",
@@ -28,6 +28,7 @@ __all__ = [
     "Trained",
     "calibrate",
     "calibrate_each",
+    "check_training",
     "evaluate",
     "load_model",
     "load_onnx",

@@ -113,26 +113,52 @@ def train(
     """
     progress, recipe = progress or Silent(), recipe or Recipe()
     options, data = options or SessionOptions(), Data.of(data)
+    policy = policy or _policy_of(table)
+    images = _checked(model, data, backend, policy, table, recipe)
     plugin = registry.load_backend(backend)
     engine = registry.load_engine(REFERENCE_ENGINE)
-    policy = policy or _policy_of(table)
     sites = plan(model, policy)
     spec = TrainingSpec(
         layers=recipe.trained(model), activations=recipe.activations, weights=recipe.weights
     )
-    check_trains(backend, plugin.capabilities, sites)
+    table = table or _calibrated(model, images.trained, backend, policy, options, progress)
+    versions = {**plugin.versions(), "quantcore": quantcore.__version__}
+    work = _Work(model, sites, table, plugin, engine, options, recipe, spec, versions, progress)
+    return work.run(images, checkpoint)
+
+
+def check_training(
+    model: FloatModel, data: Data, backend: str, policy: CalibrationPolicy, recipe: Recipe
+) -> None:
+    """Refuses what `train` would refuse; reads no image.
+
+    Raises:
+        QuantcoreError: See the classes of `quantcore.errors`.
+    """
+    _checked(model, data, backend, policy, None, recipe)
+
+
+def _checked(
+    model: FloatModel,
+    data: Data,
+    backend: str,
+    policy: CalibrationPolicy,
+    table: CalibrationTable | None,
+    recipe: Recipe,
+) -> _Images:
+    """Which images do what, where nothing stands against the training."""
+    sites = plan(model, policy)
+    recipe.trained(model)
+    capabilities = registry.load_backend(backend).capabilities
+    check_trains(backend, capabilities, sites)
     if table is None:
-        check_capabilities(backend, plugin.capabilities, sites)
+        check_capabilities(backend, capabilities, sites)
     elif table.provenance.fingerprint != model.fingerprint:
         raise TableError(
             f"the table was calibrated on another graph ({table.provenance.model}, "
             f"{table.provenance.fingerprint[:12]}) than {model.name}; calibrate again"
         )
-    images = _shared_out(data, policy, table, recipe)
-    table = table or _calibrated(model, images.trained, backend, policy, options, progress)
-    versions = {**plugin.versions(), "quantcore": quantcore.__version__}
-    work = _Work(model, sites, table, plugin, engine, options, recipe, spec, versions, progress)
-    return work.run(images, checkpoint)
+    return _shared_out(data, policy, table, recipe)
 
 
 @dataclass(frozen=True)

@@ -133,9 +133,10 @@ def _int8(found: Int8Audit | None) -> str:
 
 
 def caveats(record: RunRecord) -> list[str]:
-    """What the engines have to say about INT8 on this machine, each once."""
+    """What is to be said of the variants, and of INT8 on this machine, each once."""
+    notes = [f"{v.backend}, {v.step}: {v.note}" for v in record.variants if v.note]
     audits = (v.evaluated.int8 for v in record.variants)
-    return list(dict.fromkeys(a.caveat for a in audits if a and a.caveat))
+    return list(dict.fromkeys([*notes, *(a.caveat for a in audits if a and a.caveat)]))
 
 
 def evaluation(found: Evaluated) -> Table:

@@ -117,6 +117,9 @@ class Variant:
         difference: The main figure less the float model's on the same engine and images; None for
             the float model, and where that failed.
         macs_in_int8: Share of the MACs in quantized layers, 0..1; None for the float model.
+        step: What was done beyond calibration: `mixed`, a correction's name, `trained`; empty for
+            nothing.
+        note: What that did, in one line.
         left: What a search left in float; None where there was none.
         neighbours: What graphs that hardly differ lose; None where they were not asked for.
     """
@@ -134,19 +137,23 @@ class Variant:
     parity: float | None = None
     difference: Estimate | None = None
     macs_in_int8: float | None = None
+    step: str = ""
+    note: str = ""
     left: LeftInFloat | None = None
     neighbours: Neighbours | None = None
 
     @property
     def name(self) -> str:
         """How the variant is called in tables."""
-        mixed = ", mixed" if self.left else ""
-        return f"{self.backend or 'float'}{mixed} on {self.evaluated.engine}"
+        step = f", {self.step}" if self.step else ""
+        return f"{self.backend or 'float'}{step} on {self.evaluated.engine}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         found: dict[str, object] = {
             "backend": self.backend,
+            "step": self.step,
+            "note": self.note,
             **self.evaluated.to_dict(),
             f"{self.evaluated.metric.name}_difference": self.difference,
             "int8_share_of_macs": self.macs_in_int8,

@@ -129,6 +129,14 @@ class TrainingRecord:
         """Whether the trained network is to be used; where nothing tells, it is."""
         return self.ended is None and (self.verdict is None or self.verdict.better)
 
+    @property
+    def line(self) -> str:
+        """For people: whether it was worth it, and why one knows."""
+        known = self.verdict.line if self.verdict else "no images were set aside to judge it on"
+        parts = [part for part in (self.ended, known) if part]
+        found = "; ".join(parts)
+        return found if self.better else f"training did not help, keep the calibrated one: {found}"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return {

@@ -37,7 +37,10 @@ class BiasCorrection(Rewrite):
 
     preserves_float = False
     needs_table = True
-    ensures = "rounding weights moves the mean of no output"
+    ensures = (
+        "rounding weights moves the mean of no output; weights and ranges stay as they are, the "
+        "float network does not"
+    )
     makes = "corrected"
 
     def _apply(

@@ -53,7 +53,10 @@ class Rounding(Rewrite):
 
     preserves_float = False
     needs_table = True
-    ensures = "weights lie on their codes, rounded so that outputs change least"
+    ensures = (
+        "weights lie on their codes, rounded so that outputs change least; every range stays as it "
+        "is, the float network does not"
+    )
     makes = "rounded"
     options = RoundingOptions
 

@@ -3,95 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 
 import onnx
 
 import quantcore
 from quantcore.analysis.difference import thresholds
 from quantcore.contracts import registry
-from quantcore.contracts.capabilities import check_capabilities
-from quantcore.data.opening import open_dataset
-from quantcore.errors import QuantcoreError, UsageError
-from quantcore.evaluation.tasks import task_of
+from quantcore.errors import QuantcoreError
 from quantcore.ir.description import describe
-from quantcore.ir.model import FloatModel, QdqModel
-from quantcore.pipeline import (
-    Calibrated,
-    Data,
-    Evaluation,
-    evaluate,
-    neighbouring_figures,
-    quantize,
-    save_qdq,
-)
-from quantcore.policy.policy import CalibrationPolicy
+from quantcore.pipeline import Evaluation, evaluate, neighbouring_figures, save_qdq
 from quantcore.qdq.insertion import count_pairs
-from quantcore.qdq.placement import plan
-from quantcore.qdq.precision import check_precision
 from quantcore.report import html, studies, terminal
 from quantcore.report.terminal import estimate, figure
-from quantcore.results.comparison import Evaluated, Failure, LeftInFloat, RunRecord, Variant
+from quantcore.results.comparison import Evaluated, Failure, RunRecord, Variant
 from quantcore.results.estimate import Estimate, Neighbours
-from quantcore.results.mixed import Mixed
 from quantcore.runtime.executor import Executor, kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.host import host
 from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.plain import json_text
 from quantcore.runtime.progress import Progress
-from quantcore.studies.calibrations import calibrated
+from quantcore.studies.compared import Comparison, check, trains
 from quantcore.studies.keep import quantized_layers
-from quantcore.studies.layers import LayerStudy, mix
 from quantcore.studies.macs import int8_share, macs_of
-from quantcore.studies.mixed import SearchTarget
 from quantcore.studies.rewriting import rewritten
-from quantcore.studies.sensitivity import StudiedModel
+from quantcore.studies.variants import Quantized, Variants
 from quantcore.table.table import CalibrationTable
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What is compared.
-
-    Attributes:
-        model: The float model.
-        backends: Backend names.
-        data: What to calibrate and evaluate on.
-        out: Folder for the report and the artifacts.
-        weights: Where the model came from, for the record.
-        policy: Applied by every backend.
-        engines: How graphs are evaluated: every graph on each.
-        device: Where frameworks compute.
-        threads: CPU threads of each framework; None for all.
-        precision: Of what stays unquantized; see `pipeline.quantize`.
-        target: What is asked of a search for the layers to leave in float, whose result is one more
-            variant of every backend; None for no search.
-        rewrites: What is done, in order, to the model that the backends are given; the float model
-            is evaluated as it was given.
-        graphs: How many graphs stand for each variant: its own, and others that hardly differ; see
-            `quantcore.analysis.neighbours`.
-    """
-
-    model: FloatModel
-    backends: tuple[str, ...]
-    data: Data
-    out: Path
-    weights: Path | None = None
-    policy: CalibrationPolicy = field(default_factory=CalibrationPolicy)
-    engines: tuple[Evaluation, ...] = (Evaluation(),)
-    device: str = "auto"
-    threads: int | None = None
-    precision: str = "int8"
-    target: SearchTarget | None = None
-    rewrites: tuple[str, ...] = ()
-    graphs: int = 1
-
-    def __post_init__(self) -> None:
-        """Takes texts for the paths that they are."""
-        object.__setattr__(self, "out", Path(self.out))
-        object.__setattr__(self, "data", Data.of(self.data))
 
 
 def compare(
@@ -117,7 +56,7 @@ def compare(
             the first engine, without which there is nothing to compare with.
     """
     ensure_folder(what.out)
-    _check(what)
+    check(what)
     with kept_in(what.out, progress, executor) as runtime:
         run = _Comparing(what, runtime, say)
         for name in what.rewrites:
@@ -130,81 +69,6 @@ def compare(
     write_whole(what.out / "report.json", json_text(record))
     write_whole(what.out / "report.html", html.render(record))
     return record
-
-
-def _check(what: Comparison) -> None:
-    """Refuses what can be refused before any work is done."""
-    sites = plan(what.model, what.policy)
-    for backend in what.backends:
-        check_capabilities(backend, registry.load_backend(backend).capabilities, sites)
-    check_precision(what.precision)
-    for name in what.rewrites:
-        registry.load_rewrite(name).check_table(what.model, None)
-    data = what.data
-    calibration = open_dataset(data.root, data.calibration)
-    calibration.select(what.policy.images, what.policy.seed)
-    task = task_of(what.model)
-    if what.target is not None and not calibration.labelled([i.id for i in calibration.images]):
-        raise UsageError(
-            f"{calibration.source}: no labels, and the search measures {task.metric.title} there"
-        )
-    dataset = open_dataset(data.root, data.evaluation)
-    task.check(dataset, what.model.class_names)
-    for how in what.engines:
-        registry.load_engine(how.engine).check(how.options)
-        dataset.select(how.images)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Quantized:
-    """A graph that a backend made, before it is evaluated.
-
-    Attributes:
-        backend: Backend name.
-        label: What its files are called.
-        calibrated: Where its ranges come from.
-        policy: Applied.
-        qdq: The graph.
-        found: The search that the policy comes from; None where it is the comparison's.
-    """
-
-    backend: str
-    label: str
-    calibrated: Calibrated
-    policy: CalibrationPolicy
-    qdq: QdqModel
-    found: Mixed | None = None
-
-    @property
-    def title(self) -> str:
-        """How people call it."""
-        return f"{self.backend}{', mixed' if self.found else ''}"
-
-    @property
-    def artifacts(self) -> dict[str, str]:
-        """File names in the output folder, by kind."""
-        files = {"onnx": f"{self.label}.onnx", "table": f"{self.backend}.table.json"}
-        if self.found:
-            files["policy"] = f"{self.label}.yaml"
-            files["search"] = f"{self.label}/mixed.json"
-            files["frontier"] = f"{self.label}/frontier.svg"
-        return files
-
-    @property
-    def left(self) -> LeftInFloat | None:
-        """What the search left in float."""
-        if self.found is None:
-            return None
-        at, chosen = self.found, self.found.chosen
-        return LeftInFloat(
-            layers=chosen.kept,
-            max_drop=at.max_drop,
-            met=at.met,
-            drop=chosen.loss.drop,
-            split=at.split,
-            images=at.images,
-            metric=at.metric,
-        )
 
 
 class _Comparing:
@@ -257,57 +121,46 @@ class _Comparing:
             self._say(f"float on {how.engine}: {found.metric.title} {figure(found.accuracy.main)}")
 
     def backend(self, name: str) -> None:
-        """Calibrates with one backend, writes its artifacts, evaluates its graph everywhere."""
-        what = self._what
-        try:
-            given = (self._model, what.policy, name, what.data, what.device, what.threads)
-            found = calibrated(name, *given, self._runtime)
-            qdq = quantize(self._model, found.table, what.policy, what.precision)
-        except QuantcoreError as error:
-            self._failed(name, None, error)
+        """Everything that is made with one backend."""
+        what, variants = self._what, Variants(self._what, self._model, self._runtime)
+        plain = self._made(name, lambda: variants.plain(name))
+        if plain is None:
             return
+        found = plain.calibrated
         self._tables[name] = found.table
-        found.table.save(what.out / f"{name}.table.json")
         self._say(f"{name}: calibrated in {found.seconds:.1f} s")
         if found.audit:
             self._say(f"{name}: {terminal.audit(found.audit, name)}")
-        self._on_engines(
-            _Quantized(backend=name, label=name, calibrated=found, policy=what.policy, qdq=qdq)
-        )
+        self._on_engines(plain)
+        for correction in what.corrections:
+            make = partial(variants.corrected, plain, correction)
+            self._more(f"{name}, {correction}", make)
+        if what.training is not None:
+            if trains([name]):
+                self._more(f"{name}, trained", partial(variants.trained, name, what.training))
+            else:
+                self._say(f"{name}: does not train")
         if what.target is not None:
-            self._mixed(name, found, what.target)
+            self._more(f"{name}, mixed", partial(variants.mixed, plain, what.target))
 
-    def _mixed(self, name: str, found: Calibrated, target: SearchTarget) -> None:
-        """Searches for the layers to leave in float; evaluates the graph without them."""
-        what, label = self._what, f"{name}.mixed"
-        # The images that the table was made with: the evaluation split stays unseen.
-        study = LayerStudy(
-            data=what.data.root,
-            split=what.data.calibration,
-            images=what.policy.images,
-            target=target,
-        )
-        studied = StudiedModel(self._model, found.table, what.policy)
-        try:
-            mixed = mix(studied, study, ensure_folder(what.out / label), self._runtime)
-            qdq = quantize(self._model, found.table, mixed.policy, what.precision)
-        except QuantcoreError as error:
-            self._failed(f"{name}, mixed", None, error)
+    def _more(self, title: str, make: Callable[[], Quantized]) -> None:
+        """One more graph of a backend, on every engine."""
+        made = self._made(title, make)
+        if made is None:
             return
-        write_whole(what.out / f"{label}.yaml", mixed.policy_yaml())
-        self._say(f"{name}: {studies.verdict(mixed)}")
-        self._on_engines(
-            _Quantized(
-                backend=name,
-                label=label,
-                calibrated=found,
-                policy=mixed.policy,
-                qdq=qdq,
-                found=mixed,
-            )
-        )
+        note = f"{made.title}: {made.note}"
+        self._say(f"{made.backend}: {studies.verdict(made.found)}" if made.found else note)
+        self._on_engines(made)
 
-    def _on_engines(self, made: _Quantized) -> None:
+    def _made(self, title: str, make: Callable[[], Quantized]) -> Quantized | None:
+        """A graph; None where that failed, which is noted."""
+        try:
+            return make()
+        except QuantcoreError as error:
+            self._failed(title, None, error)
+            return None
+
+    def _on_engines(self, made: Quantized) -> None:
         """Writes a graph and evaluates it on every engine."""
         save_qdq(made.qdq, self._what.out / f"{made.label}.onnx")
         for how in self._what.engines:
@@ -322,13 +175,14 @@ class _Comparing:
             self._say(f"{variant.name}: {main}, against float {change}")
             self._variants.append(self._with_neighbours(variant, made, how))
 
-    def _with_neighbours(self, variant: Variant, made: _Quantized, how: Evaluation) -> Variant:
+    def _with_neighbours(self, variant: Variant, made: Quantized, how: Evaluation) -> Variant:
         """The variant with what graphs that hardly differ from its own lose, where it is asked."""
         what, table = self._what, made.calibrated.table
         own, difference = variant.evaluated.accuracy.main, variant.difference
         if what.graphs == 1 or own is None or difference is None:
             return variant  # nothing is asked, or there are no labels
-        given = (self._model, table, made.policy, what.precision, what.data, how, what.graphs - 1)
+        model = made.calibrated.model
+        given = (model, table, made.policy, what.precision, what.data, how, what.graphs - 1)
         try:
             figures = neighbouring_figures(*given, self._runtime)
         except QuantcoreError as error:
@@ -358,8 +212,8 @@ class _Comparing:
         title = f"{name} on {how.engine}"
         return evaluate(self._what.model, proto, self._what.data, how, self._runtime, title)
 
-    def _variant(self, made: _Quantized, found: Evaluated) -> Variant:
-        calibration, model = made.calibrated, self._model
+    def _variant(self, made: Quantized, found: Evaluated) -> Variant:
+        calibration, model = made.calibrated, made.calibrated.model
         return Variant(
             backend=made.backend,
             evaluated=found,
@@ -371,11 +225,13 @@ class _Comparing:
             versions={**found.versions, **calibration.table.provenance.versions},
             policy=made.policy.to_dict(),
             pairs=count_pairs(made.qdq.proto),
-            # The audit is of the graph with everything quantized.
-            audit=None if made.found else calibration.audit,
+            # The audit is of what was calibrated, with everything quantized.
+            audit=None if made.step else calibration.audit,
             parity=calibration.parity,
             difference=self._difference(found),
             macs_in_int8=int8_share(macs_of(model), quantized_layers(model, made.policy)),
+            step=made.step,
+            note=made.note,
             left=made.left,
         )
 

@@ -164,7 +164,8 @@ def _calm(losses: Values) -> bool:
 
 
 def _growth(total: Values) -> float:
-    """The median of the last losses over that of the first."""
-    window = max(1, min(_WINDOW, len(total) // 2))
-    first = float(np.median(total[:window]))
-    return float(np.median(total[-window:])) / max(first, 1e-30)
+    """The median of the last losses over that of the first; 1 while there are too few to tell."""
+    if len(total) < 2 * _WINDOW:
+        return 1.0  # crops differ: one step's loss over another's says nothing
+    first = float(np.median(total[:_WINDOW]))
+    return float(np.median(total[-_WINDOW:])) / max(first, 1e-30)

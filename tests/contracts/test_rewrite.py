@@ -100,9 +100,9 @@ def test_a_table_goes_along_with_the_model(apply, net) -> None:
 
 
 def test_a_table_that_is_missing_not_used_or_anothers_is_refused(apply, net) -> None:
-    with pytest.raises(UsageError, match="rewrite 'c' works on a calibration table; calibrate"):
+    with pytest.raises(UsageError, match="'c' is a correction, it works on a calibration table"):
         apply(Correcting("c"))
-    with pytest.raises(UsageError, match="rewrite 's' uses no calibration table"):
+    with pytest.raises(UsageError, match="'s' is no correction, it uses no calibration table"):
         apply(Scaling("s"), of(net))
     with pytest.raises(TableError, match="calibrated on another graph"):
         apply(Correcting("c"), of(Scaling("s").changed(net, 2.0)))
