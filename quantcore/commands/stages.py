@@ -232,6 +232,9 @@ def evaluate(
         Runtime(InProcess(), progress=for_console()),
     )
     terminal.console().print(terminal.evaluation(found))
+    busy = terminal.load([found.latency])
+    if busy:
+        terminal.say(f"note: {busy}")
     files = {"onnx": str(graph) if graph else None, "plan": str(plan) if plan else None}
     result = {"model": model, **files, **found.to_dict()}
     result |= {"versions": dict(found.versions)}

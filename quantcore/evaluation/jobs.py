@@ -17,10 +17,10 @@ from quantcore.contracts import registry
 from quantcore.contracts.engine import Engine, EngineLayer, EngineOptions
 from quantcore.data.dataset import ImageFile
 from quantcore.evaluation.evaluator import Clocks, detect
-from quantcore.evaluation.latency import measure
+from quantcore.evaluation.latency import LatencyTest, measure
 from quantcore.ir.decoding import LIMITS, Limits
 from quantcore.ir.model import Array, FloatModel
-from quantcore.results.evaluation import LatencyResult
+from quantcore.results.latency import LatencyResult
 from quantcore.runtime.host import host
 from quantcore.runtime.jobs import Job, Piece
 from quantcore.runtime.keys import content_key, file_digest, file_digests, graph_digest
@@ -53,13 +53,13 @@ class Measured:
     """How a graph runs on an engine.
 
     Attributes:
-        latency: Of the engine alone, at batch 1.
+        latency: Of the engine alone, at batch 1; None where it was not measured.
         layers: What the engine really runs.
         runs_on: Where, as the engine tells.
         peak_rss_mb: Of the process, evaluation included where it took place there.
     """
 
-    latency: LatencyResult
+    latency: LatencyResult | None
     layers: tuple[EngineLayer, ...]
     runs_on: str
     peak_rss_mb: float
@@ -83,18 +83,14 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyTest:
-    """How latency is measured.
+class Look:
+    """Asks how the engine runs the graph, beside what it finds.
 
     Attributes:
-        batch: The network input, 1 x 3 x H x W.
-        warmup: Inferences before.
-        runs: Inferences that are timed.
+        test: How its latency is measured; None where that is done elsewhere.
     """
 
-    batch: Array
-    warmup: int
-    runs: int
+    test: LatencyTest | None = None
 
 
 def graph_job(
@@ -103,10 +99,10 @@ def graph_job(
     graph: onnx.ModelProto | Path,
     images: Sequence[ImageFile],
     how: RunSettings,
-    timing: LatencyTest | None,
+    look: Look | None,
     progress: Progress,
 ) -> Job[Found | Measured]:
-    """Runs a graph of the model on images, and times it.
+    """Runs a graph of the model on images, and looks at how it runs.
 
     Args:
         what: Names the job in errors.
@@ -114,7 +110,7 @@ def graph_job(
         graph: The graph, or the file that the engine built from it.
         images: What to run.
         how: How it is run.
-        timing: How it is timed; None for no timing.
+        look: What to find out about the engine; None for nothing.
         progress: Where reading the images' files reports.
 
     Returns:
@@ -127,9 +123,10 @@ def graph_job(
     digest = file_digest(graph) if isinstance(graph, Path) else graph_digest(graph)
     run = (quantcore.__version__, how.engine, versions, how.options, digest)
     pieces = image_pieces(model, images, (run, how.batch_size, how.limits), progress)
-    if timing is not None:
-        key = content_key("latency", REVISION, run, timing.warmup, timing.runs, host())
-        pieces.append(Piece(key=key, kind=Measured, about=timing))
+    if look is not None:
+        test = (look.test.warmup, look.test.runs) if look.test else None
+        key = content_key("how it runs", REVISION, run, test, host())
+        pieces.append(Piece(key=key, kind=Measured, about=look))
     return Job(what=what, function=_on_engine, arguments=(model, graph, how), pieces=tuple(pieces))
 
 
@@ -161,7 +158,7 @@ def _on_engine(
     model: FloatModel,
     graph: onnx.ModelProto | Path,
     how: RunSettings,
-    wanted: Sequence[ImageFile | LatencyTest],
+    wanted: Sequence[ImageFile | Look],
     progress: Progress,
 ) -> Iterator[tuple[int, Found | Measured]]:
     plugin = registry.load_engine(how.engine)
@@ -171,11 +168,11 @@ def _on_engine(
         else plugin.build(graph, how.options)
     )
     with opened as engine:
-        images = [w for w in wanted if not isinstance(w, LatencyTest)]
+        images = [w for w in wanted if not isinstance(w, Look)]
         yield from found_on(engine, model, images, how, progress)
-        for number, timing in enumerate(wanted):
-            if isinstance(timing, LatencyTest):
-                yield number, _measured(engine, timing, progress)
+        for number, look in enumerate(wanted):
+            if isinstance(look, Look):
+                yield number, _measured(engine, look, progress)
 
 
 def found_on(
@@ -205,12 +202,9 @@ def found_on(
             number += 1
 
 
-def _measured(engine: Engine, timing: LatencyTest, progress: Progress) -> Measured:
-    latency = measure(
-        engine, timing.batch, warmup=timing.warmup, runs=timing.runs, progress=progress
-    )
+def _measured(engine: Engine, look: Look, progress: Progress) -> Measured:
     return Measured(
-        latency=latency,
+        latency=measure([engine], look.test, progress).result() if look.test else None,
         layers=tuple(engine.layers()),
         runs_on=engine.runs_on(),
         peak_rss_mb=peak_rss_mb(),

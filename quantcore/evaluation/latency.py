@@ -1,72 +1,144 @@
-"""How long an engine takes, and where the time of an evaluation goes."""
+"""How long graphs take on an engine, and where the time of an evaluation goes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
-from quantcore.contracts.engine import Engine
+import quantcore
+from quantcore.contracts import registry
+from quantcore.contracts.engine import Engine, EngineOptions
 from quantcore.errors import UsageError
 from quantcore.ir.model import Array
-from quantcore.results.evaluation import LatencyResult
+from quantcore.results.estimate import Floats
+from quantcore.results.latency import Latencies
+from quantcore.runtime.host import OtherWork, host
+from quantcore.runtime.jobs import Runtime, whole
+from quantcore.runtime.keys import content_key, graph_digest
 from quantcore.runtime.progress import Progress, Silent
+
+#: Of what kept times mean; a change of it makes all that is on disk obsolete.
+REVISION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTest:
+    """How latency is measured.
+
+    Attributes:
+        batch: The network input, 1 x 3 x H x W.
+        warmup: Inferences of each graph before.
+        runs: Inferences of each that are timed.
+    """
+
+    batch: Array
+    warmup: int = 5
+    runs: int = 50
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for fewer than one run, or a negative warm-up."""
+        if self.runs < 1 or self.warmup < 0:
+            raise UsageError(
+                f"latency: needs 1 run or more and no negative warm-up: {self.runs}, {self.warmup}"
+            )
+
+
+def latencies(
+    engine: str,
+    options: EngineOptions,
+    graphs: Sequence[onnx.ModelProto],
+    test: LatencyTest,
+    runtime: Runtime,
+) -> Latencies:
+    """Times graphs that are to be compared, all in one process, in turns.
+
+    Graphs that are equal are timed as one: they differ by nothing that could be measured.
+
+    Args:
+        engine: Engine name.
+        options: How each graph is built.
+        graphs: All are in memory at a time.
+        test: What they are run on, and how often.
+        runtime: Where it is done and kept.
+
+    Raises:
+        EngineError: The engine refuses a graph.
+    """
+    digests = [graph_digest(graph) for graph in graphs]
+    unique = dict(zip(digests, graphs, strict=True))
+    versions = dict(registry.load_engine(engine).versions())
+    about = (quantcore.__version__, engine, versions, options, list(unique))
+    run = (test.batch.shape, test.warmup, test.runs, host())
+    key = content_key("latencies", REVISION, about, run)
+    given = (engine, options, tuple(unique.values()), test)
+    found = runtime.one(whole(f"latency on {engine}", key, Latencies, _timed, *given))
+    order = list(unique)
+    return found.of([order.index(digest) for digest in digests])
+
+
+def _timed(
+    engine: str,
+    options: EngineOptions,
+    graphs: Sequence[onnx.ModelProto],
+    test: LatencyTest,
+    progress: Progress,
+) -> Latencies:
+    plugin = registry.load_engine(engine)
+    with ExitStack() as stack:
+        engines = [stack.enter_context(plugin.build(graph, options)) for graph in graphs]
+        return measure(engines, test, progress, f"latency on {engine}")
 
 
 def measure(
-    engine: Engine,
-    batch: Array,
-    *,
-    warmup: int = 10,
-    runs: int = 100,
+    engines: Sequence[Engine],
+    test: LatencyTest,
     progress: Progress | None = None,
-) -> LatencyResult:
-    """Times the engine on one batch, again and again.
+    title: str = "latency",
+) -> Latencies:
+    """Times engines in turns, from the batch in memory to the outputs in memory.
+
+    In a turn the engines come in another order each time, and each runs once uncounted right before
+    it is timed: what the one before left behind, its data in the caches and its threads still
+    spinning, would be counted with whoever comes next.
 
     Args:
-        engine: What is timed, from the batch in memory to the outputs in memory; and the network
-            alone, where the engine's device has a clock of its own.
-        batch: B x 3 x H x W.
-        warmup: Runs before the clock counts.
-        runs: Timed runs.
+        engines: What is timed.
+        test: What they are run on, and how often.
         progress: Where to report.
+        title: Of the report.
 
     Raises:
-        UsageError: Fewer than one run, or a negative warm-up.
-        EngineError: The engine failed.
+        EngineError: An engine failed.
     """
-    if runs < 1 or warmup < 0:
-        raise UsageError(f"latency: needs 1 run or more and no negative warm-up: {runs}, {warmup}")
-    for _ in range(warmup):
-        engine.infer(batch)
-    seconds = np.empty(runs)
-    for run in (progress or Silent()).track(range(runs), "latency"):
-        began = time.perf_counter()
-        engine.infer(batch)
-        seconds[run] = time.perf_counter() - began
-    p50, p90, p99 = (float(p) for p in np.percentile(seconds * 1e3, (50, 90, 99)))
-    mean = float(seconds.mean())
-    on_device = _on_device(engine, batch, runs)
-    return LatencyResult(
-        p50_ms=p50,
-        p90_ms=p90,
-        p99_ms=p99,
-        mean_ms=mean * 1e3,
-        batch_size=len(batch),
-        images_per_second=len(batch) / mean,
-        runs=runs,
-        device_p50_ms=on_device,
+    for engine in engines:
+        for _ in range(test.warmup):
+            engine.infer(test.batch)
+    wall, device = (np.full((test.runs, len(engines)), np.nan) for _ in range(2))
+    order = np.random.default_rng(0)
+    with OtherWork() as others:
+        for turn in (progress or Silent()).track(range(test.runs), title):
+            for number in order.permutation(len(engines)):
+                if len(engines) > 1:
+                    engines[number].infer(test.batch)
+                began = time.perf_counter()
+                engines[number].infer(test.batch)
+                wall[turn, number] = time.perf_counter() - began
+                device[turn, number] = engines[number].device_seconds(test.batch) or np.nan
+    return Latencies(
+        wall_ms=wall * 1e3,
+        device_ms=_known(device * 1e3),
+        batch_size=len(test.batch),
+        others=others.share,
     )
 
 
-def _on_device(engine: Engine, batch: Array, runs: int) -> float | None:
-    """Median milliseconds by the device's clock; the engine is warm."""
-    timed = (engine.device_seconds(batch) for _ in range(runs))
-    seconds = [found for found in timed if found is not None]
-    return float(np.median(seconds)) * 1e3 if seconds else None
+def _known(times: Floats) -> Floats | None:
+    return times if np.isfinite(times).all() else None
 
 
 @dataclass

@@ -13,7 +13,8 @@ from quantcore.contracts import registry
 from quantcore.data.dataset import Dataset
 from quantcore.data.opening import open_dataset
 from quantcore.engines.audit import audit as int8_audit
-from quantcore.evaluation.jobs import Found, LatencyTest, Measured, RunSettings, graph_job
+from quantcore.evaluation.jobs import Found, Look, Measured, RunSettings, graph_job
+from quantcore.evaluation.latency import LatencyTest
 from quantcore.evaluation.tasks import task_of
 from quantcore.ir.model import FloatModel, QdqModel
 from quantcore.pipeline.graphs import quantize
@@ -53,8 +54,8 @@ def evaluate(
     graph = graph.proto if isinstance(graph, QdqModel) else graph or model.proto
     dataset = open_dataset(data.root, data.evaluation)
     plugin = registry.load_engine(how.engine)
-    timing = LatencyTest(batch=noise(model), warmup=how.warmup, runs=how.runs)
-    found, measured = _run(what, model, graph, dataset, how, timing, runtime)
+    test = LatencyTest(batch=noise(model), warmup=how.warmup, runs=how.runs) if how.runs else None
+    found, measured = _run(what, model, graph, dataset, how, Look(test=test), runtime)
     assert measured is not None
     accuracy = found.accuracy(task_of(model))
     if accuracy.main == 0:
@@ -82,17 +83,17 @@ def _run(
     graph: onnx.ModelProto | Path,
     dataset: Dataset,
     how: Evaluation,
-    timing: LatencyTest | None,
+    look: Look | None,
     runtime: Runtime,
 ) -> tuple[Scored, Measured | None]:
-    """What a graph finds on a data set and how that scores; how it runs, where it is timed."""
+    """What a graph finds on a data set and how that scores; how it runs, where that is asked."""
     task = task_of(model)
     category_ids = task.check(dataset, model.class_names)
     images = dataset.select(how.images)
     running = RunSettings(
         engine=how.engine, options=how.options, batch_size=model.batch_size or how.batch_size
     )
-    job = graph_job(what, model, graph, images, running, timing, runtime.progress)
+    job = graph_job(what, model, graph, images, running, look, runtime.progress)
     values = runtime.run(job)
     found = [value for value in values if isinstance(value, Found)]
     measured = next((value for value in values if isinstance(value, Measured)), None)

@@ -72,7 +72,7 @@ class Evaluation:
         images: How many images of the split; None for all.
         batch_size: Images per inference while accuracy is measured; latency is at batch 1.
         warmup: Inferences before latency is measured.
-        runs: Inferences that are measured.
+        runs: Inferences that are measured; 0 where latency is measured elsewhere.
     """
 
     engine: str = REFERENCE_ENGINE

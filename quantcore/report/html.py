@@ -18,7 +18,7 @@ def render(record: RunRecord) -> str:
     metric = record.floats[0].evaluated.metric
     main = metric.name
     best = max((v[main] or 0.0 for _, v in columns), default=0.0) or 1.0
-    slowest = max((v["latency_ms"]["p50"] for _, v in columns), default=0.0) or 1.0
+    slowest = max((v["latency_ms"]["p50"] or 0.0 for _, v in columns), default=0.0) or 1.0
     template = environment.get_template("report.html.j2")
     return template.render(
         report=data,

@@ -7,8 +7,9 @@ import math
 from rich.table import Table
 
 from quantcore.report.terminal import estimate
+from quantcore.results.latency import LatencyResult
 from quantcore.results.metric import Metric
-from quantcore.results.mixed import Mixed, Timing
+from quantcore.results.mixed import Mixed
 from quantcore.results.sensitivity import Sensitivity
 
 #: Rows on the terminal; the JSON has all layers.
@@ -52,7 +53,7 @@ def _lost(metric: Metric) -> tuple[str, str]:
     return f"{metric.title} lost", f"{metric.kept} lost"
 
 
-def _latency(found: Timing | None) -> str:
+def _latency(found: LatencyResult | None) -> str:
     """Median and interval, or a dash where a graph was not timed."""
     return f"{found.p50_ms:.1f} ({found.low_ms:.1f} to {found.high_ms:.1f})" if found else "-"
 
@@ -92,7 +93,7 @@ def verdict(found: Mixed) -> str:
     )
     if found.speed:
         figures += f", {_latency(chosen.latency)} ms on {found.speed.engine}"
-        if chosen.latency and chosen.latency.low_ms > found.speed.whole.high_ms:
+        if chosen.latency_ratio and chosen.latency_ratio.low > 1:
             figures += f", where the float model is faster: {_latency(found.speed.whole)} ms"
     if found.met:
         return f"target {found.max_drop:g} met: {figures}"

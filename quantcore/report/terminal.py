@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from quantcore.results.audit import Int8Audit, SimulationAudit
 from quantcore.results.comparison import Evaluated, LeftInFloat, RunRecord, Variant
 from quantcore.results.difference import TableDifference
 from quantcore.results.estimate import Estimate, Neighbours
+from quantcore.results.latency import LatencyResult
 from quantcore.showing import one_line
 
 
@@ -95,9 +97,10 @@ def _column(variant: Variant) -> dict[str, str]:
         f"{metric.title} against float": estimate(variant.difference, sign="+"),
         "mean of similar graphs": _mean(variant.neighbours),
         metric.runner_up[1]: figure(figures[metric.runner_up[0]]),
-        "latency p50, ms": figure(latency.p50_ms, 1),
-        "latency p99, ms": figure(latency.p99_ms, 1),
-        "on the device p50, ms": figure(latency.device_p50_ms, 2),
+        "latency p50, ms": figure(latency.p50_ms if latency else None, 1),
+        "latency over float's": estimate(variant.latency_ratio, 2),
+        "latency p99, ms": figure(latency.p99_ms if latency else None, 1),
+        "on the device p50, ms": figure(latency.device_p50_ms if latency else None, 2),
         "runs on": variant.evaluated.runs_on or "-",
         "calibration, s": figure(variant.calibration_seconds if quantized else None, 1),
         "peak memory, MB": figure(variant.peak_rss_mb, 0),
@@ -136,7 +139,9 @@ def caveats(record: RunRecord) -> list[str]:
     """What is to be said of the variants, and of INT8 on this machine, each once."""
     notes = [f"{v.backend}, {v.step}: {v.note}" for v in record.variants if v.note]
     audits = (v.evaluated.int8 for v in record.variants)
-    return list(dict.fromkeys([*notes, *(a.caveat for a in audits if a and a.caveat)]))
+    told = dict.fromkeys([*notes, *(a.caveat for a in audits if a and a.caveat)])
+    busy = load(v.evaluated.latency for v in (*record.floats, *record.variants))
+    return [*told, busy] if busy else [*told]
 
 
 def evaluation(found: Evaluated) -> Table:
@@ -156,11 +161,7 @@ def evaluation(found: Evaluated) -> Table:
         ("preprocessing, ms per image", accuracy.preprocess_ms),
         ("inference, ms per image", accuracy.inference_ms),
         ("postprocessing, ms per image", accuracy.postprocess_ms),
-        (f"latency p50, ms at batch {latency.batch_size}", latency.p50_ms),
-        ("latency p90, ms", latency.p90_ms),
-        ("latency p99, ms", latency.p99_ms),
-        ("on the device p50, ms", latency.device_p50_ms),
-        ("throughput, images per second", latency.images_per_second),
+        *(_times(latency) if latency else ()),
         ("peak memory, MB", found.peak_rss_mb),
     ):
         if value is not None:
@@ -168,6 +169,28 @@ def evaluation(found: Evaluated) -> Table:
     if found.runs_on:
         table.add_row("runs on", found.runs_on)
     return table
+
+
+def _times(latency: LatencyResult) -> tuple[tuple[str, float | None], ...]:
+    return (
+        (f"latency p50, ms at batch {latency.batch_size}", latency.p50_ms),
+        ("latency p90, ms", latency.p90_ms),
+        ("latency p99, ms", latency.p99_ms),
+        ("on the device p50, ms", latency.device_p50_ms),
+        ("throughput, images per second", latency.images_per_second),
+    )
+
+
+def load(found: Iterable[LatencyResult | None]) -> str | None:
+    """What other work on the machine did to latencies; None where it was quiet."""
+    shares = [each.others for each in found if each and each.others and each.disturbed]
+    if not shares:
+        return None
+    return (
+        f"while latencies were measured, other programs used up to {max(shares):.0%} of this "
+        "machine's cores: ratios still compare like with like, milliseconds are longer than on a "
+        "quiet machine"
+    )
 
 
 def audit(found: SimulationAudit, backend: str) -> str:

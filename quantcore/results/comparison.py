@@ -8,7 +8,8 @@ from typing import Any
 
 from quantcore.results.audit import Int8Audit, SimulationAudit
 from quantcore.results.estimate import Estimate, FigureDraws, Neighbours
-from quantcore.results.evaluation import Accuracy, LatencyResult
+from quantcore.results.evaluation import Accuracy
+from quantcore.results.latency import LatencyResult
 from quantcore.results.metric import Metric
 from quantcore.runtime.plain import plain
 
@@ -21,7 +22,7 @@ class Evaluated:
 
     Attributes:
         accuracy: The task's figures, and time per image outside the engine.
-        latency: Of the engine alone.
+        latency: Of the engine alone; None where it was not measured.
         engine: Engine name.
         versions: Of its library.
         peak_rss_mb: Of the process that evaluated.
@@ -32,7 +33,7 @@ class Evaluated:
     """
 
     accuracy: Accuracy
-    latency: LatencyResult
+    latency: LatencyResult | None
     engine: str
     versions: Mapping[str, str]
     peak_rss_mb: float
@@ -53,14 +54,23 @@ class Evaluated:
             "runs_on": self.runs_on,
             **plain(self.accuracy),
             f"{main}_interval": self.draws.estimate if self.draws else None,
-            "latency_ms": {p: getattr(latency, f"{p}_ms") for p in ("p50", "p90", "p99", "mean")},
-            "images_per_second": latency.images_per_second,
-            "latency_batch_size": latency.batch_size,
-            "latency_device_p50_ms": latency.device_p50_ms,
+            **_latency(latency),
             "evaluation_peak_rss_mb": self.peak_rss_mb,
             "int8": self.int8,
         }
         return plain(found)
+
+
+def _latency(found: LatencyResult | None) -> dict[str, Any]:
+    """JSON form, flat beside the rest."""
+    names = ("p50", "p90", "p99", "mean", "low", "high")
+    return {
+        "latency_ms": {p: getattr(found, f"{p}_ms", None) for p in names},
+        "images_per_second": found and found.images_per_second,
+        "latency_batch_size": found and found.batch_size,
+        "latency_device_p50_ms": found and found.device_p50_ms,
+        "latency_others_share_of_cores": found and found.others,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +126,8 @@ class Variant:
         parity: Relative difference of the framework's float network from the float graph.
         difference: The main figure less the float model's on the same engine and images; None for
             the float model, and where that failed.
+        latency_ratio: Latency over the float model's on the same engine, in the same turns: below 1
+            is faster; None as `difference`.
         macs_in_int8: Share of the MACs in quantized layers, 0..1; None for the float model.
         step: What was done beyond calibration: `mixed`, a correction's name, `trained`; empty for
             nothing.
@@ -136,6 +148,7 @@ class Variant:
     audit: SimulationAudit | None = None
     parity: float | None = None
     difference: Estimate | None = None
+    latency_ratio: Estimate | None = None
     macs_in_int8: float | None = None
     step: str = ""
     note: str = ""
@@ -156,6 +169,7 @@ class Variant:
             "note": self.note,
             **self.evaluated.to_dict(),
             f"{self.evaluated.metric.name}_difference": self.difference,
+            "latency_ratio": self.latency_ratio,
             "int8_share_of_macs": self.macs_in_int8,
             "mixed": self.left,
             "neighbours": self.neighbours,

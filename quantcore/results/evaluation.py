@@ -1,4 +1,4 @@
-"""What evaluation and timing found: numbers with units that serialise and never render."""
+"""What evaluation found: numbers with units that serialise and never render."""
 
 from __future__ import annotations
 
@@ -7,32 +7,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from quantcore.results.metric import COCO, TOP, Metric
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatencyResult:
-    """How long an engine takes for a batch; the engine alone, without pre- and post-processing.
-
-    Attributes:
-        p50_ms: Median milliseconds for one batch.
-        p90_ms: 90th percentile.
-        p99_ms: 99th percentile.
-        mean_ms: Arithmetic mean.
-        batch_size: Images in the batch.
-        images_per_second: Throughput at the mean.
-        runs: Timed runs, warm-up not counted.
-        device_p50_ms: Median by the clock of the device that the engine runs on (CUDA events),
-            without the copies to and from it; None where it has none. All others are wall time.
-    """
-
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    mean_ms: float
-    batch_size: int
-    images_per_second: float
-    runs: int
-    device_p50_ms: float | None = None
 
 
 class Accuracy:

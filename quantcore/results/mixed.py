@@ -10,25 +10,11 @@ import yaml
 
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.results.estimate import Estimate, Loss
+from quantcore.results.latency import LatencyResult
 from quantcore.results.metric import Metric
 from quantcore.runtime.plain import plain
 
 FORMAT = "quantcore.mixed/1"
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long a graph takes for one image on an engine.
-
-    Attributes:
-        p50_ms: Median milliseconds.
-        low_ms: Lower end of the interval that holds the median in nine of ten cases.
-        high_ms: Upper end.
-    """
-
-    p50_ms: float
-    low_ms: float
-    high_ms: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +32,7 @@ class Speed:
     engine: str
     versions: Mapping[str, str]
     runs: int
-    whole: Timing
+    whole: LatencyResult
     caveat: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,6 +60,7 @@ class Point:
             the disagreement with the float model lets expect, plus a margin for the noise.
         metric: What the figures are called.
         latency: On the engine that the search was for; None where the graph was not timed.
+        latency_ratio: That over the float model's, in the same turns; below 1 is faster.
     """
 
     kept: tuple[str, ...]
@@ -81,7 +68,8 @@ class Point:
     loss: Loss
     drop: float
     metric: Metric
-    latency: Timing | None = None
+    latency: LatencyResult | None = None
+    latency_ratio: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -93,6 +81,7 @@ class Point:
             f"{self.metric.kept}_loss": self.loss.disagreement,
             "judged_drop": self.drop,
             "latency_ms": self.latency,
+            "latency_ratio": self.latency_ratio,
         }
         return plain(found)
 

@@ -9,6 +9,7 @@ from functools import partial
 import onnx
 
 import quantcore
+from quantcore.analysis.agreement import noise
 from quantcore.analysis.difference import thresholds
 from quantcore.contracts import registry
 from quantcore.errors import QuantcoreError
@@ -29,6 +30,7 @@ from quantcore.studies.compared import Comparison, check, trains
 from quantcore.studies.keep import quantized_layers
 from quantcore.studies.macs import int8_share, macs_of
 from quantcore.studies.rewriting import rewritten
+from quantcore.studies.timing import timed
 from quantcore.studies.variants import Quantized, Variants
 from quantcore.table.table import CalibrationTable
 
@@ -64,6 +66,7 @@ def compare(
         run.float_model()
         for backend in what.backends:
             run.backend(backend)
+        run.time()
         record = run.record()
         say(runtime.summary())
     write_whole(what.out / "report.json", json_text(record))
@@ -83,6 +86,7 @@ class _Comparing:
         self._variants: list[Variant] = []
         self._failures: list[Failure] = []
         self._tables: dict[str, CalibrationTable] = {}
+        self._graphs: dict[str, onnx.ModelProto] = {}  # by file name
 
     def rewrite(self, name: str) -> None:
         """Rewrites what the backends are given; writes that model."""
@@ -98,6 +102,7 @@ class _Comparing:
         """Writes the float graph and evaluates it on every engine."""
         path = self._what.out / "float.onnx"
         write_whole(path, describe(self._what.model).SerializeToString())
+        self._graphs[path.name] = self._what.model.proto
         for how in self._what.engines:
             try:
                 found = self._evaluate("float model", self._what.model.proto, how)
@@ -162,7 +167,8 @@ class _Comparing:
 
     def _on_engines(self, made: Quantized) -> None:
         """Writes a graph and evaluates it on every engine."""
-        save_qdq(made.qdq, self._what.out / f"{made.label}.onnx")
+        save_qdq(made.qdq, self._what.out / made.artifacts["onnx"])
+        self._graphs[made.artifacts["onnx"]] = made.qdq.proto
         for how in self._what.engines:
             try:
                 found = self._evaluate(made.title, made.qdq.proto, how)
@@ -194,6 +200,20 @@ class _Comparing:
         self._say(f"{variant.name}: mean of {what.graphs} similar graphs {found.mean:+.3f}")
         return replace(variant, neighbours=found)
 
+    def time(self) -> None:
+        """Measures the latencies of all graphs, in turns; each engine by itself."""
+        batch = noise(self._what.model)
+        for how in self._what.engines:
+            here = [v for v in (*self._floats, *self._variants) if v.evaluated.engine == how.engine]
+            try:
+                found = timed(here, self._graphs, how, batch, self._runtime)
+            except QuantcoreError as error:
+                self._failed("latency", how.engine, error)
+                continue
+            by_name = {variant.name: variant for variant in found}
+            for variants in (self._floats, self._variants):
+                variants[:] = [by_name.get(v.name, v) for v in variants]
+
     def record(self) -> RunRecord:
         """Everything that was found."""
         return RunRecord(
@@ -210,6 +230,8 @@ class _Comparing:
 
     def _evaluate(self, name: str, proto: onnx.ModelProto, how: Evaluation) -> Evaluated:
         title = f"{name} on {how.engine}"
+        # Latencies are compared, so they are measured side by side when all graphs are there.
+        how = replace(how, runs=0)
         return evaluate(self._what.model, proto, self._what.data, how, self._runtime, title)
 
     def _variant(self, made: Quantized, found: Evaluated) -> Variant:

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
-import onnx
 
 from quantcore.analysis.agreement import noise
-from quantcore.contracts.engine import EngineOptions, EnginePlugin
+from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_engine
-from quantcore.ir.model import Array
-from quantcore.results.mixed import Mixed, Point, Speed, Timing
-from quantcore.runtime.host import host
-from quantcore.runtime.jobs import Runtime, whole
-from quantcore.runtime.keys import content_key, graph_digest
-from quantcore.runtime.progress import Progress, Silent
+from quantcore.evaluation.latency import LatencyTest, latencies
+from quantcore.results.latency import Latencies
+from quantcore.results.mixed import Mixed, Point, Speed
+from quantcore.runtime.jobs import Runtime
 from quantcore.studies.keep import keeping
 from quantcore.studies.sensitivity import StudiedModel
 
 #: Sets of layers that are timed where the search has found so many; all are in memory at a time.
 SETS = 16
 
-#: Timed runs of each graph, and runs before.
-ROUNDS, WARMUP = 40, 3
-
-#: Of what kept times mean; a change of it makes all that is on disk obsolete.
-REVISION = 1
+#: Timed runs of each graph.
+ROUNDS = 40
 
 
 def fastest(
@@ -62,23 +53,24 @@ def fastest(
     plugin = load_engine(engine)
     points = _candidates(found)
     protos = [studied.candidate("", keeping(studied.policy, p.kept)).proto for p in points]
+    test = LatencyTest(batch=noise(studied.model), runs=rounds)
     graphs = (studied.model.proto, *protos)
-    digests = [graph_digest(graph) for graph in graphs]
-    key = content_key("times", REVISION, engine, dict(plugin.versions()), digests, rounds, host())
-    given = (engine, graphs, noise(studied.model), rounds)
-    kind = tuple[Timing, ...]
-    times = runtime.one(whole(f"latency on {engine}", key, kind, _time_graphs, *given))
-    timed = {p.kept: replace(p, latency=t) for p, t in zip(points, times[1:], strict=True)}
+    times = latencies(engine, EngineOptions(), graphs, test, runtime)
+    timed = {
+        p.kept: replace(p, latency=times.result(n), latency_ratio=times.ratio(n))
+        for n, p in enumerate(points, 1)
+    }
     speed = Speed(
         engine=engine,
         versions=dict(plugin.versions()),
         runs=rounds,
-        whole=times[0],
+        whole=times.result(),
         caveat=plugin.caveat(),
     )
     chosen = timed[found.chosen.kept]
     if found.top is None and found.met:
-        chosen = _fastest([p for p in timed.values() if meets(p, found)])
+        good = [n for n, p in enumerate(points, 1) if meets(p, found)]
+        chosen = timed[points[_fastest(times, good, points) - 1].kept]
     return replace(
         found,
         points=tuple(timed.get(p.kept, p) for p in found.points),
@@ -86,16 +78,6 @@ def fastest(
         policy=keeping(studied.policy, chosen.kept),
         speed=speed,
     )
-
-
-def _time_graphs(
-    engine: str,
-    graphs: Sequence[onnx.ModelProto],
-    batch: Array,
-    rounds: int,
-    progress: Progress,
-) -> tuple[Timing, ...]:
-    return tuple(time_graphs(load_engine(engine), graphs, batch, rounds, progress))
 
 
 def meets(point: Point, found: Mixed) -> bool:
@@ -112,48 +94,18 @@ def _candidates(found: Mixed) -> list[Point]:
     return [*first, *(others[pick] for pick in picks)]
 
 
-def _fastest(points: Sequence[Point]) -> Point:
-    """Of the points that cannot be told from the fastest, the one with the most in INT8."""
-    timed = [(point, point.latency) for point in points if point.latency]
-    _, best = min(timed, key=lambda pair: pair[1].p50_ms)
-    equal = [point for point, latency in timed if latency.low_ms <= best.high_ms]
-    return min(equal, key=lambda p: (-p.share, len(p.kept), p.drop))
-
-
-def time_graphs(
-    plugin: EnginePlugin,
-    protos: Sequence[onnx.ModelProto],
-    batch: Array,
-    rounds: int = ROUNDS,
-    progress: Progress | None = None,
-) -> list[Timing]:
-    """Times graphs in turns, so that what else the machine does hits all alike.
+def _fastest(times: Latencies, graphs: Sequence[int], points: Sequence[Point]) -> int:
+    """Of the graphs that cannot be told from the fastest, the one with the most in INT8.
 
     Args:
-        plugin: The engine.
-        protos: The graphs.
-        batch: 1 x 3 x H x W.
-        rounds: Timed runs of each.
-        progress: Where to report.
+        times: Of the float model and of the points, in that order.
+        graphs: Which to choose from.
+        points: The sets.
     """
-    seconds = np.empty((rounds, len(protos)))
-    with ExitStack() as stack:
-        engines = [stack.enter_context(plugin.build(p, EngineOptions())) for p in protos]
-        for built in engines:
-            for _ in range(WARMUP):
-                built.infer(batch)
-        for turn in (progress or Silent()).track(range(rounds), f"latency on {plugin.name}"):
-            for number, built in enumerate(engines):
-                began = time.perf_counter()
-                built.infer(batch)
-                seconds[turn, number] = time.perf_counter() - began
-    return [_timing(column * 1e3) for column in seconds.T]
+    best = min(graphs, key=lambda n: times.result(n).p50_ms)
+    equal = [n for n in graphs if n == best or times.ratio(n, best).low <= 1]
+    return min(equal, key=lambda n: _by_share(points[n - 1]))
 
 
-def _timing(values: Array) -> Timing:
-    """The median and its interval by order statistics (binomial, normal approximation)."""
-    ordered = np.sort(values)
-    half = 1.645 * math.sqrt(len(ordered)) / 2
-    low = max(math.floor((len(ordered) - 1) / 2 - half), 0)
-    high = min(math.ceil((len(ordered) - 1) / 2 + half), len(ordered) - 1)
-    return Timing(float(np.median(ordered)), float(ordered[low]), float(ordered[high]))
+def _by_share(point: Point) -> tuple[float, int, float]:
+    return -point.share, len(point.kept), point.drop

@@ -5,12 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from quantcore.contracts import registry
 from quantcore.contracts.engine import EngineOptions
+from quantcore.evaluation import latency
+from quantcore.evaluation.latency import LatencyTest
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.report.studies import verdict
 from quantcore.results.estimate import Estimate, Loss
+from quantcore.results.latency import Latencies, LatencyResult
 from quantcore.results.metric import COCO
-from quantcore.results.mixed import Mixed, Point, Timing
+from quantcore.results.mixed import Mixed, Point
 from quantcore.runtime.executor import InProcess
 from quantcore.runtime.jobs import Runtime
 from quantcore.studies import speed
@@ -18,7 +22,7 @@ from quantcore.studies import speed
 NOTHING = Estimate(0.0, 0.0, 0.0)
 
 
-def point(kept: int, share: float, drop: float, latency: Timing | None = None) -> Point:
+def point(kept: int, share: float, drop: float, latency: LatencyResult | None = None) -> Point:
     names = tuple(f"layer{n}" for n in range(kept))
     loss = Loss(NOTHING, NOTHING, 0.0, 0.0)
     return Point(kept=names, share=share, loss=loss, drop=drop, metric=COCO, latency=latency)
@@ -55,30 +59,68 @@ class Clocked:
             self.plugin.clock[0] += self.ms / 1e3
             self.plugin.order.append(self.ms)
 
+        def device_seconds(self, batch: object) -> None:
+            pass
+
 
 @pytest.fixture
 def clocked(monkeypatch: pytest.MonkeyPatch) -> Clocked:
     clock = [0.0]
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock[0])
     plugin = Clocked(clock)
+    monkeypatch.setattr(registry, "load_engine", lambda name: plugin)
     monkeypatch.setattr(speed, "load_engine", lambda name: plugin)
-    monkeypatch.setattr(speed, "noise", lambda model: None)
-    monkeypatch.setattr(speed, "graph_digest", repr)
+    monkeypatch.setattr(speed, "noise", lambda model: np.zeros(1))
+    monkeypatch.setattr(latency, "graph_digest", repr)
     monkeypatch.setattr(speed, "keeping", lambda policy, kept: kept)
     return plugin
 
 
-def test_graphs_are_timed_in_turns(clocked: Clocked) -> None:
-    found = speed.time_graphs(clocked, [30.0, 10.0], np.zeros(1), rounds=4)
-    assert [t.p50_ms for t in found] == pytest.approx([30, 10])
-    assert clocked.order[2 * speed.WARMUP :] == [30.0, 10.0] * 4
+def timed(clocked: Clocked, graphs: list[float], runs: int) -> Latencies:
+    test = LatencyTest(batch=np.zeros(1), runs=runs)
+    return latency.latencies("clocked", EngineOptions(), graphs, test, Runtime(InProcess()))
+
+
+def test_graphs_are_timed_in_turns_each_right_after_a_run_of_its_own(clocked: Clocked) -> None:
+    found = timed(clocked, [30.0, 10.0], runs=20)
+    assert [found.result(n).p50_ms for n in range(2)] == pytest.approx([30, 10])
+    assert found.ratio(1).value == pytest.approx(1 / 3)
+    counted = np.reshape(clocked.order[2 * 5 :], (20, 2, 2))
+    assert (counted[:, :, 0] == counted[:, :, 1]).all()
+    firsts = counted[:, 0, 0]
+    assert {10.0, 30.0} == set(firsts)
+    assert (counted[:, :, 0].sum(1) == 40).all()
+
+
+def test_equal_graphs_are_equally_fast_and_timed_once(clocked: Clocked) -> None:
+    found = timed(clocked, [30.0, 10.0, 30.0], runs=4)
+    assert found.ratio(2) == found.ratio(0)
+    assert found.ratio(2).value == found.ratio(2).high == 1
+    assert clocked.order.count(30.0) == clocked.order.count(10.0)
+
+
+def test_what_slows_the_machine_for_a_while_cancels_out_of_the_ratio() -> None:
+    random = np.random.default_rng(0)
+    slowed = np.where(np.arange(60) < 25, 3.0, 1.0)[:, None]
+    wall = np.asarray([10.0, 8.0]) * slowed * random.normal(1, 0.02, (60, 2))
+    found = Latencies(wall_ms=wall, device_ms=None, batch_size=1, others=0.5)
+    ratio, alone = found.ratio(1), found.result(1)
+    assert 0.78 < ratio.low < 0.8 < ratio.high < 0.82
+    assert alone.mean_ms > 1.5 * 8
+    assert alone.disturbed
 
 
 def test_the_interval_holds_the_median_and_narrows() -> None:
     random = np.random.default_rng(0)
-    few, many = (speed._timing(random.normal(50, 5, n)) for n in (20, 2000))
+    few, many = (
+        Latencies(
+            wall_ms=random.normal(50, 5, (n, 1)), device_ms=None, batch_size=1, others=None
+        ).result()
+        for n in (20, 2000)
+    )
     for found in (few, many):
         assert found.low_ms <= found.p50_ms <= found.high_ms
+        assert not found.disturbed
     assert many.high_ms - many.low_ms < few.high_ms - few.low_ms
 
 
@@ -152,7 +194,7 @@ def test_a_given_number_of_layers_stays_chosen(clocked: Clocked) -> None:
 
 
 def test_sets_that_noise_cannot_tell_apart_go_by_their_macs() -> None:
-    slow = point(1, 0.99, 0.0, Timing(60.0, 58.0, 62.0))
-    near = point(2, 0.95, 0.0, Timing(41.0, 39.5, 42.0))
-    first = point(5, 0.80, 0.0, Timing(40.0, 39.0, 40.5))
-    assert speed._fastest([slow, near, first]) is near
+    points = [point(1, 0.99, 0.0), point(2, 0.95, 0.0), point(5, 0.80, 0.0)]
+    wall = np.asarray([80.0, 60.0, 41.0, 40.0]) + np.random.default_rng(0).normal(0, 3, (30, 4))
+    found = Latencies(wall_ms=wall, device_ms=None, batch_size=1, others=None)
+    assert speed._fastest(found, [1, 2, 3], points) == 2

@@ -18,7 +18,7 @@ from quantcore.engines.tensorrt import cuda
 from quantcore.engines.tensorrt.inspector import read_layers
 from quantcore.engines.tensorrt.options import TensorRtOptions
 from quantcore.errors import EngineError
-from quantcore.evaluation.latency import measure
+from quantcore.evaluation.latency import LatencyTest, measure
 from quantcore.runtime.progress import Progress
 
 GPU = isinstance(cuda.gpu(), cuda.Gpu)
@@ -191,7 +191,7 @@ class TestOnAGpu:
         want = run(joined.proto, pictures)["y"]
         with plugin.load(path, EngineOptions()) as engine:
             np.testing.assert_allclose(engine.infer(pictures)["y"], want, rtol=1e-3, atol=1e-3)
-            found = measure(engine, pictures, warmup=3, runs=10)
+            found = measure([engine], LatencyTest(batch=pictures, warmup=3, runs=10)).result()
         assert found.device_p50_ms is not None
         assert 0 < found.device_p50_ms < found.p50_ms
 

@@ -12,7 +12,7 @@ from quantcore.engines.tensorrt import cuda
 from quantcore.engines.tensorrt.cuda_pycuda import PyCuda
 from quantcore.engines.tensorrt.cuda_python import CudaPython
 from quantcore.errors import EngineError
-from quantcore.evaluation.latency import measure
+from quantcore.evaluation.latency import LatencyTest, measure
 
 from .played_cuda import RUN_MS, Driver, Gpu, Runtime
 
@@ -128,7 +128,7 @@ def test_events_time_the_network_without_the_copies(played, capturable) -> None:
     with played.open() as engine:
         assert engine.device_seconds(_batch(2)) == pytest.approx(RUN_MS / 1e3)
         before = played.gpu.runs
-        found = measure(engine, _batch(4), warmup=1, runs=5)
+        found = measure([engine], LatencyTest(batch=_batch(4), warmup=1, runs=5)).result()
         assert found.device_p50_ms == pytest.approx(RUN_MS)
         assert played.gpu.runs - before == 1 + 5 + 5
         assert 0 < found.p50_ms < RUN_MS  # wall time: the played GPU takes none

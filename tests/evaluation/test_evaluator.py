@@ -24,7 +24,7 @@ from quantcore.evaluation.decoding.boxes import DecodedBoxes
 from quantcore.evaluation.decoding.grid import GridDecoding
 from quantcore.evaluation.evaluator import evaluate
 from quantcore.evaluation.finding import find_predictions
-from quantcore.evaluation.latency import measure
+from quantcore.evaluation.latency import LatencyTest, measure
 from quantcore.ir.decoding import Limits
 from quantcore.ir.model import FloatModel, Preprocessing
 from quantcore.runtime.plain import plain
@@ -189,10 +189,11 @@ def test_refusals(dataset):
 def test_latency(dataset):
     engine, progress = Oracle(), Counting()
     batch = np.zeros((2, 3, *SIZE), np.float32)
-    result = measure(engine, batch, warmup=3, runs=5, progress=progress)
+    result = measure([engine], LatencyTest(batch=batch, warmup=3, runs=5), progress).result()
     assert engine.batches == [2] * 8
     assert (result.runs, result.batch_size) == (5, 2)
     assert 0 < result.p50_ms <= result.p90_ms <= result.p99_ms
+    assert result.low_ms <= result.p50_ms <= result.high_ms
     assert result.images_per_second == pytest.approx(2000 / result.mean_ms)
     assert json.loads(json.dumps(plain(result))) == plain(result)
     assert progress.events[0] == ("latency", 5)
@@ -202,9 +203,9 @@ def test_latency_refusals():
     batch = np.zeros((2, 3, *SIZE), np.float32)
     for runs, warmup in ((0, 0), (1, -1)):
         with pytest.raises(UsageError, match="needs 1 run or more"):
-            measure(Oracle(), batch, warmup=warmup, runs=runs)
+            LatencyTest(batch=batch, warmup=warmup, runs=runs)
     with pytest.raises(EngineError, match="the graph takes 4 x 3"):
-        measure(Oracle(batch=4), batch, warmup=0, runs=1)
+        measure([Oracle(batch=4)], LatencyTest(batch=batch, warmup=0, runs=1))
 
 
 def _yolox(path):
