@@ -1,6 +1,18 @@
-"""Settings of every test: no deadlines, for the machines that run them are shared."""
+"""Settings of every test: no deadlines, for the machines that run them are shared.
+
+Property tests take the same examples each time, so that a change is judged by what it changed;
+`--hypothesis-profile explore` looks for new ones.
+"""
+
+import os
 
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+from quantcore.runtime.threads import environment, share
+
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("shared", settings.get_profile("explore"), derandomize=True)
 settings.load_profile("shared")
+
+# Before any framework is imported: pytest's processes share the cores.
+os.environ.update(environment(share(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))))

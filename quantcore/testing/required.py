@@ -74,8 +74,9 @@ def missing_framework_is_told(backend: BackendUnderTest) -> None:
 
 def layers_are_described(backend: BackendUnderTest) -> None:
     """What a framework calls a layer has an argument for each of its neutral tensors."""
+    plugin = backend.plugin
     for layer in small_detector().layers:
-        found = backend.plugin.framework_layer(layer)
+        found = plugin.framework_layer(layer)
         if found is None:
             continue
         hold(found.cls, f"{layer.name}: no class name")

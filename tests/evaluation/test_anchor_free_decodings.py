@@ -181,7 +181,8 @@ def test_candidates_are_rows_of_the_whole(decoding, seed, threshold):
     for rows, candidates in zip(decoded, found, strict=True):
         wanted = rows[rows[:, 4:].max(1) >= threshold]
         assert (candidates[:, 4] == 1).all()
-        np.testing.assert_allclose(np.delete(candidates, 4, 1), wanted, rtol=1e-5, atol=1e-5)
+        # Pixels: a centre near 0 is a difference of larger numbers.
+        np.testing.assert_allclose(np.delete(candidates, 4, 1), wanted, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("decoding", [*FREE, *GFL], ids=name)
