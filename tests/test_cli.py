@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import json
 import math
@@ -202,9 +203,9 @@ def test_a_table_holds_a_range_for_every_tensor(way: SimpleNamespace) -> None:
 
 
 def test_calibrating_prints_the_audit(way: SimpleNamespace) -> None:
-    found = re.search(r"within ([\d.]+|inf) dB SQNR", way.done["calibrate"].out)
+    found = re.search(r"differs by more than ([\d.e-]+) % of its", way.done["calibrate"].out)
     assert found is not None
-    assert float(found[1]) >= 50
+    assert float(found[1]) <= 0.3
 
 
 def test_calibrating_again_gives_the_same_bytes(way: SimpleNamespace, cli: Cli) -> None:
@@ -323,10 +324,24 @@ def test_the_artifacts_lie_beside_the_report(way: SimpleNamespace) -> None:
 
 def test_comparing_prints_one_table(way: SimpleNamespace) -> None:
     out = way.done["compare"].out
-    assert re.search(rf"float on \w+\W+{BACKEND} on", out), "one column each"
-    assert re.search(r"mAP\W+1\.000\W+\d\.\d\d\d", out)
-    assert re.search(r"mAP against float\W+[-+]\d\.\d{3} \([-+]\d\.\d{3} to [-+]\d\.\d{3}\)", out)
+    assert re.search(r"onnxruntime\W+float\W+1\.000", out), "one row each"
+    change = r"[-+]\d\.\d{3} \([-+]\d\.\d{3} to [-+]\d\.\d{3}\)"
+    times = r"\d+\.\d+\W+\d+\.\d\d \(\d+\.\d\d to \d+\.\d\d\)\W+\d of \d"
+    assert re.search(rf"{BACKEND}\W+\d\.\d{{3}}\W+{change}\W+{times}", out)
     assert "report.json" in out
+
+
+def test_comparing_ends_in_a_verdict(way: SimpleNamespace) -> None:
+    told = way.report["verdict"]
+    assert told["deploy"] in ("float on onnxruntime", f"{BACKEND} on onnxruntime")
+    assert (way.squares.root / "compared" / told["file"]).is_file()
+    assert [judged["variant"] for judged in told["judgements"]] == [f"{BACKEND} on onnxruntime"]
+    *_, last = way.done["compare"].out.splitlines()
+    assert f"verdict: {told['lines'][0]}" in way.done["compare"].out
+    assert told["lines"][-1] in last
+    assert told["lines"][0] in html.unescape(
+        (way.squares.root / "compared/report.html").read_text()
+    )
 
 
 def test_progress_does_not_disturb_the_results(way: SimpleNamespace) -> None:

@@ -39,6 +39,7 @@ from quantcore.errors import BackendError, CapabilityError, PluginError, UsageEr
 from quantcore.ir.model import FloatModel
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
+from quantcore.report import comparison as report
 from quantcore.report import terminal
 from quantcore.results.comparison import RunRecord
 from quantcore.runtime.files import ensure_folder
@@ -138,7 +139,9 @@ def compare(
         training=_training(qat, recipe),
         graphs=graphs,
     )
-    _show(comparison.compare(what, for_console(), terminal.say), out)
+    record = comparison.compare(what, for_console(), terminal.say)
+    _show(record, out)
+    _conclude(record)
 
 
 def _training(qat: bool, recipe: Path | None) -> Recipe | None:
@@ -179,14 +182,31 @@ def demo(
         backends=tuple(chosen),
         data=pipeline.Data(packaged.data),
         out=out,
+        engines=tuple(pipeline.Evaluation(name) for name in _running()),
     )
-    _show(comparison.compare(what, for_console(), terminal.say), out)
+    record = comparison.compare(what, for_console(), terminal.say)
+    _show(record, out)
     terminal.say(f"Open {out / 'report.html'}; the Q/DQ graphs and tables lie beside it.")
     terminal.say(
         "Next, your own model: quantcore compare yolov7 --weights yolov7.pt --data COCO_FOLDER "
         + " ".join(f"--backend {name}" for name in chosen)
         + " --out comparison"
     )
+    _conclude(record)
+
+
+def _running() -> list[str]:
+    """The engines that run graphs on this machine, the reference first; tells of the others."""
+    names = [REFERENCE_ENGINE]
+    for info in registry.installed(registry.ENGINES):
+        reason = info.unavailable
+        if reason is None:
+            reason = registry.load_engine(info.name).cannot_run()
+        if reason is not None:
+            terminal.say(f"left out: engine {info.name!r}: {reason}")
+        else:
+            names.append(info.name)
+    return unique(names)
 
 
 def _able(model: FloatModel, policy: CalibrationPolicy) -> list[str]:
@@ -213,11 +233,18 @@ def _able(model: FloatModel, policy: CalibrationPolicy) -> list[str]:
 
 
 def _show(record: RunRecord, out: Path) -> None:
-    """Prints the comparison; a backend that failed makes the command fail, after the report."""
-    terminal.console().print(terminal.comparison(record))
-    for caveat in terminal.caveats(record):
-        terminal.say(f"note: {caveat}")
+    """Prints the comparison."""
+    for table in report.tables(record):
+        terminal.console().print(table)
+    for note in report.notes(record):
+        terminal.say(f"note: {note}")
     terminal.say(f"{out / 'report.json'} and {out / 'report.html'}: written")
+
+
+def _conclude(record: RunRecord) -> None:
+    """Prints the verdict; a backend that failed makes the command fail, after the report."""
+    for number, line in enumerate(record.verdict.lines):
+        terminal.say(f"{'verdict:' if number == 0 else '-'} {line}")
     if record.failures:
         lines = "; ".join(f"{f.backend}: {f.error}" for f in record.failures)
         raise BackendError(f"not everything finished: {lines}")

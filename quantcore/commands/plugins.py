@@ -111,7 +111,7 @@ def _plugins(found: list[PluginInfo]) -> Table:
     """Installed plugins, and what is in the way of the others."""
     table = Table()
     for column in ("kind", "name", "distribution", "version", "status"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column != "status")
     for info in found:
         where = f"available, in {info.python}" if info.python else "available"
         table.add_row(
@@ -119,6 +119,17 @@ def _plugins(found: list[PluginInfo]) -> Table:
             info.name,
             info.distribution,
             info.version,
-            info.unavailable or where,
+            info.unavailable or _hindered(info) or where,
         )
     return table
+
+
+def _hindered(info: PluginInfo) -> str | None:
+    """What an engine that is installed cannot do on this machine; None where it can do all."""
+    if info.group != registry.ENGINES:
+        return None
+    plugin = registry.load_engine(info.name)
+    reason = plugin.cannot_run()
+    if reason is None:
+        return None
+    return f"{'builds graphs ahead, ' if plugin.builds_ahead else ''}runs none here: {reason}"

@@ -310,6 +310,10 @@ class EnginePlugin(ABC):
         with self.build(proto, options) as engine:
             return engine.layers()
 
+    def cannot_run(self) -> str | None:
+        """Why this machine cannot run what the engine builds; None where it can."""
+        return None
+
     def caveat(self) -> str | None:
         """What to know on this machine before trusting INT8 numbers; None where nothing."""
         return None

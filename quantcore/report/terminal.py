@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from quantcore.results.audit import Int8Audit, SimulationAudit
-from quantcore.results.comparison import Evaluated, LeftInFloat, RunRecord, Variant
+from quantcore.results.audit import SimulationAudit
+from quantcore.results.comparison import Evaluated
 from quantcore.results.difference import TableDifference
-from quantcore.results.estimate import Estimate, Neighbours
+from quantcore.results.estimate import Estimate
 from quantcore.results.latency import LatencyResult
 from quantcore.showing import one_line
 
@@ -57,91 +59,11 @@ def console() -> Console:
 
 
 def say(line: str) -> None:
-    """Prints one line, whatever the names in it hold."""
-    print(one_line(line))
-
-
-def comparison(record: RunRecord) -> Table:
-    """The table that `compare` ends with: a column for each variant."""
-    table = Table(title=f"{record.model}, float and quantized", title_justify="left")
-    table.add_column("")
-    variants = (*record.floats, *record.variants)
-    columns = [_column(variant) for variant in variants]
-    for variant in variants:
-        table.add_column(variant.name, justify="right", overflow="fold")
-    for name in columns[0]:
-        values = [column[name] for column in columns]
-        if name not in _WHERE_KNOWN or set(values) != {"-"}:
-            table.add_row(name, *values)
-    known = next((v.difference for v in variants if v.difference), None)
-    if known is not None:
-        table.caption = f"in brackets: {intervals(known)}, float and quantized on the same ones"
-    return table
-
-
-#: Rows that are left out where there is nothing to tell.
-_WHERE_KNOWN = (
-    "mean of similar graphs",
-    "on the device p50, ms",
-    "runs on",
-    "left in float by the search",
-)
-
-
-def _column(variant: Variant) -> dict[str, str]:
-    accuracy, latency = variant.evaluated.accuracy, variant.evaluated.latency
-    metric, figures = accuracy.metric, accuracy.figures()
-    quantized = variant.backend is not None
-    return {
-        metric.title: figure(accuracy.main),
-        f"{metric.title} against float": estimate(variant.difference, sign="+"),
-        "mean of similar graphs": _mean(variant.neighbours),
-        metric.runner_up[1]: figure(figures[metric.runner_up[0]]),
-        "latency p50, ms": figure(latency.p50_ms if latency else None, 1),
-        "latency over float's": estimate(variant.latency_ratio, 2),
-        "latency p99, ms": figure(latency.p99_ms if latency else None, 1),
-        "on the device p50, ms": figure(latency.device_p50_ms if latency else None, 2),
-        "runs on": variant.evaluated.runs_on or "-",
-        "calibration, s": figure(variant.calibration_seconds if quantized else None, 1),
-        "peak memory, MB": figure(variant.peak_rss_mb, 0),
-        "ONNX file, MB": figure(variant.onnx_bytes / 1e6, 2),
-        "Q/DQ pairs": str(sum(variant.pairs.values())) if quantized else "-",
-        "quantized layers in INT8": _int8(variant.evaluated.int8),
-        "MACs in quantized layers": _share(variant.macs_in_int8),
-        "left in float by the search": _left(variant.left),
-        "audit, worst layer, dB": figure(variant.audit.worst_db, 1) if variant.audit else "-",
-    }
-
-
-def _share(found: float | None) -> str:
-    return "-" if found is None else f"{found:.1%}"
-
-
-def _mean(found: Neighbours | None) -> str:
-    if found is None:
-        return "-"
-    return f"{found.mean:+.3f} ± {found.error:.3f} ({len(found.differences)} graphs)"
-
-
-def _left(found: LeftInFloat | None) -> str:
-    if found is None:
-        return "-"
-    return f"{len(found.layers)} layers{'' if found.met else ', target missed'}"
-
-
-def _int8(found: Int8Audit | None) -> str:
-    if found is None:
-        return "-"
-    return f"{found.int8} of {len(found.layers)}" if found.verified else "not verified"
-
-
-def caveats(record: RunRecord) -> list[str]:
-    """What is to be said of the variants, and of INT8 on this machine, each once."""
-    notes = [f"{v.backend}, {v.step}: {v.note}" for v in record.variants if v.note]
-    audits = (v.evaluated.int8 for v in record.variants)
-    told = dict.fromkeys([*notes, *(a.caveat for a in audits if a and a.caveat)])
-    busy = load(v.evaluated.latency for v in (*record.floats, *record.variants))
-    return [*told, busy] if busy else [*told]
+    """Prints a text, whatever the names in it hold; broken between words on a terminal alone."""
+    text = one_line(line)
+    if sys.stdout.isatty():
+        text = textwrap.fill(text, console().width, break_long_words=False, break_on_hyphens=False)
+    print(text)
 
 
 def evaluation(found: Evaluated) -> Table:
@@ -194,13 +116,17 @@ def load(found: Iterable[LatencyResult | None]) -> str | None:
 
 
 def audit(found: SimulationAudit, backend: str) -> str:
-    """The audit in one line."""
+    """The audit in one line: decibels as what they are of the signal, which people know."""
     return (
-        f"audit: Q/DQ graph against {backend}'s own simulation: every layer within "
-        f"{found.worst_db:.1f} dB SQNR (worst: {found.worst_tensor}), raw heads "
-        f"{found.heads_db:.1f} dB; end to end {found.end_to_end_db:.1f} dB, where moving the "
-        f"scales by one unit in the last place puts the graph {found.floor_db:.1f} dB from itself"
+        f"audit: the graph computes what {backend} itself simulates: no layer differs by more than "
+        f"{_share_of_signal(found.worst_db)} of its signal (most: {found.worst_tensor}); from the "
+        f"image to the heads these add up to {_share_of_signal(found.end_to_end_db)}"
     )
+
+
+def _share_of_signal(decibels: float) -> str:
+    """An SQNR as the difference over the signal, both as root mean squares."""
+    return f"{100 * 10 ** (-decibels / 20):.2g} %" if decibels > 0 else "100 %"
 
 
 def table_difference(found: TableDifference, first: str, second: str, top: int) -> Table:

@@ -11,6 +11,7 @@ from quantcore.results.estimate import Estimate, FigureDraws, Neighbours
 from quantcore.results.evaluation import Accuracy
 from quantcore.results.latency import LatencyResult
 from quantcore.results.metric import Metric
+from quantcore.results.verdict import Verdict, verdict
 from quantcore.runtime.plain import plain
 
 FORMAT = "quantcore.report/1"
@@ -156,10 +157,15 @@ class Variant:
     neighbours: Neighbours | None = None
 
     @property
-    def name(self) -> str:
-        """How the variant is called in tables."""
+    def title(self) -> str:
+        """How the graph is called in tables."""
         step = f", {self.step}" if self.step else ""
-        return f"{self.backend or 'float'}{step} on {self.evaluated.engine}"
+        return f"{self.backend or 'float'}{step}"
+
+    @property
+    def name(self) -> str:
+        """How the variant is called."""
+        return f"{self.title} on {self.evaluated.engine}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -221,6 +227,11 @@ class RunRecord:
     host: Mapping[str, Any] = field(default_factory=dict)
     rewrites: tuple[str, ...] = ()
 
+    @property
+    def verdict(self) -> Verdict:
+        """What it comes to."""
+        return verdict(self.floats, self.variants)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form, `report.json`."""
         found = {
@@ -228,6 +239,7 @@ class RunRecord:
             "model": self.model,
             "weights": self.weights,
             "data": self.data,
+            "verdict": self.verdict,
             "host": self.host,
             "rewrites": self.rewrites,
             "float": self.floats[0],

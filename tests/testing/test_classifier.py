@@ -95,8 +95,8 @@ def test_compare_and_its_search(
     given = ("--data", digits.data, "--backend", "first", "--backend", "wide", "--out", out)
     more = ("--mixed", "--max-drop", 0.9, "--graphs", 2, "--images", 40, *EVERY_LAYER)
     told = words(cli("compare", *digits.model, *given, *more))
-    assert "top-1 against float" in told
-    assert "top-5" in told
+    assert "top-1" in told
+    assert "against float" in told
     report = read(out / "report.json")
     first, wide = (
         next(v for v in report["variants"] if v["backend"] == name and not v["mixed"])

@@ -49,14 +49,18 @@ class TensorRtEngine(EnginePlugin):
         """CUDA with a GPU; raises EngineError where there is none."""
         from quantcore.engines.tensorrt.library import trt
 
-        driver, gpu = cuda.driver(), cuda.gpu()
-        if isinstance(driver, cuda.NoGpu) or isinstance(gpu, cuda.NoGpu):
-            reason = gpu.reason if isinstance(gpu, cuda.NoGpu) else ""
+        driver, reason = cuda.driver(), self.cannot_run()
+        if isinstance(driver, cuda.NoGpu) or reason is not None:
             raise EngineError(
                 f"{trt.__name__} {trt.__version__} cannot run {what} here: {reason}; "
                 f"`quantcore build GRAPH --engine {self.name} --out FILE` builds it ahead of time"
             )
         return driver
+
+    def cannot_run(self) -> str | None:
+        """See EnginePlugin."""
+        gpu = cuda.gpu()
+        return gpu.reason if isinstance(gpu, cuda.NoGpu) else None
 
     def inspect(self, proto: onnx.ModelProto, options: EngineOptions) -> list[EngineLayer]:
         """See EnginePlugin; without a GPU the graph is built all the same, and nothing claimed."""
