@@ -8,7 +8,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-from quantcore.runtime.threads import environment, share
+from quantcore.runtime.threads import cores, environment, share
 
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("shared", settings.get_profile("explore"), derandomize=True)
@@ -16,3 +16,8 @@ settings.load_profile("shared")
 
 # Before any framework is imported: pytest's processes share the cores.
 os.environ.update(environment(share(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: each process holds the frameworks, a gigabyte or so."""
+    return min(cores(), 4)
