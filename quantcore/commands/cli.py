@@ -11,6 +11,7 @@ import typer
 import quantcore
 from quantcore.commands import (
     authoring,
+    auto,
     compare,
     engines,
     plugins,
@@ -60,6 +61,7 @@ def _root(
 
 app.command("demo")(compare.demo)
 app.command("compare")(compare.compare)
+app.command("auto")(auto.auto)
 app.command("list")(plugins.list_plugins)
 backends = typer.Typer(help="For authors of backends.", no_args_is_help=True)
 backends.command("check")(plugins.check)

@@ -314,6 +314,14 @@ class EnginePlugin(ABC):
         """Why this machine cannot run what the engine builds; None where it can."""
         return None
 
+    def float_options(self, options: EngineOptions) -> Mapping[str, EngineOptions]:
+        """The precisions that a float graph can be deployed in here, and how it is built for each.
+
+        Args:
+            options: As a person set them; those of the first entry, which is `FP32`.
+        """
+        return {"FP32": options}
+
     def caveat(self) -> str | None:
         """What to know on this machine before trusting INT8 numbers; None where nothing."""
         return None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from quantcore.errors import DataError
 from quantcore.runtime.notes import note
+
+D = TypeVar("D", bound="Dataset")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,20 @@ class Dataset(ABC):
         Raises:
             DataError: The two do not fit each other.
         """
+
+    def only(self: D, ids: Collection[int]) -> D:
+        """The data set with some of its images, in its own order.
+
+        Raises:
+            DataError: None of them is there.
+        """
+        wanted = frozenset(ids)
+        kept = tuple(image for image in self.images if image.id in wanted)
+        if not kept:
+            raise DataError(f"{self.source}: has none of the {len(wanted)} images asked for")
+        changed: Any = replace(self, images=kept)  # type: ignore[type-var] # each is a dataclass
+        found: D = changed
+        return found
 
     def select(self, count: int | None = None, seed: int = 0) -> tuple[ImageFile, ...]:
         """All images, or a sample of them, in the data set's order.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ from quantcore.contracts.engine import (
     EnginePlugin,
     Surroundings,
 )
+from quantcore.contracts.options import option
 from quantcore.contracts.plans import Built
 from quantcore.engines.common import (
     HEAVY,
@@ -45,10 +48,29 @@ _WEIGHTED = frozenset(
 _SUFFIX = re.compile(r"(/WithoutBiases|_original)$")
 
 
+#: What float layers are computed in, and its name as people know it.
+_Float = Literal["f32", "bf16", "f16"]
+_FLOATS: Mapping[_Float, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVinoOptions(EngineOptions):
+    """OpenVINO's own options.
+
+    Attributes:
+        precision: What float layers are computed in.
+    """
+
+    precision: _Float = option(
+        "f32", "What float layers are computed in: f32, or bf16 or f16 where the processor has it."
+    )
+
+
 class OpenVinoEngine(EnginePlugin):
     """Compiles ONNX graphs as they are for the CPU."""
 
     builds_ahead = True
+    options = OpenVinoOptions
 
     def versions(self) -> Mapping[str, str]:
         """See EnginePlugin."""
@@ -58,6 +80,21 @@ class OpenVinoEngine(EnginePlugin):
 
     def _build(self, proto: onnx.ModelProto, options: EngineOptions) -> Engine:
         return _Compiled(proto, options)
+
+    def check(self, options: EngineOptions) -> None:
+        """See EnginePlugin."""
+        super().check(options)
+        wanted = OpenVinoOptions.of(options).precision
+        if wanted not in _able():
+            raise EngineError(
+                f"OpenVINO does not compute in {wanted} on this processor; it has: "
+                f"{', '.join(_able())}"
+            )
+
+    def float_options(self, options: EngineOptions) -> Mapping[str, EngineOptions]:
+        """See EnginePlugin."""
+        own = OpenVinoOptions.of(options)
+        return {_FLOATS[name]: replace(own, precision=name) for name in _able()}
 
     def caveat(self) -> str | None:
         """See EnginePlugin."""
@@ -90,6 +127,15 @@ class OpenVinoEngine(EnginePlugin):
 
     def _load(self, content: bytes, options: EngineOptions) -> Engine:
         return _Imported(content, options)
+
+
+@cache
+def _able() -> tuple[_Float, ...]:
+    """What float layers can be computed in here; FP32 first."""
+    import openvino
+
+    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for name, title in _FLOATS.items() if name == "f32" or title in known)
 
 
 class _Imported(Engine):
@@ -272,7 +318,7 @@ def _settings(options: EngineOptions) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         # Float layers stay FP32 on processors where OpenVINO would take bfloat16 by itself.
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": OpenVinoOptions.of(options).precision,
     }
     if options.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = options.threads

@@ -7,7 +7,7 @@ an evaluation that was interrupted goes on, and studies share what they have fou
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -24,7 +24,7 @@ from quantcore.results.latency import LatencyResult
 from quantcore.runtime.host import host
 from quantcore.runtime.jobs import Job, Piece
 from quantcore.runtime.keys import content_key, file_digest, file_digests, graph_digest
-from quantcore.runtime.progress import Progress
+from quantcore.runtime.progress import Progress, Silent
 from quantcore.runtime.worker import peak_rss_mb
 
 #: Of what a kept piece means; a change of it makes all that is on disk obsolete.
@@ -119,15 +119,54 @@ def graph_job(
     Raises:
         DataError: An image cannot be read.
     """
-    versions = dict(registry.load_engine(how.engine).versions())
-    digest = file_digest(graph) if isinstance(graph, Path) else graph_digest(graph)
-    run = (quantcore.__version__, how.engine, versions, how.options, digest)
+    run = _run_of(graph, how)
     pieces = image_pieces(model, images, (run, how.batch_size, how.limits), progress)
     if look is not None:
         test = (look.test.warmup, look.test.runs) if look.test else None
         key = content_key("how it runs", REVISION, run, test, host())
         pieces.append(Piece(key=key, kind=Measured, about=look))
     return Job(what=what, function=_on_engine, arguments=(model, graph, how), pieces=tuple(pieces))
+
+
+def graphs_job(
+    what: str,
+    model: FloatModel,
+    graphs: Sequence[onnx.ModelProto],
+    images: Sequence[ImageFile],
+    how: RunSettings,
+    progress: Progress,
+) -> Job[Found]:
+    """Runs several graphs of a model on the same images, in one process.
+
+    Args:
+        what: Names the job in errors.
+        model: Says how images go in and what comes out.
+        graphs: Its graphs.
+        images: What to run.
+        how: How they are run.
+        progress: Where reading the images' files reports.
+
+    Returns:
+        A `Found` for each image of the first graph, in order, then of the second, and so on; the
+        pieces are those of `graph_job`.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    pieces = []
+    for number, graph in enumerate(graphs):
+        about = (_run_of(graph, how), how.batch_size, how.limits)
+        own = image_pieces(model, images, about, progress)
+        pieces += [replace(piece, about=(number, piece.about)) for piece in own]
+    given = (what, model, tuple(graphs), how)
+    return Job(what=what, function=_graphs_on_engine, arguments=given, pieces=tuple(pieces))
+
+
+def _run_of(graph: onnx.ModelProto | Path, how: RunSettings) -> tuple[object, ...]:
+    """What a graph finds depends on, besides the image, the batch size and the limits."""
+    versions = dict(registry.load_engine(how.engine).versions())
+    digest = file_digest(graph) if isinstance(graph, Path) else graph_digest(graph)
+    return (quantcore.__version__, how.engine, versions, how.options, digest)
 
 
 def image_pieces(
@@ -173,6 +212,24 @@ def _on_engine(
         for number, look in enumerate(wanted):
             if isinstance(look, Look):
                 yield number, _measured(engine, look, progress)
+
+
+def _graphs_on_engine(
+    what: str,
+    model: FloatModel,
+    graphs: Sequence[onnx.ModelProto],
+    how: RunSettings,
+    wanted: Sequence[tuple[int, ImageFile]],
+    progress: Progress,
+) -> Iterator[tuple[int, Found]]:
+    plugin, silent = registry.load_engine(how.engine), Silent()
+    numbers = dict.fromkeys(graph for graph, _ in wanted)
+    for number in progress.track(numbers, what, len(numbers)):
+        places = [place for place, (graph, _) in enumerate(wanted) if graph == number]
+        images = [wanted[place][1] for place in places]
+        with plugin.build(graphs[number], how.options) as engine:
+            for own, found in found_on(engine, model, images, how, silent):
+                yield places[own], found
 
 
 def found_on(

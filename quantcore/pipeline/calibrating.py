@@ -19,7 +19,6 @@ from quantcore.contracts.engine import EnginePlugin
 from quantcore.contracts.front import front
 from quantcore.contracts.session import BackendSession, SessionOptions
 from quantcore.data.batches import Batches, Inputs
-from quantcore.data.opening import open_dataset
 from quantcore.data.stream import ImageStream, Source
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import DataError
@@ -230,7 +229,7 @@ def images_of(
     remembered = model.batch_size or AUDIT_IMAGES
     if isinstance(data, Data | str | Path):
         data = Data.of(data)
-        chosen = open_dataset(data.root, data.calibration).select(policy.images, policy.seed)
+        chosen = data.calibration_set().select(policy.images, policy.seed)
         inputs = Batches(chosen, model.preprocessing, batch_size).inputs()
         return _Counted(inputs, tuple(image.id for image in chosen), remembered)
     stream = ImageStream(data, model.preprocessing, batch_size, policy.images)

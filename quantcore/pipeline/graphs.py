@@ -12,7 +12,6 @@ import onnx
 from quantcore.contracts import registry
 from quantcore.contracts.model import ModelOptions
 from quantcore.data.batches import Batches
-from quantcore.data.opening import open_dataset
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import CheckpointError, UsageError
 from quantcore.ir.description import describe
@@ -88,7 +87,7 @@ def rewrite(
     plugin = registry.load_rewrite(name)
     plugin.check_table(model, table)
     data = Data.of(data)
-    chosen = open_dataset(data.root, data.calibration).select(images, seed)
+    chosen = data.calibration_set().select(images, seed)
     batches = Batches(chosen, model.preprocessing, model.batch_size or 1)
     engine = registry.load_engine(REFERENCE_ENGINE)
     return plugin.apply(model, table, batches, engine, options, progress)

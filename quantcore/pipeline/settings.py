@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantcore.contracts.engine import EngineOptions
+from quantcore.data.dataset import Dataset
+from quantcore.data.opening import open_dataset
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.ir.model import FloatModel
 from quantcore.results.audit import SimulationAudit
@@ -46,15 +48,22 @@ class Data:
         calibration: Split to calibrate on; COCO's names stand for `train` and `val` where there are
             folders of classes.
         evaluation: Split to evaluate on.
+        images: Ids of the images of the calibration split to take; None for all.
     """
 
     root: Path
     calibration: str = CALIBRATION_SPLIT
     evaluation: str = EVALUATION_SPLIT
+    images: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
         """Takes a text for the path that it is."""
         object.__setattr__(self, "root", Path(self.root))
+
+    def calibration_set(self) -> Dataset:
+        """The calibration split, or what of it is to be taken; raises DataError."""
+        found = open_dataset(self.root, self.calibration)
+        return found if self.images is None else found.only(self.images)
 
     @classmethod
     def of(cls, data: Data | Path | str) -> Data:

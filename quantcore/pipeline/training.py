@@ -19,7 +19,6 @@ from quantcore.contracts.engine import EnginePlugin
 from quantcore.contracts.session import SessionOptions
 from quantcore.contracts.training import TrainingSpec
 from quantcore.data.dataset import Dataset, ImageFile
-from quantcore.data.opening import open_dataset
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import DataError, TableError
 from quantcore.ir.model import Array, FloatModel, QdqModel
@@ -291,7 +290,7 @@ def _shared_out(
     Raises:
         DataError: The data set is unusable, or nothing is left to judge on or to train on.
     """
-    dataset = open_dataset(data.root, data.calibration)
+    dataset = data.calibration_set()
     chosen = dataset.select(policy.images, policy.seed)
     wanted = round(recipe.held_out * len(chosen))
     if recipe.held_out and not wanted:

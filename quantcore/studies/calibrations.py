@@ -7,7 +7,6 @@ from pathlib import Path
 
 import quantcore
 from quantcore.contracts import registry
-from quantcore.data.opening import open_dataset
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Calibrated, Data, calibrate
 from quantcore.policy.policy import CalibrationPolicy
@@ -41,6 +40,7 @@ def calibrated(
     device: str,
     threads: int | None,
     runtime: Runtime,
+    keep_histograms: bool = False,
 ) -> Calibrated:
     """What `quantcore.pipeline.calibrate` gives, unless the runtime has it already.
 
@@ -53,11 +53,12 @@ def calibrated(
         device: Where the framework computes.
         threads: Its CPU threads; None for all.
         runtime: Where it is done and kept.
+        keep_histograms: See there.
 
     Raises:
         QuantcoreError: See the classes of `quantcore.errors`.
     """
-    dataset = open_dataset(data.root, data.calibration)
+    dataset = data.calibration_set()
     images = dataset.select(policy.images, policy.seed)
     digests = file_digests((image.path for image in images), runtime.progress)
     key = content_key(
@@ -68,8 +69,9 @@ def calibrated(
         policy.to_dict(),
         (backend, dict(registry.load_backend(backend).versions()), device, threads),
         [(image.id, digests[image.path]) for image in images],
+        *(["histograms"] if keep_histograms else []),
     )
-    given = (model, policy, backend, data, device, threads)
+    given = (model, policy, backend, data, device, threads, keep_histograms)
     kept = runtime.one(whole(what, key, _Kept, _calibrate, *given, threads=threads))
     return Calibrated(
         model=model,
@@ -88,6 +90,7 @@ def _calibrate(
     data: Data,
     device: str,
     threads: int | None,
+    keep_histograms: bool,
     progress: Progress,
 ) -> _Kept:
     done = calibrate(
@@ -97,6 +100,7 @@ def _calibrate(
         policy=policy,
         device=device,
         threads=threads,
+        keep_histograms=keep_histograms,
         progress=progress,
     )
     return _Kept(

@@ -86,7 +86,7 @@ def check(what: Comparison) -> None:
         for backend in able:
             check_training(what.model, what.data, backend, what.policy, what.training)
     data = what.data
-    calibration = open_dataset(data.root, data.calibration)
+    calibration = data.calibration_set()
     calibration.select(what.policy.images, what.policy.seed)
     task = task_of(what.model)
     if what.target is not None and not calibration.labelled([i.id for i in calibration.images]):

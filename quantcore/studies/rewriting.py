@@ -10,7 +10,6 @@ import onnx
 
 import quantcore
 from quantcore.contracts import registry
-from quantcore.data.opening import open_dataset
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Data, rewrite
 from quantcore.policy.policy import CalibrationPolicy
@@ -56,7 +55,7 @@ def rewritten(
     Raises:
         QuantcoreError: See the classes of `quantcore.errors`.
     """
-    images = open_dataset(data.root, data.calibration).select(policy.images, policy.seed)
+    images = data.calibration_set().select(policy.images, policy.seed)
     digests = file_digests((image.path for image in images), runtime.progress)
     options = registry.load_rewrite(name).options()
     key = content_key(

@@ -10,7 +10,6 @@ import onnx
 import quantcore
 from quantcore.contracts import registry
 from quantcore.contracts.session import SessionOptions
-from quantcore.data.opening import open_dataset
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Data, Trained, train
 from quantcore.policy.policy import CalibrationPolicy
@@ -45,6 +44,7 @@ def trained(
     options: SessionOptions,
     checkpoint: Path,
     runtime: Runtime,
+    table: CalibrationTable | None = None,
 ) -> Trained:
     """What `quantcore.pipeline.train` gives, unless the runtime has it already.
 
@@ -58,11 +58,12 @@ def trained(
         options: Device, arithmetic and threads.
         checkpoint: Where the state is kept while it trains.
         runtime: Where it is done and kept.
+        table: Where the ranges start; None to calibrate first.
 
     Raises:
         QuantcoreError: See the classes of `quantcore.errors`.
     """
-    images = open_dataset(data.root, data.calibration).select(policy.images, policy.seed)
+    images = data.calibration_set().select(policy.images, policy.seed)
     digests = file_digests((image.path for image in images), runtime.progress)
     key = content_key(
         "training",
@@ -73,8 +74,9 @@ def trained(
         recipe.to_dict(),
         (backend, dict(registry.load_backend(backend).versions()), options),
         [(image.id, digests[image.path]) for image in images],
+        *([table.sha256] if table else []),
     )
-    given = (model, policy, recipe, backend, data, options, checkpoint)
+    given = (model, policy, table, recipe, backend, data, options, checkpoint)
     kept = runtime.one(whole(what, key, _Kept, _train, *given, threads=options.threads))
     checkpoint.unlink(missing_ok=True)
     return Trained(
@@ -89,6 +91,7 @@ def trained(
 def _train(
     model: FloatModel,
     policy: CalibrationPolicy,
+    table: CalibrationTable | None,
     recipe: Recipe,
     backend: str,
     data: Data,
@@ -101,6 +104,7 @@ def _train(
         data,
         backend=backend,
         policy=policy,
+        table=table,
         recipe=recipe,
         options=options,
         checkpoint=checkpoint,

@@ -1,0 +1,175 @@
+"""The cheapest recipe that meets a stated accuracy and is really faster, as a command."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantcore import pipeline
+from quantcore.commands.options import (
+    CalibrationSplit,
+    DataRoot,
+    Device,
+    EngineOption,
+    EvaluationSplit,
+    Model,
+    ModelOption,
+    PolicyFile,
+    Preset,
+    Providers,
+    Size,
+    Threads,
+    Weights,
+    engine_options,
+    load_model,
+    read_policy,
+    unique,
+)
+from quantcore.contracts import registry
+from quantcore.engines import REFERENCE_ENGINE
+from quantcore.errors import PluginError, UsageError
+from quantcore.policy.profiles import Profile
+from quantcore.policy.tensor import TensorPolicy, observer_list
+from quantcore.report import auto as report
+from quantcore.report import terminal
+from quantcore.runtime.files import ensure_folder
+from quantcore.runtime.progress import for_console
+from quantcore.studies.auto import settings
+from quantcore.studies.auto.climb import auto as run
+from quantcore.studies.auto.settings import AutoStudy
+
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def auto(
+    model: Model,
+    weights: Weights,
+    data: DataRoot,
+    out: Annotated[Path, typer.Option(help="Folder for the network, its table and the report.")],
+    max_drop: Annotated[
+        float, typer.Option(help="The model may lose so much mAP, or top-1.")
+    ] = 0.005,
+    min_speedup: Annotated[
+        float,
+        typer.Option(help="Times as fast as the fastest float network (FP32, BF16, FP16)."),
+    ] = 1.0,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="No further rung is begun after so long: 90s, 30m, 2h.", metavar="TIME"),
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="Backend plugin; repeat for several. By default one that can do most."),
+    ] = None,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="Engine plugin; repeat for several.")
+    ] = None,
+    provider: Providers = None,
+    engine_option: EngineOption = None,
+    policy: PolicyFile = None,
+    observer: Annotated[
+        list[str] | None,
+        typer.Option(help="Try this one: max, mse, percentile=99.99, ...; repeat for several."),
+    ] = None,
+    placement: Annotated[
+        list[str] | None,
+        typer.Option(help="Try this placement profile, a name or a YAML file; repeatable."),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Leave out a rung: {', '.join(settings.RUNGS[1:])}; repeatable."),
+    ] = None,
+    choosing: Annotated[
+        float, typer.Option(help="Share of the calibration split that recipes are chosen by.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of the division of the calibration split.")] = 0,
+    graphs: Annotated[
+        int, typer.Option(help="Graphs that stand for a recipe, which hardly differ.", min=1)
+    ] = 6,
+    steps: Annotated[int, typer.Option(help="Of a training.", min=1)] = 200,
+    size: Size = None,
+    preset: Preset = None,
+    model_option: ModelOption = None,
+    calibration_split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
+    evaluation_split: EvaluationSplit = pipeline.EVALUATION_SPLIT,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Find the cheapest recipe that loses little enough and is really faster.
+
+    Climbs from observers over placement, equalized channels, layers in float and corrected rounding
+    to training, and stops at the first recipe that meets both. Exit code 1 says that none does; the
+    nearest is written all the same. Started again, it goes on where it was.
+    """
+    ensure_folder(out)
+    engines = unique(engine or [REFERENCE_ENGINE])
+    options = engine_options(engines, engine_option, threads=threads, providers=provider)
+    what = AutoStudy(
+        model=load_model(model, weights, size, preset, model_option),
+        weights=weights,
+        data=pipeline.Data(data, calibration_split, evaluation_split),
+        out=out,
+        backends=tuple(unique(backend or [_able()])),
+        engines=tuple(pipeline.Evaluation(name, options[name]) for name in engines),
+        max_drop=max_drop,
+        min_speedup=min_speedup,
+        budget=_seconds(budget),
+        policy=read_policy(policy),
+        observers=_observers(observer) if observer else settings.OBSERVERS,
+        placements=tuple(map(Profile.read, placement)) if placement else settings.PLACEMENTS,
+        without=frozenset(without or ()),
+        choosing=choosing,
+        seed=seed,
+        graphs=graphs,
+        steps=steps,
+        device=device,
+        threads=threads,
+    )
+    record = run(what, for_console(), terminal.say)
+    terminal.console().print(report.table(record))
+    for line in (*record.warnings, *record.verdict):
+        terminal.say(line)
+    terminal.say(f"{out}: {', '.join(record.artifacts.values())} written")
+    if not record.met:
+        raise typer.Exit(1)
+
+
+def _seconds(written: str | None) -> float | None:
+    """A time as a person writes it."""
+    if written is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", written.strip())
+    if found is None:
+        raise UsageError(f"--budget is a time such as 90s, 30m or 2h, not {written!r}")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def _observers(written: list[str]) -> tuple[TensorPolicy, ...]:
+    """Observers as people write them: `mse`, `percentile=99.99`."""
+    entries = []
+    for one in written:
+        name, equals, value = one.partition("=")
+        try:
+            entries.append({name: float(value)} if equals else name)
+        except ValueError:
+            raise UsageError(f"--observer {one}: {value!r} is no number") from None
+    return observer_list(entries, TensorPolicy())
+
+
+def _able() -> str:
+    """The installed backend that can do most: show its activations, and train."""
+    found = []
+    for info in registry.installed(registry.BACKENDS, for_console()):
+        if info.unavailable is None:
+            able = registry.load_backend(info.name).capabilities
+            if "portable" in able.implementations:
+                found.append((able.train.value, info.name))
+    if not found:
+        raise PluginError(
+            "no backend is installed that shows its activations; `quantcore list` shows them, "
+            "requirements/demo.txt has one"
+        )
+    return max(found)[1]

@@ -1,0 +1,240 @@
+"""The rungs: what is tried, the cheapest first. One calibration pass serves all observers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import cached_property
+
+from quantcore.calibration.recalibration import recalibrate
+from quantcore.contracts import registry
+from quantcore.contracts.capabilities import check_capabilities, check_trains
+from quantcore.contracts.session import SessionOptions
+from quantcore.errors import CapabilityError, QuantcoreError
+from quantcore.ir.model import FloatModel
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.policy.profiles import PlacementRule, Profile
+from quantcore.policy.tensor import TensorPolicy
+from quantcore.qdq.placement import plan
+from quantcore.runtime.files import ensure_folder
+from quantcore.runtime.jobs import Runtime
+from quantcore.studies.auto.attempt import Attempt
+from quantcore.studies.auto.parts import Parts
+from quantcore.studies.auto.settings import AutoStudy
+from quantcore.studies.calibrations import calibrated
+from quantcore.studies.rewriting import rewritten
+from quantcore.studies.sensitivity import StudiedModel, measure
+from quantcore.studies.trainings import trained
+from quantcore.table.table import CalibrationTable
+from quantcore.training.recipe import Recipe
+
+#: Numbers of most sensitive layers that are left in float.
+LEFT = (1, 2, 3, 5, 8, 13)
+
+#: Rewrites that make up for rounding, and the one that makes channels alike.
+CORRECTIONS = ("bias-correction", "gptq")
+EQUALIZE = "equalize"
+
+
+def check_backends(names: Sequence[str]) -> str:
+    """The backend that serves the rungs: the first that shows its activations.
+
+    Raises:
+        CapabilityError: None does.
+        PluginError: One is not there.
+    """
+    able = [n for n in names if "portable" in registry.load_backend(n).capabilities.implementations]
+    if not able:
+        raise CapabilityError(
+            f"none of the backends ({', '.join(names)}) shows its activations to quantcore, and "
+            "`auto` applies several observers to one pass; add one that does, see `quantcore list`"
+        )
+    return able[0]
+
+
+class Ladder:
+    """Makes the attempts of each rung.
+
+    Args:
+        what: What is asked for.
+        parts: Which images do what.
+        runtime: Where the work is done and kept.
+        say: Is given a line for what cannot be done.
+    """
+
+    def __init__(
+        self, what: AutoStudy, parts: Parts, runtime: Runtime, say: Callable[[str], None]
+    ) -> None:
+        self._what, self._parts = what, parts
+        self._runtime, self._say = runtime, say
+        self._data = parts.data(what.data)
+        self.backend = check_backends(what.backends)
+        self._tables: dict[str, CalibrationTable] = {}
+
+    def attempts(self, rung: str, best: Attempt | None) -> list[Attempt]:
+        """The attempts of a rung; what cannot be made is left out, with a line.
+
+        Args:
+            rung: Of `settings.RUNGS`.
+            best: What the last three rungs start from.
+        """
+        placements = self._what.placements
+        if rung == "observers":
+            return [*self._grid(rung, self._what.model, placements[:1]), *self._own()]
+        if rung == "placement":
+            return self._grid(rung, self._what.model, placements[1:])
+        if rung == "equalize":
+            with self._spared(rung):
+                return self._grid(rung, self._equalized, placements, ("equalized",))
+            return []
+        assert best is not None
+        if rung == "mixed":
+            return self._mixed(best)
+        return self._rounding(best) if rung == "rounding" else self._trained(best)
+
+    @cached_property
+    def _equalized(self) -> FloatModel:
+        found = rewritten(self._what.model, EQUALIZE, self._data, self._policy, self._runtime)
+        self._say(found.line)
+        return found.model
+
+    @cached_property
+    def _policy(self) -> CalibrationPolicy:
+        """What holds for all, portable; one framework is enough, so in float32."""
+        return replace(
+            self._what.policy,
+            implementation="portable",
+            arithmetic="float32",
+            images=len(self._parts.calibrating),
+            observers=(),
+        )
+
+    def _grid(
+        self,
+        rung: str,
+        model: FloatModel,
+        placements: tuple[Profile, ...],
+        done: tuple[str, ...] = (),
+    ) -> list[Attempt]:
+        """Every placement with every observer, from one pass over the images."""
+        found = []
+        for placement in placements:
+            for observer in self._what.observers:
+                policy = self._with(observer, placement)
+                with self._spared(f"{observer.label}, {placement.name}"):
+                    table = recalibrate(self._seen(model), policy)
+                    found.append(_attempt(rung, self.backend, model, table, done))
+        return found
+
+    def _with(
+        self, observer: TensorPolicy, placement: Profile, **changes: object
+    ) -> CalibrationPolicy:
+        """The policy with an observer, whose codes stay the policy's."""
+        policy = replace(self._policy, placement=placement, **changes)  # type: ignore[arg-type]
+        parameters = observer.parameters
+        seen = replace(policy.activations, observer=observer.observer, parameters=parameters)
+        return replace(policy, activations=seen)
+
+    def _seen(self, model: FloatModel) -> CalibrationTable:
+        """A table with the histograms of all tensors that any of the placements quantizes."""
+        if model.fingerprint not in self._tables:
+            policy = self._with(TensorPolicy("max"), _widest(self._what.placements))
+            found = self._calibrated(model, policy, self.backend, keep=True)
+            self._tables[model.fingerprint] = found
+        return self._tables[model.fingerprint]
+
+    def _own(self) -> Iterator[Attempt]:
+        """What the frameworks' own calibrators make of the first observer that they have."""
+        model = self._what.model
+        for backend in self._what.backends:
+            capabilities = registry.load_backend(backend).capabilities
+            own = {"implementation": "native", "arithmetic": None}
+            for observer in self._what.observers:
+                policy = self._with(observer, self._what.placements[0], **own)
+                with suppress(QuantcoreError):
+                    check_capabilities(backend, capabilities, plan(model, policy))
+                    break
+            else:
+                continue
+            with self._spared(f"{backend}'s own {policy.activations.label}"):
+                table = self._calibrated(model, policy, backend, keep=False)
+                yield _attempt("observers", backend, model, table)
+
+    def _calibrated(
+        self, model: FloatModel, policy: CalibrationPolicy, backend: str, keep: bool
+    ) -> CalibrationTable:
+        given = (self._data, self._what.device, self._what.threads, self._runtime)
+        return calibrated(backend, model, policy, backend, *given, keep_histograms=keep).table
+
+    def _mixed(self, best: Attempt) -> list[Attempt]:
+        """The layers left in float that hurt most; they are ranked on the calibration images."""
+        ranking = measure(
+            StudiedModel.of(best.model, best.table),
+            self._parts.dataset.only([image.id for image in self._parts.calibrating]),
+            self._what.data.calibration,
+            self._runtime,
+            labels=False,
+        )
+        names = [cost.layer for cost in ranking.layers]
+        return [best.leaving("mixed", names[:count]) for count in LEFT if count < len(names)]
+
+    def _rounding(self, best: Attempt) -> list[Attempt]:
+        """Weights and biases that make up for rounding."""
+        found = []
+        for name in CORRECTIONS:
+            with self._spared(name):
+                given = (self._data, self._policy, self._runtime, best.table)
+                done = rewritten(best.model, name, *given)
+                assert done.table is not None
+                words = (*best.done, name)
+                found.append(_attempt("rounding", best.backend, done.model, done.table, words))
+        return found
+
+    def _trained(self, best: Attempt) -> list[Attempt]:
+        """Weights and scales trained with the quantizers in place, by the first that can."""
+        for backend in dict.fromkeys((best.backend, *self._what.backends)):
+            with self._spared(f"training with {backend}"):
+                capabilities = registry.load_backend(backend).capabilities
+                check_trains(backend, capabilities, plan(best.model, best.policy))
+                return [self._training(best, backend)]
+        return []
+
+    def _training(self, best: Attempt, backend: str) -> Attempt:
+        what, title = self._what, f"training with {backend}"
+        # The images that choose are its gate.
+        recipe = Recipe(steps=what.steps, warmup=min(20, what.steps), held_out=0.0)
+        options = SessionOptions(device=what.device, threads=what.threads)
+        checkpoint = ensure_folder(what.out / "training") / f"{backend}.npz"
+        given = (recipe, backend, self._data, options, checkpoint, self._runtime)
+        found = trained(title, best.model, best.policy, *given, best.table)
+        words = (*best.done, f"trained {what.steps} steps")
+        return _attempt("qat", backend, found.model, found.table, words)
+
+    @contextmanager
+    def _spared(self, what: str) -> Iterator[None]:
+        """A line instead of an error: what cannot be done costs nothing but itself."""
+        try:
+            yield
+        except QuantcoreError as error:
+            self._say(f"{what}: left out: {error}")
+
+
+def _attempt(
+    rung: str,
+    backend: str,
+    model: FloatModel,
+    table: CalibrationTable,
+    done: tuple[str, ...] = (),
+) -> Attempt:
+    """An attempt, without what its table kept of histograms."""
+    slim = replace(table, kept=None)
+    return Attempt(rung=rung, backend=backend, model=model, table=slim, done=done)
+
+
+def _widest(placements: tuple[Profile, ...]) -> Profile:
+    """A profile that quantizes whatever any of some profiles may quantize."""
+    rules = (rule for placement in placements for rule in placement.rules)
+    ops = dict.fromkeys(op for rule in rules if rule.action != "float" for op in rule.ops)
+    why = "whatever one of the placements quantizes is observed"
+    return Profile("widest", (PlacementRule("widest", "quantize", tuple(ops), why),))

@@ -1,0 +1,65 @@
+"""Which images do what: none does two things."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from quantcore.data.dataset import Dataset, ImageFile
+from quantcore.errors import DataError
+from quantcore.pipeline import Data
+
+#: Fewer images to calibrate on, or to choose by, are no basis for anything.
+LEAST = 2
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The calibration split, divided.
+
+    Attributes:
+        dataset: The calibration split with its labels.
+        calibrating: What is calibrated, rewritten and trained on.
+        choosing: What recipes are chosen by.
+    """
+
+    dataset: Dataset
+    calibrating: tuple[ImageFile, ...]
+    choosing: tuple[ImageFile, ...]
+
+    def data(self, whole: Data) -> Data:
+        """The images to calibrate on, as the stages take them."""
+        return replace(whole, images=frozenset(image.id for image in self.calibrating))
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images to choose by have labels."""
+        return self.dataset.labelled([image.id for image in self.choosing])
+
+
+def divided(data: Data, share: float, seed: int) -> Parts:
+    """Divides the calibration split at random.
+
+    Args:
+        data: Which split of which folder.
+        share: Of its images that are set aside to choose by.
+        seed: The same seed divides alike.
+
+    Raises:
+        DataError: The data set is unusable, or too small to be divided.
+    """
+    dataset = data.calibration_set()
+    images = dataset.select()
+    wanted = round(share * len(images))
+    if not LEAST <= wanted <= len(images) - LEAST:
+        raise DataError(
+            f"{dataset.source}: {len(images)} images cannot be divided into {len(images) - wanted} "
+            f"to calibrate on and {wanted} to choose by; either needs {LEAST} or more"
+        )
+    picks = set(np.random.default_rng([seed, 18]).permutation(len(images))[:wanted].tolist())
+    return Parts(
+        dataset,
+        tuple(image for n, image in enumerate(images) if n not in picks),
+        tuple(image for n, image in enumerate(images) if n in picks),
+    )

@@ -1,0 +1,75 @@
+"""From what was measured to a decision."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantcore.results.metric import COCO
+from quantcore.studies.auto.choice import Known, believed, optimism
+from quantcore.studies.auto.judging import DRAWS, HALVES, Judged, weights_of
+
+ROWS = 1 + DRAWS + 2 * HALVES
+
+
+def judged(images: np.ndarray, lost: float = 0.05) -> Judged:
+    """A recipe whose drop is the mean of what each image loses."""
+    weights = weights_of(len(images))
+    return Judged(1, np.full(ROWS, lost), weights @ images / weights.sum(1))
+
+
+def test_rows_count_images_and_halves_leave_nothing_out() -> None:
+    weights = weights_of(7)
+    assert weights.shape == (ROWS, 7)
+    assert (weights[0] == 1).all()
+    assert (weights[1 : 1 + DRAWS].sum(1) == 7).all()
+    assert (weights[1 + DRAWS :: 2] + weights[2 + DRAWS :: 2] == 1).all()
+    assert (weights[1 + DRAWS :: 2].sum(1) == 3).all()
+
+
+@given(st.floats(0, 1), st.floats(-0.1, 0.3), st.floats(1e-4, 0.1), st.floats(1e-4, 0.1))
+def test_a_belief_lies_between_both_and_is_surer_than_either(
+    lost: float, drop: float, deviation: float, other: float
+) -> None:
+    found = believed(Known(lost, drop, deviation), COCO)
+    expected = COCO.drop_per_loss * lost
+    low, high = sorted((expected, drop))
+    assert low - 1e-12 <= found.drop <= high + 1e-12
+    assert found.deviation <= min(deviation, max(COCO.drop_spread * expected, 1e-6)) + 1e-12
+    # The less sure the measured drop, the nearer the belief is to what detections let expect.
+    sure, unsure = sorted((deviation, other))
+    near, far = (believed(Known(lost, drop, d), COCO).drop for d in (unsure, sure))
+    assert abs(near - expected) <= abs(far - expected) + 1e-12
+
+
+def test_without_labels_detections_stand_alone() -> None:
+    found = believed(Known(0.1, float("nan"), float("nan")), COCO)
+    assert found.drop == pytest.approx(COCO.drop_per_loss * 0.1)
+
+
+def test_choosing_among_equals_is_optimistic_and_choosing_nothing_is_not() -> None:
+    random = np.random.default_rng(0)
+    noise = [judged(random.normal(0.01, 0.1, 40)) for _ in range(12)]
+
+    def least(beliefs: list) -> int:
+        return min(range(len(beliefs)), key=lambda n: beliefs[n].drop)
+
+    assert optimism(noise, least, COCO) > 0.0005
+    assert optimism(noise, lambda beliefs: 3, COCO) < optimism(noise, least, COCO) / 3
+    assert optimism(noise[:1], least, COCO) == 0
+
+
+def test_optimism_is_what_selection_hides() -> None:
+    """Against recipes whose true drop is known: what the chosen one loses more than it seems to."""
+    random = np.random.default_rng(1)
+    hidden, estimated = [], []
+    for _ in range(30):
+        recipes = [judged(random.normal(0.01, 0.1, 40)) for _ in range(8)]
+        beliefs = [believed(Known(0.05, float(r.drop[0]), r.deviation), COCO) for r in recipes]
+        least = min(range(8), key=lambda n: beliefs[n].drop)
+        # A recipe's true drop is 0.01 whatever the images say.
+        fair = believed(Known(0.05, 0.01, recipes[least].deviation), COCO)
+        hidden.append(fair.drop - beliefs[least].drop)
+        pick = lambda b: min(range(8), key=lambda n: b[n].drop)  # noqa: E731
+        estimated.append(optimism(recipes, pick, COCO))
+    assert np.mean(estimated) == pytest.approx(np.mean(hidden), rel=0.35)
