@@ -39,9 +39,12 @@ if TYPE_CHECKING:
     from quantcore.policy.policy import LayerRule as LayerRule
     from quantcore.policy.profiles import Profile as Profile
     from quantcore.policy.tensor import TensorPolicy as TensorPolicy
+    from quantcore.results.auto import AutoRecord as AutoRecord
     from quantcore.results.comparison import Evaluated as Evaluated
     from quantcore.results.comparison import RunRecord as RunRecord
     from quantcore.runtime.progress import for_console as for_console
+    from quantcore.studies.auto.climb import auto as auto
+    from quantcore.studies.auto.settings import AutoStudy as AutoStudy
     from quantcore.studies.compared import Comparison as Comparison
     from quantcore.studies.comparison import compare as compare
     from quantcore.table.table import CalibrationTable as CalibrationTable
@@ -78,9 +81,12 @@ _HOMES = {
     "quantcore.policy.policy": ("CalibrationPolicy", "LayerRule"),
     "quantcore.policy.profiles": ("Profile",),
     "quantcore.policy.tensor": ("TensorPolicy",),
+    "quantcore.results.auto": ("AutoRecord",),
     "quantcore.results.comparison": ("Evaluated", "RunRecord"),
     "quantcore.runtime.progress": ("for_console",),
     "quantcore.studies.compared": ("Comparison",),
+    "quantcore.studies.auto.climb": ("auto",),
+    "quantcore.studies.auto.settings": ("AutoStudy",),
     "quantcore.studies.comparison": ("compare",),
     "quantcore.table.table": ("CalibrationTable", "TensorRange"),
     "quantcore.training.recipe": ("Recipe",),

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from quantcore.commands import engines
 from quantcore.commands.options import engine_options
 from quantcore.contracts import registry
-from quantcore.contracts.engine import EngineOptions
 from quantcore.engines.onnxruntime import OnnxRuntimeOptions
+from quantcore.engines.openvino import OpenVinoOptions
 from quantcore.errors import EngineError, UsageError
 
 
@@ -207,7 +207,7 @@ def test_an_option_goes_to_the_engines_that_have_it() -> None:
     assert found["onnxruntime"] == OnnxRuntimeOptions(
         max_batch=4, providers=("CPUExecutionProvider",)
     )
-    assert found["openvino"] == EngineOptions(max_batch=4, threads=2)
+    assert found["openvino"] == OpenVinoOptions(max_batch=4, threads=2)
     with pytest.raises(UsageError, match="--target: onnxruntime, openvino has no option 'target'"):
         engine_options(["onnxruntime", "openvino"], target="SM86")
 
