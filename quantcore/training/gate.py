@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -49,6 +50,25 @@ class Side:
         """Its graph, and those that hardly differ; both sides move alike."""
         for table in (self.table, *neighbours(self.table, count)):
             yield insert(self.model, self.plan, table).proto
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of a graph: on the images as they are, then under each draw of them.
+
+    Attributes:
+        lost: Share of the float model's detections that it loses.
+        figure: The task's main figure; NaN without labels.
+    """
+
+    lost: Floats
+    figure: Floats
+
+
+def mean(found: Sequence[Scores]) -> Scores:
+    """The mean of some graphs."""
+    lost, figures = (np.mean([getattr(s, n) for s in found], axis=0) for n in ("lost", "figure"))
+    return Scores(lost, figures)
 
 
 class Gate:
@@ -97,30 +117,35 @@ class Gate:
             after: The trained one.
             count: Neighbouring graphs of each.
         """
-        reference = self._predictions(self._model.proto)
         graphs = chain(before.graphs(count), after.graphs(count))
         watched = self._progress.track(graphs, "gate: graphs", 2 * (count + 1))
-        found = [self._scored(reference, graph) for graph in watched]
-        lost, maps = (
-            np.stack(f).reshape(2, count + 1, -1).mean(1) for f in zip(*found, strict=True)
-        )
+        found = [self.score(graph) for graph in watched]
+        sides = mean(found[: count + 1]), mean(found[count + 1 :])
+        return self.verdict(*sides, graphs=count + 1)
+
+    def verdict(self, before: Scores, after: Scores, graphs: int) -> Verdict:
+        """What the scores of two sides say, each the mean of so many graphs."""
         return Verdict(
             images=len(self._images),
-            graphs=count + 1,
-            lost=Estimate.of(lost[1]),
-            lost_before=Estimate.of(lost[0]),
-            lost_change=Estimate.of(lost[1] - lost[0]),
-            map_change=Estimate.of(maps[1] - maps[0]) if self._categories else None,
+            graphs=graphs,
+            lost=Estimate.of(after.lost),
+            lost_before=Estimate.of(before.lost),
+            lost_change=Estimate.of(after.lost - before.lost),
+            map_change=Estimate.of(after.figure - before.figure) if self._categories else None,
         )
 
-    def _scored(self, reference: Predictions, graph: onnx.ModelProto) -> tuple[Floats, Floats]:
-        """What one graph loses of the float model's, and its main figure, under each draw."""
+    def score(self, graph: onnx.ModelProto) -> Scores:
+        """What one graph loses of the float model's, and its main figure."""
         found = self._predictions(graph)
         ids = [image.id for image in self._images]
-        lost = 1 - shares(self._task.agreements(reference, found, ids), self._weights)
+        lost = 1 - shares(self._task.agreements(self._reference, found, ids), self._weights)
         if self._categories is None:
-            return lost, np.full(len(lost), np.nan)
-        return lost, self._task.resampled(self._dataset, found, self._weights)
+            return Scores(lost, np.full(len(lost), np.nan))
+        return Scores(lost, self._task.resampled(self._dataset, found, self._weights))
+
+    @cached_property
+    def _reference(self) -> Predictions:
+        return self._predictions(self._model.proto)
 
     def _predictions(self, graph: onnx.ModelProto) -> Predictions:
         by_image = {}
