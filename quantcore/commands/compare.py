@@ -23,12 +23,15 @@ from quantcore.commands.options import (
     Precision,
     Preset,
     Providers,
+    Qat,
+    RecipeFile,
     Size,
     Threads,
     Weights,
     engine_options,
     load_model,
     read_policy,
+    read_recipe,
     unique,
 )
 from quantcore.contracts import registry
@@ -47,7 +50,6 @@ from quantcore.runtime.progress import for_console
 from quantcore.studies import comparison
 from quantcore.studies.compared import Comparison
 from quantcore.studies.mixed import SearchTarget
-from quantcore.training.recipe import Recipe
 
 
 def compare(
@@ -92,13 +94,8 @@ def compare(
             "list`; repeatable."
         ),
     ] = None,
-    qat: Annotated[
-        bool,
-        typer.Option("--qat", help="Add what training makes of it, in every backend that trains."),
-    ] = False,
-    recipe: Annotated[
-        Path | None, typer.Option(help="With --qat: how to train (YAML); see docs/training.md.")
-    ] = None,
+    qat: Qat = False,
+    recipe: RecipeFile = None,
     graphs: Annotated[
         int,
         typer.Option(
@@ -136,21 +133,12 @@ def compare(
         target=_target(mixed, max_drop, top),
         rewrites=tuple(unique([*(["equalize"] if equalize else []), *(rewrite or [])])),
         corrections=tuple(unique(correct or [])),
-        training=_training(qat, recipe),
+        training=read_recipe(qat, recipe),
         graphs=graphs,
     )
     record = comparison.compare(what, for_console(), terminal.say)
     _show(record, out)
     _conclude(record)
-
-
-def _training(qat: bool, recipe: Path | None) -> Recipe | None:
-    """How networks are trained; None where they are not."""
-    if qat:
-        return Recipe.load(recipe) if recipe else Recipe()
-    if recipe is not None:
-        raise UsageError("--recipe needs --qat")
-    return None
 
 
 def _target(mixed: bool, max_drop: float | None, top: int | None) -> SearchTarget | None:

@@ -20,6 +20,7 @@ from quantcore.evaluation.decode_graph import append_decode
 from quantcore.ir.model import FloatModel
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import Profile
+from quantcore.training.recipe import Recipe
 
 Model = Annotated[
     str, typer.Argument(help="yolov7-tiny, yolov5n, onnx, ...: see `quantcore list`.")
@@ -83,6 +84,14 @@ Placement = Annotated[
     typer.Option(help="Placement profile, a name or a YAML file; overrides the policy."),
 ]
 Device = Annotated[str, typer.Option(help="Where the framework computes: auto, cpu or cuda.")]
+Qat = Annotated[
+    bool,
+    typer.Option("--qat", help="Add what training makes of it, in every backend that trains."),
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="With --qat: how to train (YAML); see docs/training.md."),
+]
 CalibrationSplit = Annotated[str, typer.Option(help="Split to calibrate on.")]
 EvaluationSplit = Annotated[str, typer.Option(help="Split to evaluate on.")]
 
@@ -154,6 +163,19 @@ def read_policy(
     if placement is not None:
         policy = replace(policy, placement=Profile.read(placement))
     return policy
+
+
+def read_recipe(qat: bool, path: Path | None) -> Recipe | None:
+    """How networks are trained; None where they are not.
+
+    Raises:
+        UsageError: A recipe, but no training.
+    """
+    if qat:
+        return Recipe.load(path) if path else Recipe()
+    if path is not None:
+        raise UsageError("--recipe needs --qat")
+    return None
 
 
 def engine_options(

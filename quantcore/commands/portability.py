@@ -22,12 +22,15 @@ from quantcore.commands.options import (
     Placement,
     Preset,
     Providers,
+    Qat,
+    RecipeFile,
     Size,
     Threads,
     Weights,
     engine_options,
     load_model,
     read_policy,
+    read_recipe,
     unique,
 )
 from quantcore.engines import REFERENCE_ENGINE
@@ -39,7 +42,8 @@ from quantcore.results.portability import Portability
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.plain import json_text
 from quantcore.runtime.progress import for_console
-from quantcore.studies.portability.study import PortabilityStudy, run
+from quantcore.studies.portability.made import PortabilityStudy
+from quantcore.studies.portability.study import run
 
 
 def portability(
@@ -61,6 +65,8 @@ def portability(
         str | None,
         typer.Option(help="BACKEND.POLICY.IMPLEMENTATION to hold the others against."),
     ] = None,
+    qat: Qat = False,
+    recipe: RecipeFile = None,
     images: Images = None,
     placement: Placement = None,
     eval_images: EvalImages = None,
@@ -104,6 +110,7 @@ def portability(
         threads=threads,
         arithmetic=arithmetic,
         reference=reference,
+        training=read_recipe(qat, recipe),
     )
     _show(run(study, for_console(), terminal.say), out)
 

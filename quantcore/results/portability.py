@@ -25,16 +25,20 @@ class Recipe:
         backend: Backend name.
         policy_name: What the policy is called.
         policy: With the implementation that is meant.
+        trained: Whether the network is trained with these quantizers in place; its table is then of
+            another float network.
     """
 
     backend: str
     policy_name: str
     policy: CalibrationPolicy
+    trained: bool = False
 
     @property
     def name(self) -> str:
         """How the table is called, in files too."""
-        return f"{self.backend}.{self.policy_name}.{self.policy.implementation}"
+        step = ".trained" if self.trained else ""
+        return f"{self.backend}.{self.policy_name}.{self.policy.implementation}{step}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -43,6 +47,7 @@ class Recipe:
             "backend": self.backend,
             "policy_name": self.policy_name,
             "implementation": self.policy.implementation,
+            "trained": self.trained,
             "policy": self.policy.to_dict(),
         }
 

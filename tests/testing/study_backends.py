@@ -9,7 +9,9 @@ from pathlib import Path
 
 from fake_backends import Fake, FakeSimulation, Session, scaled
 
+from quantcore.contracts.capabilities import Support
 from quantcore.errors import BackendError
+from quantcore.training.reference_run import ReferenceRun
 
 
 class Slow(FakeSimulation):
@@ -28,6 +30,8 @@ class Silent(Slow):
 class First(Fake):
     """As honest as `Fake`; where `STUDY_SLOW` is set, it simulates slowly enough to be killed."""
 
+    capabilities = replace(Fake.capabilities, train=Support.NONE)
+
     class Session(Session):
         def _simulation(self, sites, ranges):
             return Slow(self, sites, ranges)
@@ -38,6 +42,24 @@ class First(Fake):
                 with Path(log).open("a") as file:
                     file.write(f"{self.name}\n")
             return super()._observe(sites, batches, progress)
+
+
+class Studious(First):
+    """Trains: every step makes the heads' bias a little larger."""
+
+    capabilities = replace(First.capabilities, train=Support.FULL)
+
+    class Session(First.Session):
+        def _training(self, sites, ranges, spec):
+            return Growing(self.model, sites, ranges, spec)
+
+
+class Growing(ReferenceRun):
+    """Knows nothing of gradients, and so any operator."""
+
+    def _step(self, batch, targets, rates):
+        self._values["head.bias"] = self._values["head.bias"] + 0.01
+        return dict.fromkeys(targets, 1.0), {}
 
 
 class Single(First):

@@ -18,7 +18,9 @@ import cv2
 import pytest
 
 from quantcore.commands.portability import policies
+from quantcore.pipeline import load_model
 from quantcore.results.portability import FORMAT
+from quantcore.training.result import origin_of
 
 pytest.importorskip("quantcore_onnx")
 
@@ -176,6 +178,34 @@ def changed_inputs_are_seen(
     # Float graph, graph, simulation and moved graph on the image that changed, their scores and
     # how they agree (two with float, two with the graph), and the layers.
     assert len(kept(out)) - len(before) == 4 + 4 + 4 + 1
+
+
+def test_a_network_trained_with_one_is_deployed_as_the_others(
+    cli: Cli, study: Callable[..., list[str]], install: Callable[..., None], tmp_path: Path
+) -> None:
+    install("studious", "study_backends:Studious")
+    (tmp_path / "recipe.yaml").write_text("{steps: 3, neighbours: 0, crop: 64}\n")
+    done = cli(*study("--qat", "--recipe", tmp_path / "recipe.yaml", other="studious"))
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "out" / "portability.json").read_text())
+    trained = "studious.top.native.trained"
+    assert trained in [table["name"] for table in report["tables"]]
+    cells = {(c["table"], c["runner"]): c for c in report["deployments"]}
+    assert {runner for table, runner in cells if table == trained} == {
+        "onnxruntime",
+        "first",
+        "studious",
+    }
+    # The same network everywhere, and another one than what was only calibrated.
+    carried = cells[trained, "first"]
+    assert carried["against_own"]["agreement"]["value"] == 1
+    assert carried["against_graph"]["agreement"]["value"] == 1
+    plain = cells["studious.top.native", "onnxruntime"]
+    assert plain["against_float"] != cells[trained, "onnxruntime"]["against_float"]
+    assert all(trained not in (pair["first"], pair["second"]) for pair in report["pairs"])
+    assert trained in (tmp_path / "out" / "portability.html").read_text()
+    model = load_model("onnx", tmp_path / "out" / "tables" / f"{trained}.onnx")
+    assert origin_of(model)["backend"] == "studious"
 
 
 def test_a_failure_costs_its_own_cells(

@@ -86,15 +86,15 @@ class DeploymentCells:
         given = (self._model, proto, self._images, self._settings, None, self._runtime.progress)
         self._run((name, where), graph_job(f"{name}, {where}", *given))
 
-    def simulation(self, name: str, how: Simulated) -> None:
-        """Runs a backend's simulation with the ranges of a table.
+    def simulation(self, name: str, model: FloatModel, how: Simulated) -> None:
+        """Runs a backend's simulation with the ranges of a table, and the model that they are of.
 
         Raises:
             BackendError: The framework failed.
             RangeError: The table lacks a site of the plan.
         """
         where = place(SIMULATE, how.backend)
-        given = (self._model, self._images, how, self._settings, self._runtime.progress)
+        given = (model, self._images, how, self._settings, self._runtime.progress)
         self._run((name, where), simulation_job(f"{name}, {where}", *given))
 
     def figure(self, name: str, where: str) -> Estimate:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
-from pathlib import Path
 
 from quantcore.contracts import registry
 from quantcore.contracts.backend import BackendPlugin
@@ -20,8 +19,7 @@ from quantcore.data.opening import open_dataset, split_in
 from quantcore.errors import CapabilityError, QuantcoreError, UsageError
 from quantcore.ir.edits import nudged
 from quantcore.ir.model import FloatModel, QdqModel
-from quantcore.pipeline import Data, Evaluation
-from quantcore.policy.policy import CalibrationPolicy
+from quantcore.pipeline import check_training
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import Plan, plan
 from quantcore.report.terminal import estimate
@@ -43,57 +41,12 @@ from quantcore.runtime.host import host
 from quantcore.runtime.jobs import Runtime, whole
 from quantcore.runtime.keys import content_key, file_digests, graph_digest
 from quantcore.runtime.progress import Progress
-from quantcore.studies.calibrations import calibrated
 from quantcore.studies.portability.cells import DeploymentCells
+from quantcore.studies.portability.made import PortabilityStudy, made
 from quantcore.studies.portability.pairs import pair
 from quantcore.studies.portability.work import Simulated, layer_errors
 from quantcore.studies.runs import PROBED_IMAGES
 from quantcore.table.table import CalibrationTable
-
-
-@dataclass(frozen=True, kw_only=True)
-class PortabilityStudy:
-    """What is studied.
-
-    Attributes:
-        model: The float model.
-        weights: Where it came from, for the record.
-        policies: By name; each is applied with every implementation.
-        backends: Backend names.
-        implementations: Of `native`, `portable`.
-        data: What to calibrate and evaluate on.
-        out: Folder for the report, the tables and what is needed to go on after an interruption.
-        how: How graphs are evaluated; latency is not measured.
-        device: Where frameworks compute.
-        threads: CPU threads of each framework; None for all.
-        arithmetic: What they simulate in, as `SessionOptions.arithmetic`.
-        reference: Name of the table that others are held against; None for the first.
-    """
-
-    model: FloatModel
-    weights: Path
-    policies: Mapping[str, CalibrationPolicy]
-    backends: tuple[str, ...]
-    implementations: tuple[str, ...]
-    data: Data
-    out: Path
-    how: Evaluation
-    device: str = "auto"
-    threads: int | None = None
-    arithmetic: str = "float64"
-    reference: str | None = None
-
-    @property
-    def recipes(self) -> tuple[Recipe, ...]:
-        """Every table that is to be made; those of one policy stand together."""
-        return tuple(
-            Recipe(backend, name, replace(policy, implementation=implementation))
-            for name, policy in self.policies.items()
-            for implementation in self.implementations
-            if implementation == "portable" or policy.arithmetic != "float64"
-            for backend in self.backends
-        )
-
 
 #: Of what kept errors of layers mean; a change of it makes all that is on disk obsolete.
 REVISION = 1
@@ -101,9 +54,10 @@ REVISION = 1
 
 @dataclass(frozen=True)
 class _TableUnderStudy:
-    """A table under study."""
+    """A table under study, and the float model that it is of."""
 
     cost: TableCost
+    model: FloatModel
     table: CalibrationTable
     plan: Plan
     qdq: QdqModel
@@ -178,6 +132,9 @@ class _Deploying:
             try:
                 capabilities = self._plugins[recipe.backend].capabilities
                 check_capabilities(recipe.backend, capabilities, sites)
+                if recipe.trained and study.training:
+                    given = (study.model, study.data, recipe.backend, recipe.policy)
+                    check_training(*given, study.training)
             except CapabilityError as error:
                 self._unsupported.append(Lost(recipe.name, "calibration", str(error)))
                 self._say(f"{recipe.name}: left out: {error}")
@@ -234,8 +191,9 @@ class _Deploying:
         )
 
     def _pairs(self, reference: str | None) -> tuple[Pair, ...]:
-        """Every two tables, the reference first where it is one of them."""
-        ordered = sorted(self._made.values(), key=lambda made: made.name != reference)
+        """Every two tables of the given network, the reference first where it is one of them."""
+        calibrated = [made for made in self._made.values() if not made.cost.recipe.trained]
+        ordered = sorted(calibrated, key=lambda made: made.name != reference)
         return tuple(
             pair((a.name, b.name), (a.table, b.table), (a.cost.layers_db, b.cost.layers_db))
             for a, b in combinations(ordered, 2)
@@ -244,44 +202,43 @@ class _Deploying:
     def _calibrate(self, recipe: Recipe) -> None:
         """Makes a table and measures its layers, or takes both from the folder."""
         with self._step(recipe.name, "calibration"):
-            table, cost = self._table(recipe)
-            sites = plan(self._study.model, recipe.policy)
-            qdq = insert(self._study.model, sites, table)
-            cost = replace(cost, layers_db=self._layers(recipe.name, sites, qdq))
-            self._made[recipe.name] = _TableUnderStudy(cost, table, sites, qdq)
+            before = self._runtime.computed
+            done = made(self._study, recipe, self._runtime)
+            new = self._runtime.computed > before
+            word = "trained" if recipe.trained else "calibrated"
+            self._say(
+                f"{recipe.name}: {word} in {done.seconds:.1f} s"
+                if new
+                else f"{recipe.name}: table reused"
+            )
+            path = self._study.out / "tables" / f"{recipe.name}.table.json"
+            done.table.save(path)
+            sites = plan(done.model, recipe.policy)
+            qdq = insert(done.model, sites, done.table)
+            cost = TableCost(
+                recipe=recipe,
+                file=str(path.relative_to(self._study.out)),
+                seconds=done.seconds,
+                peak_rss_mb=done.peak_rss_mb,
+                parity=done.parity,
+                versions=done.table.provenance.versions,
+                layers_db=self._layers(recipe.name, done.model, sites, qdq),
+            )
+            self._made[recipe.name] = _TableUnderStudy(cost, done.model, done.table, sites, qdq)
 
-    def _table(self, recipe: Recipe) -> tuple[CalibrationTable, TableCost]:
-        study, name = self._study, recipe.name
-        before = self._runtime.computed
-        how = (recipe.policy, recipe.backend, study.data, study.device, study.threads)
-        done = calibrated(name, study.model, *how, self._runtime)
-        new = self._runtime.computed > before
-        self._say(f"{name}: calibrated in {done.seconds:.1f} s" if new else f"{name}: table reused")
-        path = study.out / "tables" / f"{name}.table.json"
-        done.table.save(path)
-        cost = TableCost(
-            recipe=recipe,
-            file=str(path.relative_to(study.out)),
-            seconds=done.seconds,
-            peak_rss_mb=done.peak_rss_mb,
-            parity=done.parity,
-            versions=done.table.provenance.versions,
-        )
-        return done.table, cost
-
-    def _layers(self, name: str, sites: Plan, qdq: QdqModel) -> dict[str, float]:
+    def _layers(self, name: str, model: FloatModel, sites: Plan, qdq: QdqModel) -> dict[str, float]:
         layers = tuple(decision.layer for decision in sites.decisions if decision.quantized)
         probed = self._images[:PROBED_IMAGES]
         digests = file_digests((image.path for image in probed), self._progress)
         key = content_key(
             "layers' errors",
             REVISION,
-            self._study.model.key,
+            model.key,
             graph_digest(qdq.proto),
             layers,
             [digests[image.path] for image in probed],
         )
-        given = (self._study.model, qdq.proto, layers, probed)
+        given = (model, qdq.proto, layers, probed)
         return self._runtime.one(whole(name, key, dict[str, float], layer_errors, *given))
 
     def _graph(self, made: _TableUnderStudy) -> None:
@@ -304,7 +261,7 @@ class _Deploying:
                     plan=made.plan,
                     ranges=made.table.tensors,
                 )
-                self._cells.simulation(made.name, how)
+                self._cells.simulation(made.name, made.model, how)
                 self._ran(made, SIMULATE, backend)
 
     def _check_simulates(self, backend: str, sites: Plan) -> None:
