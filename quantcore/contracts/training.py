@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,15 +60,21 @@ class TrainingSpec:
 
 @dataclass(frozen=True)
 class Target:
-    """What a tensor should hold: its share of the loss is sum(weights * (x - values)**2).
+    """What a tensor should hold.
+
+    Its share of the loss is sum(weights * (x - values)**2) - sum(labels * log softmax(x)), the
+    softmax over axis 1.
 
     Attributes:
         values: The teacher's.
         weights: Of the same shape, or one that is spread over it.
+        labels: Of the shape of `values`: what the right class weighs, 0 elsewhere; empty where
+            labels play no part.
     """
 
     values: Array
     weights: Array
+    labels: Array = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True, kw_only=True)

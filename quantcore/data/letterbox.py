@@ -55,7 +55,7 @@ class Placement:
 
 def place(size: tuple[int, int], preprocessing: Preprocessing) -> Placement:
     """Where an image of `size` (height, width) lies in the network input."""
-    (height, width), (new_height, new_width) = size, _resized(size, preprocessing)
+    (height, width), (new_height, new_width) = size, fitted(size, preprocessing)
     net_height, net_width = preprocessing.size
     left = top = 0
     if preprocessing.fit == "letterbox" and preprocessing.placement == "center":
@@ -85,21 +85,31 @@ def letterbox(image: Pixels, preprocessing: Preprocessing) -> tuple[Array, Place
     """
     size = (int(image.shape[0]), int(image.shape[1]))
     placement = place(size, preprocessing)
-    height, width = _resized(size, preprocessing)
-    if size != (height, width):
-        way = _INTERPOLATIONS[preprocessing.interpolation]
-        image = np.asarray(cv2.resize(image, (width, height), interpolation=way))
+    image = resized(image, fitted(size, preprocessing), preprocessing)
     net_height, net_width = preprocessing.size
     canvas = np.full((net_height, net_width, 3), preprocessing.pad_value, np.uint8)
     image = image[max(-placement.top, 0) :, max(-placement.left, 0) :][:net_height, :net_width]
     top, left = max(placement.top, 0), max(placement.left, 0)
     canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return network_input(canvas, preprocessing), placement
+
+
+def resized(image: Pixels, size: tuple[int, int], preprocessing: Preprocessing) -> Pixels:
+    """An image of another size (height, width), by the model's interpolation."""
+    if image.shape[:2] == size:
+        return image
+    way = _INTERPOLATIONS[preprocessing.interpolation]
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=way))
+
+
+def network_input(pixels: Pixels, preprocessing: Preprocessing) -> Array:
+    """What the network is given for some pixels: 3 x h x w for h x w x 3 in BGR, 0..255."""
     if preprocessing.channels == "rgb":
-        canvas = np.asarray(cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB))
-    pixels = np.empty((3, *preprocessing.size), np.float32)
-    np.multiply(canvas.transpose(2, 0, 1), np.float32(preprocessing.scale), out=pixels)
-    _normalise(pixels, preprocessing)
-    return pixels, placement
+        pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    found = np.empty((3, *pixels.shape[:2]), np.float32)
+    np.multiply(pixels.transpose(2, 0, 1), np.float32(preprocessing.scale), out=found)
+    _normalise(found, preprocessing)
+    return found
 
 
 def _normalise(pixels: Array, preprocessing: Preprocessing) -> None:
@@ -111,7 +121,7 @@ def _normalise(pixels: Array, preprocessing: Preprocessing) -> None:
             values /= np.float32(std)
 
 
-def _resized(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+def fitted(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
     """(height, width) of the image inside the network input; at least one pixel."""
     (height, width), (net_height, net_width) = size, preprocessing.size
     if preprocessing.fit == "stretch":

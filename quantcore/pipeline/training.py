@@ -21,6 +21,7 @@ from quantcore.contracts.training import TrainingSpec
 from quantcore.data.dataset import Dataset, ImageFile
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import DataError, TableError
+from quantcore.evaluation.tasks import task_of
 from quantcore.ir.model import Array, FloatModel, QdqModel
 from quantcore.pipeline.calibrating import calibrate
 from quantcore.pipeline.graphs import quantize, save_model, save_qdq
@@ -41,7 +42,7 @@ from quantcore.training.result import trained_model, trained_table
 from quantcore.training.teacher import Teacher
 
 #: Of what a kept state means; a change of it makes those on disk obsolete.
-REVISION = 1
+REVISION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +71,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class _Images:
-    """Which images do what: none does two things."""
+    """Which images do what: none does two things. With labels, the class of each image."""
 
     dataset: Dataset
     trained: tuple[ImageFile, ...]
     judged: tuple[ImageFile, ...]
+    classes: Mapping[int, int] | None
 
 
 def train(
@@ -91,7 +93,8 @@ def train(
 ) -> Trained:
     """Trains a model with the quantizers in place, and holds it against calibration alone.
 
-    The teacher is the float network: no labels are needed. Everything that can be refused is
+    The teacher is the float network: no labels are needed, and only a recipe with `labels` reads
+    them. Everything that can be refused is
     refused before an image is read.
 
     Args:
@@ -157,7 +160,7 @@ def _checked(
             f"the table was calibrated on another graph ({table.provenance.model}, "
             f"{table.provenance.fingerprint[:12]}) than {model.name}; calibrate again"
         )
-    return _shared_out(data, policy, table, recipe)
+    return _shared_out(model, data, policy, table, recipe)
 
 
 @dataclass(frozen=True)
@@ -217,17 +220,19 @@ class _Work:
         """Weights, ranges, how it went, and the peak of the memory in MB."""
         with (
             self.plugin.open(self.model, self.options) as session,
-            Teacher(self.model, self.sites, self.recipe, self.engine) as teacher,
+            Teacher(self.model, self.sites, self.recipe, self.engine, images.classes) as teacher,
         ):
             check_parity(session, self.engine)
             with session.training(self.sites, self.table.tensors, self.spec) as run:
                 crops = Crops(images.trained, self.model.preprocessing, self.recipe, teacher.size)
-                key = self._key(images.trained, teacher) if checkpoint else ""
+                key = self._key(images.trained, images.classes, teacher) if checkpoint else ""
                 given = (crops, teacher, self.recipe, checkpoint, key, self.progress)
                 ended = run_steps(run, *given)
                 return run.weights(), run.ranges(), ended, session.peak_rss_mb()
 
-    def _key(self, images: Sequence[ImageFile], teacher: Teacher) -> str:
+    def _key(
+        self, images: Sequence[ImageFile], classes: Mapping[int, int] | None, teacher: Teacher
+    ) -> str:
         """Of all that a state depends on."""
         digests = file_digests((image.path for image in images), self.progress)
         return content_key(
@@ -238,6 +243,7 @@ class _Work:
             self.recipe.to_dict(),
             teacher.size,
             list(digests.values()),
+            classes and [classes[image.id] for image in images],
             self.plugin.name,
             dict(self.versions),
             self.options,
@@ -283,7 +289,11 @@ def _policy_of(table: CalibrationTable | None) -> CalibrationPolicy:
 
 
 def _shared_out(
-    data: Data, policy: CalibrationPolicy, table: CalibrationTable | None, recipe: Recipe
+    model: FloatModel,
+    data: Data,
+    policy: CalibrationPolicy,
+    table: CalibrationTable | None,
+    recipe: Recipe,
 ) -> _Images:
     """Sets images aside that neither calibration nor training sees.
 
@@ -312,7 +322,8 @@ def _shared_out(
     trained = tuple(image for image in chosen if image.id not in aside)
     if not trained:
         raise DataError(f"{dataset.source}: no images are left to train on; give more")
-    return _Images(dataset, trained, judged)
+    classes = task_of(model).classes(dataset, model) if recipe.labels else None
+    return _Images(dataset, trained, judged, classes)
 
 
 def _calibrated(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quantcore.results.estimate import Estimate
+from quantcore.results.metric import Metric
 from quantcore.runtime.plain import plain
 
 
@@ -39,24 +40,27 @@ class Verdict:
     Attributes:
         images: How many.
         graphs: Neighbouring graphs on either side; figures are means over them.
-        lost: Share of the float model's detections that the trained graph loses.
+        metric: What figures are called, and what is lost: detections, or classes.
+        lost: Share of what the float model finds that the trained graph loses.
         lost_before: Likewise of the graph that was only calibrated.
         lost_change: The first less the second, paired by image.
-        map_change: MAP of the trained graph less the other's, paired by image; None without labels.
+        change: The main figure of the trained graph less the other's, paired by image; None without
+            labels.
     """
 
     images: int
     graphs: int
+    metric: Metric
     lost: Estimate
     lost_before: Estimate
     lost_change: Estimate
-    map_change: Estimate | None
+    change: Estimate | None
 
     @property
     def better(self) -> bool:
-        """Fewer detections lost, beyond what the draw of images explains, and no mAP with it."""
+        """Less is lost, beyond what the draw of images explains, and no mAP or top-1 with it."""
         fewer = self.lost_change.high < 0
-        return fewer and (self.map_change is None or not self.map_change.high < 0)
+        return fewer and (self.change is None or not self.change.high < 0)
 
     @property
     def line(self) -> str:
@@ -64,13 +68,13 @@ class Verdict:
         change = self.lost_change
         found = (
             f"on {self.images} images that neither calibration nor training saw, mean of "
-            f"{self.graphs} graphs: detections lost {self.lost_before.value:.4f} calibrated, "
-            f"{self.lost.value:.4f} trained ({change.value:+.4f}, {change.low:+.4f} to "
-            f"{change.high:+.4f})"
+            f"{self.graphs} graphs: {self.metric.kept} lost "
+            f"{self.lost_before.value:.4f} calibrated, {self.lost.value:.4f} trained "
+            f"({change.value:+.4f}, {change.low:+.4f} to {change.high:+.4f})"
         )
-        if self.map_change is not None:
-            of = self.map_change
-            found += f"; mAP {of.value:+.4f} ({of.low:+.4f} to {of.high:+.4f})"
+        if self.change is not None:
+            of = self.change
+            found += f"; {self.metric.title} {of.value:+.4f} ({of.low:+.4f} to {of.high:+.4f})"
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,10 +84,10 @@ class Verdict:
                 {
                     "images": self.images,
                     "graphs": self.graphs,
-                    "detections_lost": self.lost,
-                    "detections_lost_before": self.lost_before,
-                    "detections_lost_change": self.lost_change,
-                    "map_change": self.map_change,
+                    f"{self.metric.kept}_lost": self.lost,
+                    f"{self.metric.kept}_lost_before": self.lost_before,
+                    f"{self.metric.kept}_lost_change": self.lost_change,
+                    f"{self.metric.name}_change": self.change,
                     "better": self.better,
                 }
             )

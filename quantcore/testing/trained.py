@@ -109,7 +109,8 @@ def prepared() -> tuple[FloatModel, Plan, dict[str, TensorRange], dict[str, Targ
     for name in ("join.out", "head.out"):
         weights = random.random(values[name].shape, np.float32)
         wanted: Array = values[name] + random.standard_normal(weights.shape, np.float32)
-        targets[name] = Target(wanted, weights)
+        labels = random.random(weights.shape, np.float32)
+        targets[name] = Target(wanted, weights, labels if name == "head.out" else labels[:0])
     return model, sites, ranges, targets
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
-import cv2
 import numpy as np
 
 from quantcore.data.dataset import ImageFile
 from quantcore.data.images import Pixels, read_image
+from quantcore.data.letterbox import fitted, network_input, resized
 from quantcore.ir.model import Array, Preprocessing
 from quantcore.training.recipe import Recipe
 
@@ -41,11 +41,14 @@ class Crops:
         self._size = size
         self._read = lru_cache(maxsize=_KEPT)(read_image)
 
+    def images(self, step: int) -> list[ImageFile]:
+        """What the crops of a step are of."""
+        first = step * self._recipe.batch
+        return [self._image(n) for n in range(first, first + self._recipe.batch)]
+
     def batch(self, step: int) -> Array:
         """The crops of a step, B x 3 x h x w."""
-        recipe = self._recipe
-        first = step * recipe.batch
-        jobs = [(self._image(n), n) for n in range(first, first + recipe.batch)]
+        jobs = enumerate(self.images(step), step * self._recipe.batch)
         with ThreadPoolExecutor(2, thread_name_prefix="quantcore-reader") as pool:
             return np.stack(list(pool.map(lambda job: self._crop(*job), jobs)))
 
@@ -55,26 +58,17 @@ class Crops:
         order = np.random.default_rng([self._recipe.seed, 1, number // count]).permutation(count)
         return self._images[int(order[number % count])]
 
-    def _crop(self, image: ImageFile, number: int) -> Array:
+    def _crop(self, number: int, image: ImageFile) -> Array:
         random = np.random.default_rng([self._recipe.seed, 2, number])
         looks, recipe = self._preprocessing, self._recipe
         pixels = self._read(image)
-        fit = min(side / own for side, own in zip(looks.size, pixels.shape[:2], strict=True))
-        scale = fit * recipe.zoom ** float(random.uniform(-1, 1))
-        crop = _window(_resized(pixels, scale), self._size, looks.pad_value, random)
+        zoom = recipe.zoom ** float(random.uniform(-1, 1))
+        height, width = fitted((pixels.shape[0], pixels.shape[1]), looks)
+        sides = max(1, round(height * zoom)), max(1, round(width * zoom))
+        crop = _window(resized(pixels, sides, looks), self._size, looks.pad_value, random)
         if random.random() < recipe.flip:
-            crop = crop[:, ::-1]
-        if looks.channels == "rgb":
-            crop = crop[:, :, ::-1]
-        found: Array = np.multiply(crop.transpose(2, 0, 1), np.float32(looks.scale), dtype="f4")
-        return np.ascontiguousarray(found)
-
-
-def _resized(pixels: Pixels, scale: float) -> Pixels:
-    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
-    if (height, width) == pixels.shape[:2]:
-        return pixels
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+            crop = np.ascontiguousarray(crop[:, ::-1])
+        return network_input(crop, looks)
 
 
 def _window(

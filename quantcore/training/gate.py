@@ -128,10 +128,11 @@ class Gate:
         return Verdict(
             images=len(self._images),
             graphs=graphs,
+            metric=self._task.metric,
             lost=Estimate.of(after.lost),
             lost_before=Estimate.of(before.lost),
             lost_change=Estimate.of(after.lost - before.lost),
-            map_change=Estimate.of(after.figure - before.figure) if self._categories else None,
+            change=Estimate.of(after.figure - before.figure) if self._categories else None,
         )
 
     def score(self, graph: onnx.ModelProto) -> Scores:

@@ -72,7 +72,7 @@ def run_steps(
     with closing(progress.track(left, f"{run.name}: training", len(left))) as steps:
         for step in steps:
             batch = crops.batch(step)
-            found = run.step(batch, teacher.targets(batch), rates(recipe, step))
+            found = run.step(batch, teacher.targets(batch, crops.images(step)), rates(recipe, step))
             of_heads = sum(v for name, v in found.items() if name in run.model.output_names)
             losses.append([of_heads, sum(found.values()) - of_heads])
             why = states.after(np.asarray(losses))
@@ -164,8 +164,10 @@ def _calm(losses: Values) -> bool:
 
 
 def _growth(total: Values) -> float:
-    """The median of the last losses over that of the first; 1 while there are too few to tell."""
-    if len(total) < 2 * _WINDOW:
-        return 1.0  # crops differ: one step's loss over another's says nothing
-    first = float(np.median(total[:_WINDOW]))
-    return float(np.median(total[-_WINDOW:])) / max(first, 1e-30)
+    """The median of the last losses over that of the first, which count as 0.1 at the least.
+
+    The first crops may show nothing; a loss of 1 is that of a network that says nothing.
+    """
+    window = max(1, min(_WINDOW, len(total) // 2))
+    first = max(float(np.median(total[:window])), 1 / _DIVERGED)
+    return float(np.median(total[-window:])) / first

@@ -36,6 +36,7 @@ class Recipe:
         warmup: Steps in which both rise to that; they fall along a cosine.
         heads: Weight of the heads in the loss.
         features: Weight of the activations inside the network.
+        labels: Weight of the labels' cross-entropy in the loss, for a classifier; 0 needs none.
         every: Each so many-th quantized activation is held to the teacher's.
         layers: Globs of the names of what is trained.
         seed: Of crops and their order.
@@ -57,6 +58,7 @@ class Recipe:
     warmup: int = 20
     heads: float = 1.0
     features: float = 1.0
+    labels: float = 0.0
     every: int = 4
     layers: tuple[str, ...] = ("*",)
     seed: int = 0
@@ -74,8 +76,10 @@ class Recipe:
             _check(name, getattr(self, name), kind, low, high)
         if not self.layers or not all(isinstance(glob, str) for glob in self.layers):
             raise PolicyError("layers: must be a list of names or globs such as 'model.24.*'")
-        if not (self.heads or self.features):
-            raise PolicyError("heads, features: one of them must be above 0, or there is no loss")
+        if not (self.heads or self.features or self.labels):
+            raise PolicyError(
+                "heads, features, labels: one of them must be above 0, or there is no loss"
+            )
 
     @classmethod
     def load(cls, path: Path) -> Recipe:
@@ -132,6 +136,7 @@ _LIMITS: dict[str, tuple[type, float, float]] = {
     "warmup": (int, 0, 10_000_000),
     "heads": (float, 0.0, 1e9),
     "features": (float, 0.0, 1e9),
+    "labels": (float, 0.0, 1e9),
     "every": (int, 1, 10_000),
     "seed": (int, 0, 2**32 - 1),
     "held_out": (float, 0.0, 0.9),

@@ -16,6 +16,7 @@ nowhere else.
 - Tensors of one group have one scale; its gradient is the sum of theirs.
 - The range of a weight is its largest magnitude at that step, of each channel where it is per
   channel; nothing is clipped, and the gradient takes the range for a constant.
+- Labels have the cross-entropy of the softmax over a head's classes, beside the weighted squares.
 - Parameters are moved by Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1).
 """
 
@@ -86,6 +87,14 @@ def quantized_weight(weight: Values, axis: int | None, highest: int) -> Values:
     scale = weight_scale(weight, axis, highest)
     found: Values = np.rint(weight / scale) * scale
     return found
+
+
+def cross_entropy(x: Values, labels: Values) -> tuple[float, Values]:
+    """-sum(labels * log softmax(x)), the softmax over axis 1, and its gradient by `x`."""
+    shifted = x - x.max(axis=1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    slope: Values = np.exp(logs) * labels.sum(axis=1, keepdims=True) - labels
+    return float(-(labels * logs).sum()), slope
 
 
 @dataclass

@@ -29,6 +29,7 @@ from quantcore.table.table import TensorRange
 from quantcore.training.reference import (
     Adam,
     Values,
+    cross_entropy,
     fake_quantize,
     gradients,
     quantized_weight,
@@ -74,6 +75,10 @@ class ReferenceRun(FrameworkTraining):
             weights = np.broadcast_to(target.weights, error.shape)
             losses[name] = float((weights * error**2).sum())
             upstream[name] = 2 * weights * error
+            if target.labels.size:
+                loss, slope = cross_entropy(forward.tensors[name], np.float64(target.labels))
+                losses[name] += loss
+                upstream[name] = upstream[name] + slope
         forward.back(upstream)
         for parameter in self.parameters:
             gradient = forward.gradients.get(parameter.name)

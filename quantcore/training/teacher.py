@@ -1,7 +1,7 @@
 """What the float network says of a crop, and how much each of its values matters.
 
 No labels are needed: the network in training is held to the float network's heads and to some of
-the activations on the way there.
+the activations on the way there. A classifier's may be added.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import onnx
 
 from quantcore.contracts.engine import EngineOptions, EnginePlugin
 from quantcore.contracts.training import Target
+from quantcore.data.dataset import ImageFile
 from quantcore.errors import EngineError
 from quantcore.ir.edits import copied, exposed
 from quantcore.ir.model import Array, FloatModel
@@ -29,15 +30,24 @@ class Teacher:
         plan: Says which activations are quantized.
         recipe: Says which of them are targets, and what the parts of the loss weigh.
         engine: Runs the float graph.
+        classes: The class of each image id, where the recipe has `labels`.
 
     Attributes:
         size: (height, width) of the crops that it looks at.
         watched: The activations that are targets beside the heads.
     """
 
-    def __init__(self, model: FloatModel, plan: Plan, recipe: Recipe, engine: EnginePlugin) -> None:
+    def __init__(
+        self,
+        model: FloatModel,
+        plan: Plan,
+        recipe: Recipe,
+        engine: EnginePlugin,
+        classes: Mapping[int, int] | None = None,
+    ) -> None:
         self._model = model
         self._recipe = recipe
+        self._classes = classes
         activations = [s.tensor for s in plan.sites if s.role == "activation"]
         inside = [t for t in activations if t not in (model.input_name, *model.output_names)]
         self.watched = tuple(inside[:: recipe.every]) if recipe.features else ()
@@ -57,32 +67,44 @@ class Teacher:
     ) -> None:
         self._built.close()
 
-    def targets(self, batch: Array) -> dict[str, Target]:
+    def targets(self, batch: Array, images: Sequence[ImageFile] = ()) -> dict[str, Target]:
         """What the network should compute for a batch, weighted.
 
         Args:
             batch: B x 3 x h x w, of `size`.
+            images: What it is of; labels are theirs.
         """
         found = self._built.infer(batch)
         heads = [found[name] for name in self._model.output_names]
         targets: dict[str, Target] = {}
-        if self._recipe.heads:
+        if self._recipe.heads or self._recipe.labels:
             importance = self._model.decoding.importance(heads, self.size) or relative(heads)
             for name, head, weights in zip(
                 self._model.output_names, heads, importance, strict=True
             ):
-                targets[name] = Target(head, (weights * self._recipe.heads).astype(np.float32))
+                share = (weights * self._recipe.heads).astype(np.float32)
+                targets[name] = Target(head, share, self._labels(head, images))
         for name in self.watched:
             targets[name] = Target(
                 found[name], relative([found[name]])[0] * np.float32(self._recipe.features)
             )
         return targets
 
+    def _labels(self, head: Array, images: Sequence[ImageFile]) -> Array:
+        """What the right class of each image weighs: a batch's add up to `labels`."""
+        if self._classes is None:
+            return np.zeros(0, np.float32)
+        found = np.zeros_like(head, np.float32)
+        for row, image in zip(found, images, strict=True):
+            row[self._classes[image.id]] = self._recipe.labels / len(images)
+        return found
+
     def _fitting(self, engine: EnginePlugin) -> tuple[int, int]:
         """The size of the crops: as wanted where the graph runs at that size."""
         whole = self._model.preprocessing.size
         crop = self._recipe.crop
-        wanted = (crop, crop) if crop else _half(whole)
+        # A part of an image need not show what its label says.
+        wanted = (crop, crop) if crop else whole if self._recipe.labels else _half(whole)
         if wanted == whole:
             return whole
         batch = np.zeros((1, 3, *wanted), np.float32)

@@ -7,6 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from quantcore.data.images import read_image
+from quantcore.data.letterbox import letterbox
 from quantcore.ir.model import Preprocessing
 from quantcore.training.crops import Crops
 from quantcore.training.recipe import Recipe
@@ -44,7 +46,7 @@ def test_channels_are_the_models(photos, channels: str) -> None:
 
 def test_each_image_comes_once_before_any_comes_again(photos) -> None:
     crops = Crops(photos, LOOKS, Recipe(batch=1), (32, 32))
-    seen = [crops._image(n).id for n in range(15)]
+    seen = [crops.images(n)[0].id for n in range(15)]
     assert set(Counter(seen).values()) == {3}
     assert len({tuple(seen[i : i + 5]) for i in (0, 5, 10)}) > 1
 
@@ -55,6 +57,23 @@ def test_without_zoom_a_whole_crop_is_what_evaluation_sees(photos) -> None:
     height = round(40 * 64 / 60)
     grey = (found[0] == 114).all(axis=(0, 2))
     assert (~grey).sum() == height
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "stretch", "crop"])
+def test_without_zoom_images_fill_the_input_as_in_evaluation(photos, fit: str) -> None:
+    looks = Preprocessing((64, 64), fit=fit, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    recipe = Recipe(zoom=1.0, flip=0.0, batch=1)
+    (found,) = Crops(photos[:1], looks, recipe, (64, 64)).batch(0)
+    expected, placement = letterbox(read_image(photos[0]), looks)
+    if fit == "letterbox":  # at a random height
+        height = round(40 * 64 / 60)
+        expected = expected[:, placement.top : placement.top + height]
+        shifts = range(64 - height + 1)
+        assert any(np.array_equal(found[:, s : s + height], expected) for s in shifts)
+    elif fit == "stretch":
+        np.testing.assert_array_equal(found, expected)
+    else:  # another part of the image
+        assert sorted(np.unique(found)) == sorted(np.unique(expected))
 
 
 def test_mirrored_where_it_is_wanted(photos) -> None:

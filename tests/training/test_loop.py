@@ -24,7 +24,10 @@ class _Fixed:
     def batch(self, step: int):
         return np.random.default_rng(step).random((2, 3, 32, 32), np.float32)
 
-    def targets(self, batch):
+    def images(self, step: int):
+        return []
+
+    def targets(self, batch, images):
         return self._targets
 
 

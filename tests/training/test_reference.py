@@ -7,6 +7,7 @@ import pytest
 
 from quantcore.training.reference import (
     Adam,
+    cross_entropy,
     fake_quantize,
     gradients,
     quantized_weight,
@@ -20,6 +21,20 @@ def slope(values, scale=0.5, ends=SYMMETRIC, upstream=None):
     x = np.asarray([values], np.float64)
     upstream = np.ones_like(x) if upstream is None else np.asarray([upstream], np.float64)
     return gradients(x, scale, *ends, upstream)
+
+
+def test_labels_have_the_gradient_of_the_cross_entropy() -> None:
+    random = np.random.default_rng(0)
+    x, labels = random.normal(0, 3, (2, 5, 1, 1)), random.random((2, 5, 1, 1))
+    loss, slope_ = cross_entropy(x, labels)
+    odds = np.exp(x) / np.exp(x).sum(1, keepdims=True)
+    assert loss == pytest.approx(-(labels * np.log(odds)).sum())
+    for index in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[index] = 1e-6
+        ends = (cross_entropy(x + s * step, labels)[0] for s in (1, -1))
+        assert slope_[index] == pytest.approx((next(ends) - next(ends)) / 2e-6, abs=1e-6)
+    assert np.isfinite(cross_entropy(1e4 * x, labels)[0])
 
 
 def test_inside_the_range_gradients_pass_unchanged() -> None:

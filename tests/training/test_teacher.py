@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from quantcore.contracts.registry import load_engine
+from quantcore.data.dataset import ImageFile
 from quantcore.errors import EngineError
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
 from quantcore.ir.edits import exposed
@@ -87,3 +89,15 @@ def test_parts_of_the_loss_can_be_left_out(planned, engine) -> None:
         assert "head.out" not in teacher.targets(images(1))
     with Teacher(model, planned(model), replace(Recipe(), features=0.0), engine) as teacher:
         assert teacher.targets(images(1)).keys() == {"head.out"}
+
+
+def test_labels_of_a_batch_weigh_what_the_recipe_says(planned, engine) -> None:
+    model = small_detector()
+    classes = {7: 2, 9: 0}
+    seen = [ImageFile(9, Path("9.png")), ImageFile(7, Path("7.png"))]
+    with Teacher(model, planned(model), Recipe(labels=3.0), engine, classes) as teacher:
+        assert teacher.size == model.preprocessing.size
+        labels = teacher.targets(images(2), seen)["head.out"].labels
+    assert labels.shape[1] == 7
+    assert labels[0, 0].min() == labels[1, 2].min() == 1.5
+    assert labels.sum(axis=1).max() == 1.5

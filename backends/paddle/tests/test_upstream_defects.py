@@ -131,3 +131,10 @@ def test_upstream_moving_average_starts_without_a_bias():
 @pytest.mark.xfail(strict=True, reason="nn/quant/qat has Conv2D and Linear alone")
 def test_upstream_has_a_quantized_transposed_convolution():
     assert hasattr(qat, "QuantedConv2DTranspose")
+
+
+def test_log_softmax_ends_at_minus_64() -> None:
+    """Why training takes its own: in float64 too, and the gradient beyond is 0."""
+    x = paddle.to_tensor([[100.0, 0.0]], dtype="float64")
+    assert paddle.nn.functional.log_softmax(x, axis=1).tolist() == [[0.0, -64.0]]
+    assert (x - paddle.logsumexp(x, axis=1, keepdim=True)).tolist() == [[0.0, -100.0]]

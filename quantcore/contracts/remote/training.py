@@ -42,10 +42,10 @@ class RemoteTraining(TrainingRun):
 
     def step(self, batch: Array, targets: Mapping[str, Target], rates: Rates) -> dict[str, float]:
         """See TrainingRun."""
-        pairs = [part for target in targets.values() for part in (target.values, target.weights)]
+        parts = [p for t in targets.values() for p in (t.values, t.weights, t.labels)]
         found: dict[str, float] = self._ask(
             "step",
-            arrays=self._peer.save([batch, *pairs]),
+            arrays=self._peer.save([batch, *parts]),
             names=list(targets),
             rates=asdict(rates),
         )
@@ -109,8 +109,8 @@ class ServedTrainings:
         run = self._runs[number]
         if wanted == "step":
             batch, *parts = wire.load(given["arrays"])
-            pairs = map(Target, parts[::2], parts[1::2])
-            targets = dict(zip(given["names"], pairs, strict=True))
+            made = map(Target, parts[::3], parts[1::3], parts[2::3])
+            targets = dict(zip(given["names"], made, strict=True))
             return run.step(batch, targets, Rates(**given["rates"]))
         if wanted == "ranges":
             return {tensor: entry.to_dict() for tensor, entry in run.ranges().items()}

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from quantcore.data.dataset import Dataset
 from quantcore.data.folders import FolderDataset
 from quantcore.data.letterbox import Placement
-from quantcore.errors import DataError
+from quantcore.errors import DataError, UsageError
 from quantcore.evaluation.detections import Predictions
 from quantcore.evaluation.tasks.task import Scores, Task
 from quantcore.ir.model import Array, FloatModel
@@ -32,6 +32,16 @@ class Classification(Task):
     def check(self, dataset: Dataset, class_names: Sequence[str]) -> tuple[int, ...]:
         """See Task."""
         return _with_classes(dataset).check_classes(class_names)
+
+    def classes(self, dataset: Dataset, model: FloatModel) -> Mapping[int, int]:
+        """See Task."""
+        if not getattr(model.decoding, "softmax", False):
+            raise UsageError(
+                f"`labels` need logits, and {model.name} ends in probabilities; leave `labels` out "
+                "of the recipe"
+            )
+        indices = {category: n for n, category in enumerate(self.check(dataset, model.class_names))}
+        return {image: indices[label] for image, label in _with_classes(dataset).labels.items()}
 
     def place(
         self, found: Sequence[Array], placements: Sequence[Placement], model: FloatModel

@@ -12,6 +12,7 @@ import numpy as np
 
 from quantcore.data.dataset import Dataset
 from quantcore.data.letterbox import Placement
+from quantcore.errors import UsageError
 from quantcore.evaluation.detections import Predictions
 from quantcore.ir.model import Array, FloatModel
 from quantcore.results.estimate import DRAWS, FigureDraws, Floats, draws
@@ -51,6 +52,16 @@ class Task(ABC):
         Raises:
             DataError: The labels are for another task, or of other classes.
         """
+
+    def classes(self, dataset: Dataset, model: FloatModel) -> Mapping[int, int]:
+        """The class index of each image, for a network to be trained on.
+
+        Raises:
+            UsageError: Images of this task show more than one thing, or the network's scores are no
+                logits.
+            DataError: The labels are for another task, or of other classes.
+        """
+        raise UsageError(f"`labels` are for classifiers; {model.name} is for {self.name}")
 
     @abstractmethod
     def place(

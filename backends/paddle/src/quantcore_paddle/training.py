@@ -144,6 +144,11 @@ class PaddleTraining(FrameworkTraining):
                     f"{tuple(values.shape)} at the teacher"
                 )
             losses[name] = (paddle.square(x - values) * weights).sum()
+            if target.labels.size:
+                labels = self._network.tensor(target.labels)
+                # Not Paddle's log_softmax, which takes nothing to be below the largest by over 64.
+                logs = x - paddle.logsumexp(x, axis=1, keepdim=True)
+                losses[name] = losses[name] - (labels * logs).sum()
             return x
 
         return compare

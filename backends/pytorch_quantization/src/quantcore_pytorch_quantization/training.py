@@ -128,6 +128,9 @@ class TorchTraining(FrameworkTraining):
                     f"{tuple(values.shape)} at the teacher"
                 )
             losses[name] = ((x - values).square() * weights).sum()
+            if target.labels.size:
+                labels = self._network.tensor(target.labels)
+                losses[name] = losses[name] - (labels * torch.log_softmax(x, 1)).sum()
             return x
 
         return compare
