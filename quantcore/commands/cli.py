@@ -13,6 +13,7 @@ from quantcore.commands import (
     authoring,
     auto,
     compare,
+    detect,
     engines,
     plugins,
     portability,
@@ -74,6 +75,7 @@ app.command("equalize")(rewrites.equalize)
 app.command("calibrate")(stages.calibrate)
 app.command("quantize")(stages.quantize)
 app.command("evaluate")(stages.evaluate)
+app.command("detect")(detect.detect)
 app.command("correct")(rewrites.correct)
 app.command("diff")(tables.diff)
 app.command("recalibrate")(tables.recalibrate)

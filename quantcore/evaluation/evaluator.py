@@ -107,14 +107,23 @@ def detect(
     for batch in (progress or Silent()).track(batches, "evaluate"):
         clocks.reading.seconds += batch.seconds
         with clocks.running.running():
-            outputs = _infer(engine, batch.images, batch_size)
+            outputs = infer(engine, batch.images, batch_size)
         with clocks.finding.running():
             found = find_predictions(outputs, model, batch.placements, limits)
         yield dict(zip(batch.image_ids, found, strict=True))
 
 
-def _infer(engine: Engine, images: Array, batch_size: int) -> dict[str, Array]:
-    """Runs a batch; fills up the last one where the engine takes full batches only."""
+def infer(engine: Engine, images: Array, batch_size: int) -> dict[str, Array]:
+    """Runs a batch; fills it up where the engine takes full batches only.
+
+    Args:
+        engine: Runs it.
+        images: Up to `batch_size` x 3 x H x W.
+        batch_size: What the engine takes.
+
+    Raises:
+        EngineError: The engine failed.
+    """
     count = len(images)
     if count < batch_size and engine.input_shape[0] is not None:
         filler = np.repeat(images[-1:], batch_size - count, axis=0)

@@ -88,6 +88,19 @@ def test_a_described_file_needs_no_preset(
     assert "imagenet or classifier" in bare.err
 
 
+def test_detect_gives_pictures_their_labels(
+    cli: Cli, digits: SimpleNamespace, tmp_path: Path
+) -> None:
+    folders = sorted(path for path in (digits.data / "val").iterdir() if path.is_dir())
+    photos = [sorted(folder.iterdir())[0] for folder in folders]
+    words(cli("detect", *digits.model, *photos, "--out", tmp_path))
+    pictures = read(tmp_path / "pictures.json")["pictures"]
+    assert len(pictures) == len(folders)
+    assert all(len(p["found"]) == 1 and p["found"][0]["box"] is None for p in pictures)
+    right = [p["found"][0]["class_index"] == n for n, p in enumerate(pictures)]
+    assert sum(right) > len(right) / 2
+
+
 def test_compare_and_its_search(
     cli: Cli, digits: SimpleNamespace, backends: None, tmp_path: Path
 ) -> None:
