@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from quantcore.contracts.registry import plugins as plugins
     from quantcore.data.demo import Demo as Demo
     from quantcore.data.demo import demo as demo
+    from quantcore.data.own import dataset as dataset
     from quantcore.errors import QuantcoreError as QuantcoreError
     from quantcore.ir.model import FloatModel as FloatModel
     from quantcore.ir.model import LayerInfo as LayerInfo
@@ -59,6 +60,7 @@ _HOMES = {
     "quantcore.contracts.model": ("ModelOptions",),
     "quantcore.contracts.registry": ("PluginInfo", "plugins"),
     "quantcore.data.demo": ("Demo", "demo"),
+    "quantcore.data.own": ("dataset",),
     "quantcore.errors": ("QuantcoreError",),
     "quantcore.ir.model": ("FloatModel", "LayerInfo", "QdqModel"),
     "quantcore.pipeline": (

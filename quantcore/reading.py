@@ -59,6 +59,15 @@ def read_bytes(path: Path, most: int, fail: Fail) -> bytes:
     size = size_of(path, fail)
     if size > most:
         raise fail(f"{path}: has {size} bytes, more than the {most} that such a file may have")
+    return _read(path, size, fail)
+
+
+def read_start(path: Path, most: int, fail: Fail) -> bytes:
+    """The first `most` bytes of a regular file, or all; raises what `fail` makes."""
+    return _read(path, min(size_of(path, fail), most), fail)
+
+
+def _read(path: Path, size: int, fail: Fail) -> bytes:
     try:
         # A file can be replaced by a pipe, or grow, between the look and the reading.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))

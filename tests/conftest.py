@@ -63,6 +63,14 @@ def _build(
 
 
 @pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real checkpoints and images; skips where it is missing."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared (real checkpoints and images)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
 def build() -> Callable[..., FloatModel]:
     """Makes a FloatModel of nodes and constants; the input is `images`, B x 3 x size x size."""
     return _build

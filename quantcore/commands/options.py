@@ -27,7 +27,12 @@ Model = Annotated[
 ]
 Weights = Annotated[Path, typer.Option(help="Checkpoint (.pt, .safetensors) or ONNX file.")]
 DataRoot = Annotated[
-    Path, typer.Option("--data", help="Folder in COCO's format, or ROOT/SPLIT/CLASS/.")
+    Path,
+    typer.Option(
+        "--data",
+        help="COCO folder, FILE.json or FILE.json:IMAGES, data.yaml, Pascal VOC folder, "
+        "ROOT/SPLIT/CLASS/, or a folder of images: see `quantcore data`.",
+    ),
 ]
 ModelOption = Annotated[
     list[str] | None,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from quantcore.data import MOST_PIXELS
-from quantcore.data.dataset import Category, Dataset, ImageFile
+from quantcore.data.boxes import Annotation, ListedBoxes
+from quantcore.data.dataset import Category, ImageFile
 from quantcore.errors import DataError
 from quantcore.ir.values import number
 from quantcore.reading import parse_json, read_bytes
-from quantcore.runtime.notes import note
 from quantcore.showing import one_line, shown
 
 #: Bytes of an annotation file; that of train2017 has 470 MB.
@@ -47,27 +46,8 @@ class CocoImage(ImageFile):
 
 
 @dataclass(frozen=True)
-class Annotation:
-    """One ground-truth box.
-
-    Attributes:
-        image_id: The image it is in.
-        category_id: What it shows.
-        bbox: x, y, width, height in pixels of the original image.
-        area: Of the object's mask in square pixels, of its box where the file has no area.
-        iscrowd: Whether it stands for a group.
-    """
-
-    image_id: int
-    category_id: int
-    bbox: tuple[float, float, float, float]
-    area: float
-    iscrowd: bool
-
-
-@dataclass(frozen=True)
-class CocoDataset(Dataset):
-    """One split of a data set in COCO's layout and annotation format.
+class CocoDataset(ListedBoxes):
+    """One split with COCO's annotations.
 
     Attributes:
         source: The annotation file.
@@ -76,95 +56,51 @@ class CocoDataset(Dataset):
         annotations: Likewise.
     """
 
-    source: Path
     images: tuple[CocoImage, ...]
-    categories: tuple[Category, ...]
-    annotations: tuple[Annotation, ...]
 
     @classmethod
     def open(cls, root: Path, split: str) -> CocoDataset:
-        """Reads `root/annotations/instances_<split>.json`; images lie in `root/<split>/`.
+        """Reads `root/annotations/instances_<split>.json`.
 
         Args:
             root: Folder of the data set.
-            split: `train2017`, `val2017`, or another that follows the same layout.
+            split: `train2017`, `val2017`, or another that follows the same layout; images lie in
+                `root/<split>/` or `root/images/<split>/`.
 
         Raises:
             DataError: Something is missing or inconsistent; names the file and the entry.
         """
         source = root / "annotations" / f"instances_{split}.json"
-        folder = root / split
+        folder = root / "images" / split
+        folder = folder if folder.is_dir() else root / split
         for path, what in ((root, "data set"), (folder, "image")):
             if not path.is_dir():
                 raise DataError(f"{path}: no such {what} folder; COCO's layout is {_layout(split)}")
+        return cls.read(source, folder)
+
+    @classmethod
+    def read(cls, source: Path, folder: Path) -> CocoDataset:
+        """Reads an annotation file.
+
+        Args:
+            source: The file.
+            folder: Where its images lie.
+
+        Raises:
+            DataError: See `open`.
+        """
         data = _read_json(source)
         images = tuple(_image(source, r, folder) for r in _records(source, data, "images"))
         categories = tuple(_category(source, r) for r in _records(source, data, "categories"))
         if not images or not categories:
             what = "categories" if images else "images"
-            raise DataError(f"{source}: split {shown(split)} has no {what}; choose another split")
+            raise DataError(f"{source}: the file has no {what}; choose another split")
         _check_unique(source, "image id", [image.id for image in images])
         _check_unique(source, "category id", [category.id for category in categories])
         _check_unique(source, "category name", [category.name for category in categories])
         annotations = tuple(_annotation(source, r) for r in _records(source, data, "annotations"))
         _check_references(source, images, categories, annotations)
         return cls(source, images, categories, annotations)
-
-    def labels_of(self, images: Sequence[ImageFile]) -> tuple[object, ...]:
-        """See Dataset."""
-        numbers = {image.id: number for number, image in enumerate(images)}
-        labels = [
-            (numbers[a.image_id], a.category_id, a.bbox, a.area, a.iscrowd)
-            for a in self.annotations
-            if a.image_id in numbers
-        ]
-        return self.categories, [image.id for image in images], labels
-
-    def labelled(self, ids: Collection[int]) -> bool:
-        """See Dataset."""
-        return not {a.image_id for a in self.annotations}.isdisjoint(ids)
-
-    def check_classes(self, class_names: Sequence[str]) -> tuple[int, ...]:
-        """See Dataset.
-
-        Where the names differ (generic names, another spelling) class i is the i-th category by
-        id, which is the order that detectors are trained in: COCO's 80 categories have ids up to
-        90.
-        """
-        if len(class_names) != len(self.categories):
-            raise DataError(
-                f"the model knows {len(class_names)} classes, {self.source} has "
-                f"{len(self.categories)} categories; use the data set that the model was trained on"
-            )
-        by_name = {_spelled(category.name): category.id for category in self.categories}
-        names = [_spelled(name) for name in class_names]
-        if len(by_name) == len(self.categories) and set(names) == by_name.keys():
-            return tuple(by_name[name] for name in names)
-        ids = tuple(sorted(category.id for category in self.categories))
-        if not all(re.fullmatch(r"class[ ]?\d+|\d+", name) for name in names):
-            self._tell_names(class_names, ids)
-        return ids
-
-    def _tell_names(self, class_names: Sequence[str], ids: Sequence[int]) -> None:
-        """Tells which names differ where classes are taken in order."""
-        own = {category.id: category.name for category in self.categories}
-        pairs = [(name, own[i]) for name, i in zip(class_names, ids, strict=True)]
-        other = [(a, b) for a, b in pairs if _spelled(a) != _spelled(b)]
-        if not other:
-            return
-        known = {_spelled(category.name) for category in self.categories}
-        moved = next((shown(a, 60) for a, _ in other if _spelled(a) in known), None)
-        why = f", although {moved} stands elsewhere; mAP may say nothing" if moved else ""
-        note(
-            f"{len(other)} of the model's {len(pairs)} class names are not those of "
-            f"{self.source.name}, such as {shown(other[0][0], 60)} where that has "
-            f"{shown(other[0][1], 60)}; classes are matched by their order{why}"
-        )
-
-
-def _spelled(name: str) -> str:
-    """A name without what people write in different ways."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def _layout(split: str) -> str:

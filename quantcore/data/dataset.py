@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -49,11 +50,13 @@ class Dataset(ABC):
         source: The file or folder that says what there is.
         images: In the data set's order.
         categories: Likewise.
+        holds: What its labels are, for messages.
     """
 
     source: Path
     images: tuple[ImageFile, ...]
     categories: tuple[Category, ...]
+    holds: ClassVar[str]
 
     @abstractmethod
     def labels_of(self, images: Sequence[ImageFile]) -> tuple[object, ...]:
@@ -89,8 +92,8 @@ class Dataset(ABC):
         kept = tuple(image for image in self.images if image.id in wanted)
         if not kept:
             raise DataError(f"{self.source}: has none of the {len(wanted)} images asked for")
-        changed: Any = replace(self, images=kept)  # type: ignore[type-var] # each is a dataclass
-        found: D = changed
+        found = copy.copy(self)
+        object.__setattr__(found, "images", kept)  # of a data class that is frozen
         return found
 
     def select(self, count: int | None = None, seed: int = 0) -> tuple[ImageFile, ...]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from quantcore.data.dataset import Category, Dataset, ImageFile
+from quantcore.data.files import is_image
 from quantcore.errors import DataError
-
-#: What OpenCV reads and people keep.
-_ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class FolderDataset(Dataset):
     images: tuple[ImageFile, ...]
     categories: tuple[Category, ...]
     labels: Mapping[int, int]
+    holds: ClassVar[str] = "classes of whole images"
 
     @classmethod
     def open(cls, root: Path, split: str) -> FolderDataset:
@@ -43,7 +43,7 @@ class FolderDataset(Dataset):
             (path, n)
             for n, folder in enumerate(folders)
             for path in sorted(folder.iterdir())
-            if path.suffix.lower() in _ENDINGS and not path.name.startswith(".")
+            if is_image(path)
         ]
         if not found:
             raise DataError(

@@ -44,6 +44,31 @@ def header_size(content: bytes) -> Size | None:
     return None
 
 
+def turned(content: bytes) -> bool | None:
+    """Whether decoding exchanges width and height, as a JPEG's EXIF may ask; None where unknown."""
+    if not content.startswith(b"\xff\xd8"):
+        return None if b"eXIf" in content or b"EXIF" in content else False
+    for marker, at in _segments(content):
+        if marker == 0xE1 and content[at : at + 6] == b"Exif\0\0":
+            return _orientation(content, at + 6) in (5, 6, 7, 8)
+    return False
+
+
+def _orientation(content: bytes, at: int) -> int:
+    """The value of tag 274 in the first directory of a TIFF header; 1 where there is none."""
+    order = ">" if content[at : at + 2] == b"MM" else "<"
+    try:
+        (first,) = struct.unpack_from(f"{order}L", content, at + 4)
+        (count,) = struct.unpack_from(f"{order}H", content, at + first)
+        for entry in range(at + first + 2, at + first + 2 + 12 * count, 12):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHLH", content, entry)
+            if (tag, kind) == (274, 3):
+                return int(value)
+    except struct.error:  # it ends before the numbers do
+        pass
+    return 1
+
+
 def fault(content: bytes) -> str | None:
     """What is wrong with the data of an image, as far as that is told without decoding it."""
     if content.startswith(b"\xff\xd8"):

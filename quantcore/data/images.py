@@ -10,14 +10,16 @@ import numpy.typing as npt
 
 from quantcore.data import MOST_PIXELS
 from quantcore.data.dataset import ImageFile
-from quantcore.data.headers import Size, fault, header_size
+from quantcore.data.headers import Size, fault, header_size, turned
 from quantcore.errors import DataError
-from quantcore.reading import read_bytes
+from quantcore.reading import read_bytes, read_start
 
 Pixels = npt.NDArray[np.uint8]
 
 #: Bytes of an image file.
 _MOST_BYTES = 1 << 28
+#: Of these the beginning that is read for the size alone: EXIF with a thumbnail has up to 64 kB.
+_HEAD = 1 << 17
 
 
 def read_image(image: ImageFile) -> Pixels:
@@ -49,8 +51,25 @@ def decode_image(path: Path) -> Pixels:
     return _decoded(path, None)
 
 
+def image_size(path: Path) -> Size:
+    """Width and height of what `decode_image` gives, from the header alone where that tells.
+
+    Raises:
+        DataError: As `decode_image`; of what the header tells, no more is read.
+    """
+    head = read_start(path, _HEAD, DataError)
+    size, turn = header_size(head), turned(head)
+    if size and min(size) > 0 and turn is not None:
+        return size[::-1] if turn else size
+    height, width = decode_image(path).shape[:2]
+    return width, height
+
+
 def _decoded(path: Path, wanted: Size | None) -> Pixels:
-    """The pixels; where a size is wanted, a header that says another is refused before decoding."""
+    """The pixels; where a size is wanted, a header that says another is refused before decoding.
+
+    A photograph that was to be turned on decoding stays as it is where it was annotated so.
+    """
     content = read_bytes(path, _MOST_BYTES, DataError)
     size = header_size(content)
     if size and wanted and min(size) > 0 and size[::-1] != wanted:  # it may be turned on decoding
@@ -61,7 +80,8 @@ def _decoded(path: Path, wanted: Size | None) -> Pixels:
             "may have; scale it down"
         )
     wrong = fault(content) if content else "it is empty"
-    pixels = _pixels(content) if wrong is None else None
+    as_is = wanted is not None and size == wanted and bool(turned(content))
+    pixels = _pixels(content, as_is) if wrong is None else None
     if pixels is None:
         why = f"; {wrong}" if wrong else ""
         raise DataError(
@@ -70,12 +90,13 @@ def _decoded(path: Path, wanted: Size | None) -> Pixels:
     return np.asarray(pixels, dtype=np.uint8)
 
 
-def _pixels(content: bytes) -> npt.NDArray[np.generic] | None:
+def _pixels(content: bytes, as_is: bool) -> npt.NDArray[np.generic] | None:
     """What OpenCV makes of a file; None where that is nothing."""
     before = cv2.utils.logging.setLogLevel(0)  # it would tell several lines of its own
     try:
         found: npt.NDArray[np.generic] | None = cv2.imdecode(
-            np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR
+            np.frombuffer(content, np.uint8),
+            cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if as_is else 0),
         )
         return found
     except cv2.error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from quantcore.data.coco import CocoDataset
+from quantcore.data.boxes import BoxDataset
 from quantcore.errors import DataError
 from quantcore.evaluation.detections import Detections
 from quantcore.results.metric import COCO
@@ -30,7 +30,7 @@ class CocoScores:
 
 
 def score(
-    dataset: CocoDataset, detections: Detections, implementation: str = "hotcoco"
+    dataset: BoxDataset, detections: Detections, implementation: str = "hotcoco"
 ) -> CocoScores:
     """Scores detections against the ground truth of the same images.
 
@@ -59,8 +59,8 @@ def score(
     return CocoScores(figures, _per_class(dataset, evaluation))
 
 
-def ground_truth(dataset: CocoDataset, detections: Detections) -> dict[str, Any]:
-    """The part of the annotation file that is about the images run, in its own format.
+def ground_truth(dataset: BoxDataset, detections: Detections) -> dict[str, Any]:
+    """What is known of the images run, in the format of COCO's annotation files.
 
     Raises:
         DataError: There are detections for an image that the data set does not have.
@@ -70,9 +70,9 @@ def ground_truth(dataset: CocoDataset, detections: Detections) -> dict[str, Any]
     if len(images) != len(wanted):
         unknown = min(wanted - {i.id for i in images})
         raise DataError(f"{dataset.source}: no image {unknown}, but there are detections for it")
-    annotations = (a for a in dataset.annotations if a.image_id in wanted)
+    annotations = dataset.annotations_of(images)
     return {
-        "images": [{"id": i.id, "width": i.width, "height": i.height} for i in images],
+        "images": [{"id": i.id} for i in images],
         "categories": [{"id": c.id, "name": c.name} for c in dataset.categories],
         # Numbered anew: both libraries take annotation 0 for "no match".
         "annotations": [
@@ -135,7 +135,7 @@ def _figure(value: float) -> float | None:
     return None if value < 0 else float(value)
 
 
-def _per_class(dataset: CocoDataset, evaluation: Any) -> dict[str, float | None]:
+def _per_class(dataset: BoxDataset, evaluation: Any) -> dict[str, float | None]:
     # IoU threshold x recall x category x area x detections; all areas, 100 detections.
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     names = {category.id: category.name for category in dataset.categories}

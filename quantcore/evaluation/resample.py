@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantcore.data.coco import CocoDataset
+from quantcore.data.boxes import BoxDataset
 from quantcore.evaluation.coco import ground_truth, hotcoco_evaluation
 from quantcore.evaluation.detections import Detections
 from quantcore.results.estimate import Floats
@@ -54,7 +54,7 @@ class Matches:
         detections: Its images are those that are scored.
     """
 
-    def __init__(self, dataset: CocoDataset, detections: Detections) -> None:
+    def __init__(self, dataset: BoxDataset, detections: Detections) -> None:
         truth = ground_truth(dataset, detections)
         self._images = {image["id"]: n for n, image in enumerate(truth["images"])}
         present = {a["category_id"] for a in truth["annotations"] if not a["iscrowd"]}

@@ -19,11 +19,12 @@ from quantcore.contracts.engine import EnginePlugin
 from quantcore.contracts.front import front
 from quantcore.contracts.session import BackendSession, SessionOptions
 from quantcore.data.batches import Batches, Inputs
+from quantcore.data.dataset import Dataset
 from quantcore.data.stream import ImageStream, Source
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import DataError
 from quantcore.ir.model import Array, FloatModel, QdqModel
-from quantcore.pipeline.settings import Calibrated, Data
+from quantcore.pipeline.settings import Calibrated, Data, Given
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import Plan, plan
@@ -37,7 +38,7 @@ AUDIT_IMAGES = 2
 
 def calibrate(
     model: FloatModel,
-    data: Data | Path | str | Source,
+    data: Given | Source,
     *,
     backend: str,
     policy: CalibrationPolicy | None = None,
@@ -75,7 +76,7 @@ def calibrate(
 
 def calibrate_each(
     model: FloatModel,
-    data: Data | Path | str | Source,
+    data: Given | Source,
     policies: Sequence[CalibrationPolicy],
     backend: str,
     options: SessionOptions | None = None,
@@ -210,7 +211,7 @@ class _Counted(CalibrationImages):
 
 def images_of(
     model: FloatModel,
-    data: Data | Path | str | Source,
+    data: Given | Source,
     policy: CalibrationPolicy,
     twice: bool = False,
 ) -> CalibrationImages:
@@ -227,7 +228,7 @@ def images_of(
     """
     batch_size = model.batch_size or policy.batch_size
     remembered = model.batch_size or AUDIT_IMAGES
-    if isinstance(data, Data | str | Path):
+    if isinstance(data, Data | Dataset | str | Path):
         data = Data.of(data)
         chosen = data.calibration_set().select(policy.images, policy.seed)
         inputs = Batches(chosen, model.preprocessing, batch_size).inputs()

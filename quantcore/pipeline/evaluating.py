@@ -18,7 +18,7 @@ from quantcore.evaluation.latency import LatencyTest
 from quantcore.evaluation.tasks import task_of
 from quantcore.ir.model import FloatModel, QdqModel
 from quantcore.pipeline.graphs import quantize
-from quantcore.pipeline.settings import DEFAULT_EVALUATION, Data, Evaluation
+from quantcore.pipeline.settings import DEFAULT_EVALUATION, Data, Evaluation, Given
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.results.comparison import Evaluated
 from quantcore.runtime.executor import InProcess
@@ -30,7 +30,7 @@ from quantcore.table.table import CalibrationTable
 def evaluate(
     model: FloatModel,
     graph: QdqModel | onnx.ModelProto | Path | None,
-    data: Data | Path | str,
+    data: Given,
     how: Evaluation = DEFAULT_EVALUATION,
     runtime: Runtime | None = None,
     what: str = "evaluation",
@@ -90,6 +90,7 @@ def _run(
     task = task_of(model)
     category_ids = task.check(dataset, model.class_names)
     images = dataset.select(how.images)
+    dataset.labels_of(images)  # labels that are no good are refused before anything is run
     running = RunSettings(
         engine=how.engine, options=how.options, batch_size=model.batch_size or how.batch_size
     )

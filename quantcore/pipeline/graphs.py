@@ -16,7 +16,7 @@ from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import CheckpointError, UsageError
 from quantcore.ir.description import describe
 from quantcore.ir.model import FloatModel, QdqModel
-from quantcore.pipeline.settings import Data
+from quantcore.pipeline.settings import Data, Given
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
@@ -62,7 +62,7 @@ def save_model(model: FloatModel, path: Path | str) -> None:
 def rewrite(
     model: FloatModel,
     name: str,
-    data: Data | Path | str,
+    data: Given,
     images: int = 80,
     seed: int = 0,
     options: object | None = None,

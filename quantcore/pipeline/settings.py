@@ -41,19 +41,20 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class Data:
-    """A folder of images with labels, and the splits to use.
+    """Images with labels, and the splits to use.
 
     Attributes:
-        root: Holds `annotations/` and the image folders, or for each split a folder of each class.
-        calibration: Split to calibrate on; COCO's names stand for `train` and `val` where there are
-            folders of classes.
-        evaluation: Split to evaluate on.
+        root: What there is; see `quantcore.data.opening.LAYOUTS`. It is not looked at where both
+            splits are data sets that are open.
+        calibration: Split to calibrate on, or a data set; COCO's names stand for `train` and `val`
+            in other layouts.
+        evaluation: Split to evaluate on, or a data set.
         images: Ids of the images of the calibration split to take; None for all.
     """
 
-    root: Path
-    calibration: str = CALIBRATION_SPLIT
-    evaluation: str = EVALUATION_SPLIT
+    root: Path = Path()
+    calibration: str | Dataset = CALIBRATION_SPLIT
+    evaluation: str | Dataset = EVALUATION_SPLIT
     images: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
@@ -66,8 +67,10 @@ class Data:
         return found if self.images is None else found.only(self.images)
 
     @classmethod
-    def of(cls, data: Data | Path | str) -> Data:
-        """A folder alone stands for COCO's own splits."""
+    def of(cls, data: Given) -> Data:
+        """A path alone stands for COCO's own splits, a data set for both."""
+        if isinstance(data, Dataset):
+            return cls(data.source, data, data)
         return data if isinstance(data, Data) else cls(Path(data))
 
 
@@ -91,6 +94,9 @@ class Evaluation:
     warmup: int = 5
     runs: int = 50
 
+
+#: What says which images there are.
+Given = Data | Dataset | Path | str
 
 #: On the reference engine, every image of the split.
 DEFAULT_EVALUATION = Evaluation()

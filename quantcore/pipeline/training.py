@@ -25,7 +25,7 @@ from quantcore.evaluation.tasks import task_of
 from quantcore.ir.model import Array, FloatModel, QdqModel
 from quantcore.pipeline.calibrating import calibrate
 from quantcore.pipeline.graphs import quantize, save_model, save_qdq
-from quantcore.pipeline.settings import Data
+from quantcore.pipeline.settings import Data, Given
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, plan
 from quantcore.report.training import losses
@@ -81,7 +81,7 @@ class _Images:
 
 def train(
     model: FloatModel,
-    data: Data | Path | str,
+    data: Given,
     *,
     backend: str,
     policy: CalibrationPolicy | None = None,

@@ -16,6 +16,7 @@ from quantcore.pipeline import Data, Evaluation, check_training
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
 from quantcore.qdq.precision import check_precision
+from quantcore.runtime.notes import note
 from quantcore.studies.mixed import SearchTarget
 from quantcore.training.recipe import Recipe
 
@@ -95,9 +96,16 @@ def check(what: Comparison) -> None:
         )
     dataset = open_dataset(data.root, data.evaluation)
     task.check(dataset, what.model.class_names)
+    seen = {image.path.resolve() for image in calibration.images}
+    both = sum(image.path.resolve() in seen for image in dataset.images)
+    if both:
+        note(
+            f"{both} of the {len(dataset.images)} images to evaluate on may be calibrated on, too: "
+            "figures may flatter what was calibrated on them"
+        )
     for how in what.engines:
         registry.load_engine(how.engine).check(how.options)
-        dataset.select(how.images)
+        dataset.labels_of(dataset.select(how.images))
 
 
 def trains(backends: Iterable[str]) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_engine
+from quantcore.data.dataset import Dataset
 from quantcore.data.opening import open_dataset, split_in
 from quantcore.report import plots
 from quantcore.results.mixed import Mixed
@@ -37,7 +38,7 @@ class LayerStudy:
     """
 
     data: Path
-    split: str
+    split: str | Dataset
     method: str | None = None
     images: int | None = None
     workers: int | None = None

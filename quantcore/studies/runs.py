@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import quantcore
 from quantcore.contracts.registry import load_engine
 from quantcore.data.dataset import Dataset, ImageFile
+from quantcore.data.unlabelled import UnlabelledImages
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import UsageError
 from quantcore.evaluation.detections import Predictions
@@ -67,7 +68,11 @@ class GraphRuns:
             )
         self.model, self.dataset, self.images = model, dataset, tuple(images)
         self.task = task_of(model)
-        self._category_ids = self.task.check(dataset, model.class_names)
+        # Without labels agreement with the float model can still be measured.
+        bare = isinstance(dataset, UnlabelledImages)
+        names = model.class_names
+        self._category_ids = tuple(range(len(names))) if bare else self.task.check(dataset, names)
+        dataset.labels_of(self.images)  # labels that are no good are refused before any work
         self._runtime, self._workers = runtime, workers
         digests = file_digests((image.path for image in self.images), runtime.progress)
         self._image_keys = [

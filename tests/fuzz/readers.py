@@ -24,6 +24,8 @@ from quantcore.contracts.registry import load_decoding
 from quantcore.contracts.remote import client, environments, peer, wire
 from quantcore.data.coco import CocoDataset
 from quantcore.data.images import decode_image
+from quantcore.data.voc import VocDataset
+from quantcore.data.yolo import YoloDataset, read_labels
 from quantcore.ir.description import KEY, describe, described
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import Profile
@@ -177,6 +179,40 @@ def _coco(path: Path) -> object:
     return dataset.check_classes(["x"] * len(dataset.categories))
 
 
+YOLO = b"""\
+path: .  # of this file
+train: images
+val: [images, list.txt]
+nc: 3
+names: {0: person, 1: "traffic light", 2: cat}
+"""
+LABELS = b"0 0.5 0.5 0.25 0.125\n2 0.1 0.1 0.3 0.1 0.3 0.4 0.1 0.4\n1 1 1 0 0\n"
+
+
+def _yolo_data(path: Path) -> object:
+    (path.parent / "images").mkdir(exist_ok=True)
+    (path.parent / "images" / "a.jpg").touch()
+    (path.parent / "list.txt").write_text("./images/a.jpg\n")
+    return YoloDataset.open(path, "val").check_classes(["person", "dog"])
+
+
+def _labels(path: Path) -> object:
+    return read_labels(path, 3)
+
+
+VOC = b"""\
+<annotation><folder>a</folder><filename>a.jpg</filename><size><width>40</width></size>
+<object><name>cat</name><difficult>0</difficult><bndbox><xmin>1</xmin><ymin>2</ymin>
+<xmax>20.5</xmax><ymax>30</ymax></bndbox></object>
+<object><name>dog &amp; co</name><bndbox><xmax>9</xmax><xmin>3</xmin><ymin>4</ymin><ymax>5</ymax>
+</bndbox></object></annotation>
+"""
+
+
+def _voc(path: Path) -> object:
+    return VocDataset.open(path.parent.parent, "val")
+
+
 def _images() -> list[bytes]:
     pixels = np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)
     endings = (".jpg", ".png", ".bmp", ".webp")
@@ -235,6 +271,9 @@ READERS = (
     Reader("profile", "p.yaml", lambda: [PROFILE], _profile, TEXTUAL),
     Reader("table", "t.json", _tables, CalibrationTable.load, TEXTUAL),
     Reader("coco", "annotations/instances_val2017.json", lambda: [COCO], _coco, TEXTUAL),
+    Reader("data.yaml", "data.yaml", lambda: [YOLO], _yolo_data, TEXTUAL),
+    Reader("labels", "a.txt", lambda: [LABELS], _labels, TEXTUAL),
+    Reader("voc", "Annotations/a.xml", lambda: [VOC], _voc, (*TEXTUAL, *BINARY)),
     Reader("image", "a.jpg", _images, decode_image, BINARY),
     Reader("config", "quantcore.toml", lambda: [TOML], environments._read, TEXTUAL),
     Reader("description", "d.onnx", _description, _described, TEXTUAL),

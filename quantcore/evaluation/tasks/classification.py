@@ -95,8 +95,8 @@ class Classification(Task):
 def _with_classes(dataset: Dataset) -> FolderDataset:
     if not isinstance(dataset, FolderDataset):
         raise DataError(
-            f"{dataset.source}: holds boxes, and the model says what a whole image shows; give a "
-            "folder for each class: ROOT/SPLIT/CLASS/*.jpg"
+            f"{dataset.source}: holds {dataset.holds}, and the model says what a whole image "
+            "shows; give a folder for each class: ROOT/SPLIT/CLASS/*.jpg"
         )
     return dataset
 

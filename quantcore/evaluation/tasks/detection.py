@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from quantcore.data.coco import CocoDataset
+from quantcore.data.boxes import BoxDataset
 from quantcore.data.dataset import Dataset
 from quantcore.data.letterbox import Placement
 from quantcore.errors import DataError, ModelError
@@ -75,11 +75,12 @@ class Detection(Task):
         return agreement(reference, other)
 
 
-def _with_boxes(dataset: Dataset) -> CocoDataset:
-    if not isinstance(dataset, CocoDataset):
+def _with_boxes(dataset: Dataset) -> BoxDataset:
+    if not isinstance(dataset, BoxDataset):
         raise DataError(
-            f"{dataset.source}: holds classes of whole images, and the model is a detector; give "
-            "COCO's layout: ROOT/annotations/instances_SPLIT.json and ROOT/SPLIT/"
+            f"{dataset.source}: holds {dataset.holds}, and the model is a detector, which needs "
+            "boxes to be evaluated; give COCO's layout, an annotation file, a data.yaml or Pascal "
+            "VOC's layout"
         )
     return dataset
 

@@ -77,7 +77,7 @@ def _check(what: AutoStudy) -> None:
         registry.load_engine(how.engine).check(how.options)
     dataset = open_dataset(what.data.root, what.data.evaluation)
     task_of(what.model).check(dataset, what.model.class_names)
-    dataset.select()
+    dataset.labels_of(dataset.select())
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from quantcore.calibration.recalibration import recalibrate
 from quantcore.contracts import registry
 from quantcore.contracts.capabilities import check_capabilities, check_trains
 from quantcore.contracts.session import SessionOptions
+from quantcore.data.opening import split_in
 from quantcore.errors import CapabilityError, QuantcoreError
 from quantcore.ir.model import FloatModel
 from quantcore.policy.policy import CalibrationPolicy
@@ -172,7 +173,7 @@ class Ladder:
         ranking = measure(
             StudiedModel.of(best.model, best.table),
             self._parts.dataset.only([image.id for image in self._parts.calibrating]),
-            self._what.data.calibration,
+            split_in(self._what.data.root, self._what.data.calibration),
             self._runtime,
             labels=False,
         )

@@ -119,6 +119,7 @@ class _Deploying:
             calibration.select(recipe.policy.images, recipe.policy.seed)  # refused before any work
         dataset = open_dataset(study.data.root, study.data.evaluation)
         self._images = dataset.select(study.how.images)
+        dataset.labels_of(self._images)
         self._cells = DeploymentCells(study.model, dataset, self._images, study.how, runtime)
 
     def _possible(self) -> tuple[Recipe, ...]:

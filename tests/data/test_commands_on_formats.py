@@ -1,0 +1,80 @@
+"""Commands on what people bring: the same figures from every format, images without labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+from quantcore_onnx import OnnxOptions
+
+from quantcore.data.coco import CocoDataset
+from quantcore.data.unlabelled import UnlabelledImages
+from quantcore.pipeline import load_model
+from quantcore.policy.policy import CalibrationPolicy
+from quantcore.policy.profiles import MINIMAL
+from quantcore.qdq.placement import plan
+from quantcore.runtime.executor import kept_in
+from quantcore.runtime.progress import Silent
+from quantcore.studies.sensitivity import StudiedModel, measure
+from quantcore.table.table import CalibrationTable
+
+from .formats import write_voc, write_yolo
+
+
+def test_every_format_gives_the_same_figures(
+    cli: Callable[..., SimpleNamespace], shared_squares: SimpleNamespace, tmp_path: Path
+) -> None:
+    coco = CocoDataset.open(shared_squares.data, "val2017")
+    annotations = shared_squares.data / "annotations" / "instances_val2017.json"
+    given = {
+        "coco": shared_squares.data,
+        "file": f"{annotations}:{shared_squares.data / 'val2017'}",
+        "yolo": write_yolo(coco, tmp_path / "yolo"),
+        "voc": write_voc(coco, tmp_path / "voc", in_order=True),
+    }
+    figures = {}
+    for name, data in given.items():
+        out = tmp_path / f"{name}.json"
+        done = cli("evaluate", *shared_squares.model, "--data", data, "--out", out)
+        assert done.code == 0, done.err
+        figures[name] = json.loads(out.read_text())["map"]
+    assert figures["coco"] > 0.5
+    assert len(set(figures.values())) == 1
+
+
+def test_compare_calibrates_on_images_without_labels(
+    cli: Callable[..., SimpleNamespace], shared_squares: SimpleNamespace, tmp_path: Path
+) -> None:
+    data = write_yolo(CocoDataset.open(shared_squares.data, "val2017"), tmp_path / "yolo")
+    plain = shared_squares.data / "train2017"
+    data.write_text(data.read_text() + f"train: {plain}\n")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("{placement: minimal, images: 4}\n")
+    out = tmp_path / "out"
+    given = ["--data", data, "--backend", "onnxruntime", "--policy", policy, "--out", out]
+    done = cli("compare", *shared_squares.model, *given)
+    assert done.code == 0, done.err
+    assert "no file of labels" not in done.err
+    assert "calibrates on" not in done.err
+    again = cli("evaluate", *shared_squares.model, "--data", plain)
+    assert again.code == 2
+    assert "holds images without labels" in again.err
+    data.write_text(data.read_text().replace(f"train: {plain}", "train: images/val"))
+    done = cli("compare", *shared_squares.model, *given)
+    assert "note: 8 of the 8 images to evaluate on may be calibrated on, too" in done.err
+
+
+def test_layers_are_ranked_without_labels(
+    shared_squares: SimpleNamespace, table: Callable[..., CalibrationTable], tmp_path: Path
+) -> None:
+    model = load_model("onnx", shared_squares.weights, OnnxOptions(preset="yolox"))
+    policy = CalibrationPolicy(placement=MINIMAL)
+    amax = {layer.inputs[0]: 60.0 for layer in model.layers if layer.weights}
+    ranges = table(model, plan(model, policy), amax={**amax, model.input_name: 255.0})
+    bare = UnlabelledImages.open(shared_squares.data / "val2017")
+    with kept_in(tmp_path, Silent(), None) as runtime:
+        found = measure(StudiedModel(model, ranges, policy), bare, "val2017", runtime, images=2)
+    assert found.layers
+    assert found.method == "detections"
