@@ -13,6 +13,7 @@ from quantcore.commands import (
     authoring,
     auto,
     compare,
+    data,
     detect,
     engines,
     plugins,
@@ -68,6 +69,7 @@ backends = typer.Typer(help="For authors of backends.", no_args_is_help=True)
 backends.command("check")(plugins.check)
 backends.command("new")(authoring.new)
 app.add_typer(backends, name="backends")
+app.command("data")(data.data)
 app.command("layers")(stages.layers)
 app.command("export")(stages.export)
 app.command("rewrite")(rewrites.rewrite)

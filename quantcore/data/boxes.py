@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -49,6 +49,10 @@ class BoxDataset(Dataset):
         Raises:
             DataError: A file of labels, or an image that they need, is no good; names it.
         """
+
+    def odd(self) -> Mapping[str, Sequence[str]]:
+        """What is odd about its files of labels, with the names of those; reads all labels."""
+        return {}
 
     def labels_of(self, images: Sequence[ImageFile]) -> tuple[object, ...]:
         """See Dataset."""

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from quantcore.data import MOST_PIXELS
+from quantcore.data.files import is_image
 from quantcore.data.images import Pixels, decode_image
 from quantcore.errors import DataError
 
-#: What a folder is searched for; a file that is named itself may have any ending.
-IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+#: What a folder is searched for beside images; a file that is named itself may have any ending.
 VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 
 
@@ -40,7 +40,7 @@ def files_in(given: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in given:
         if path.is_dir():
-            inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in IMAGES | VIDEOS]
+            inside = [p for p in sorted(path.iterdir()) if is_image(p) or is_video(p)]
             if not inside:
                 raise DataError(f"{path}: no images or videos in this folder")
             found += inside

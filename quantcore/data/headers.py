@@ -44,6 +44,18 @@ def header_size(content: bytes) -> Size | None:
     return None
 
 
+def kinds(content: bytes) -> list[str]:
+    """What is unlike the usual about an image: `grey`, `CMYK`, `16 bits`, `turned by EXIF`."""
+    found = []
+    if content.startswith(_PNG) and len(content) > 25:
+        found = ["16 bits"] * (content[24] == 16) + ["grey"] * (content[25] in (0, 4))
+    elif content.startswith(b"\xff\xd8"):
+        frame = next((at for marker, at in _segments(content) if marker in _FRAMES), None)
+        channels = content[frame + 5] if frame is not None and frame + 5 < len(content) else 3
+        found = ["grey"] * (channels == 1) + ["CMYK"] * (channels == 4)
+    return [*found, *["turned by EXIF"] * bool(turned(content))]
+
+
 def turned(content: bytes) -> bool | None:
     """Whether decoding exchanges width and height, as a JPEG's EXIF may ask; None where unknown."""
     if not content.startswith(b"\xff\xd8"):

@@ -17,7 +17,7 @@ from quantcore.reading import read_bytes, read_start
 Pixels = npt.NDArray[np.uint8]
 
 #: Bytes of an image file.
-_MOST_BYTES = 1 << 28
+MOST_BYTES = 1 << 28
 #: Of these the beginning that is read for the size alone: EXIF with a thumbnail has up to 64 kB.
 _HEAD = 1 << 17
 
@@ -70,7 +70,7 @@ def _decoded(path: Path, wanted: Size | None) -> Pixels:
 
     A photograph that was to be turned on decoding stays as it is where it was annotated so.
     """
-    content = read_bytes(path, _MOST_BYTES, DataError)
+    content = read_bytes(path, MOST_BYTES, DataError)
     size = header_size(content)
     if size and wanted and min(size) > 0 and size[::-1] != wanted:  # it may be turned on decoding
         _check_size(path, size, wanted)

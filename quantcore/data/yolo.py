@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,10 @@ class YoloDataset(BoxDataset):
         for image in images:
             if image.id in self._read:
                 continue
-            path = label_file(image.path)
-            rows = read_labels(path, len(self.categories)) if path.exists() else []
-            if not path.exists():
+            rows = self._rows(image)
+            if rows is None:
                 bare.append(image.path.name)
+                rows = []
             kept = list(dict.fromkeys(rows))
             doubled += len(rows) - len(kept)
             self._read[image.id] = _annotations(image, kept)
@@ -104,9 +104,31 @@ class YoloDataset(BoxDataset):
 
     def labelled(self, ids: Collection[int]) -> bool:
         """See Dataset; tells nothing."""
-        wanted, classes = set(ids), len(self.categories)
-        files = (label_file(image.path) for image in self.images if image.id in wanted)
-        return any(path.exists() and read_labels(path, classes) for path in files)
+        wanted = set(ids)
+        return any(self._rows(image) for image in self.images if image.id in wanted)
+
+    def odd(self) -> Mapping[str, Sequence[str]]:
+        """See BoxDataset; files that are no labels at all are left to `annotations_of`."""
+        bare, twice = [], []
+        for image in self.images:
+            try:
+                rows = self._rows(image)
+            except DataError:
+                continue
+            if rows is None:
+                bare.append(image.path.name)
+            elif len(set(rows)) < len(rows):
+                twice.append(image.path.name)
+        return {
+            "images without a file of labels": bare,
+            "files of labels without an image": [path.name for path in self.orphans()],
+            "images with a box that is there twice": twice,
+        }
+
+    def _rows(self, image: ImageFile) -> list[_Row] | None:
+        """The boxes of an image as its file has them; None where there is none."""
+        path = label_file(image.path)
+        return read_labels(path, len(self.categories)) if path.exists() else None
 
     def orphans(self) -> list[Path]:
         """Files of labels whose image is not there, in folders of nothing but labels."""
