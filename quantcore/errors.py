@@ -69,6 +69,10 @@ class BackendError(QuantcoreError):
     """A framework failed while it materialised, calibrated or simulated a model."""
 
 
+class ExecutorError(QuantcoreError):
+    """Work cannot be done where it was to be done: no such machine, or it was lost."""
+
+
 class TrainingError(QuantcoreError):
     """A training came to nothing."""
 

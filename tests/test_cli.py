@@ -143,7 +143,7 @@ def test_the_list_is_for_people_and_programs(cli: Cli) -> None:
     assert done.code == 0
     assert "onnxruntime" in done.out
     data = json.loads(cli("list", "--json").out)
-    assert data.keys() == {"models", "backends", "engines", "rewrites"}
+    assert data.keys() == {"models", "backends", "engines", "rewrites", "executors"}
     engine = next(info for info in data["engines"] if info["name"] == "onnxruntime")
     assert engine["available"] is True
     assert engine["version"]

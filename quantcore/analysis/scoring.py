@@ -10,7 +10,7 @@ from quantcore.evaluation.jobs import Found
 from quantcore.evaluation.tasks import Scores, Task
 from quantcore.results.estimate import FigureDraws
 from quantcore.results.evaluation import Accuracy
-from quantcore.runtime.jobs import Job, whole
+from quantcore.runtime.jobs import Job, at_hand
 from quantcore.runtime.keys import content_key
 from quantcore.runtime.progress import Progress
 
@@ -60,7 +60,7 @@ def scores_job(
     about = (task.name, list(keys), labels_key(dataset, images), category_ids)
     key = content_key("scores", REVISION, *about)
     given = (task, dataset, tuple(images), tuple(found), category_ids)
-    return whole(what, key, Scored, _scored, *given, apart=False)
+    return at_hand(what, key, Scored, _scored, *given)
 
 
 def labels_key(dataset: Dataset, images: Sequence[ImageFile]) -> str:

@@ -10,21 +10,26 @@ import typer
 
 from quantcore import pipeline
 from quantcore.commands.options import (
+    LOCAL,
     CalibrationSplit,
     DataRoot,
     Device,
     EngineOption,
     EvaluationSplit,
+    ExecutorName,
+    ExecutorOption,
     Model,
     ModelOption,
     PolicyFile,
     Preset,
     Providers,
+    Scheduler,
     Size,
     Threads,
     Weights,
     engine_options,
     load_model,
+    opened_executor,
     read_policy,
     unique,
 )
@@ -97,6 +102,9 @@ def auto(
     evaluation_split: EvaluationSplit = pipeline.EVALUATION_SPLIT,
     device: Device = "auto",
     threads: Threads = None,
+    executor: ExecutorName = LOCAL,
+    scheduler: Scheduler = None,
+    executor_option: ExecutorOption = None,
 ) -> None:
     """Find the cheapest recipe that loses little enough and is really faster.
 
@@ -128,7 +136,8 @@ def auto(
         device=device,
         threads=threads,
     )
-    record = run(what, for_console(), terminal.say)
+    with opened_executor(executor, scheduler, executor_option) as runs:
+        record = run(what, for_console(), terminal.say, runs)
     terminal.console().print(report.table(record))
     for line in (*record.warnings, *record.verdict):
         terminal.say(line)

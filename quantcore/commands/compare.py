@@ -9,12 +9,15 @@ import typer
 
 from quantcore import pipeline
 from quantcore.commands.options import (
+    LOCAL,
     CalibrationSplit,
     DataRoot,
     Device,
     EngineOption,
     EvalImages,
     EvaluationSplit,
+    ExecutorName,
+    ExecutorOption,
     Images,
     Model,
     ModelOption,
@@ -25,11 +28,13 @@ from quantcore.commands.options import (
     Providers,
     Qat,
     RecipeFile,
+    Scheduler,
     Size,
     Threads,
     Weights,
     engine_options,
     load_model,
+    opened_executor,
     read_policy,
     read_recipe,
     unique,
@@ -113,6 +118,9 @@ def compare(
         int | None,
         typer.Option(help="With --mixed: keep so many most sensitive layers; no search.", min=0),
     ] = None,
+    executor: ExecutorName = LOCAL,
+    scheduler: Scheduler = None,
+    executor_option: ExecutorOption = None,
 ) -> None:
     """Quantize a model through several frameworks and compare accuracy and speed."""
     ensure_folder(out)
@@ -136,7 +144,8 @@ def compare(
         training=read_recipe(qat, recipe),
         graphs=graphs,
     )
-    record = comparison.compare(what, for_console(), terminal.say)
+    with opened_executor(executor, scheduler, executor_option) as runs:
+        record = comparison.compare(what, for_console(), terminal.say, runs)
     _show(record, out)
     _conclude(record)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,8 @@ from quantcore.evaluation.decode_graph import append_decode
 from quantcore.ir.model import FloatModel
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import Profile
+from quantcore.report import terminal
+from quantcore.runtime.executor import Executor
 from quantcore.training.recipe import Recipe
 
 Model = Annotated[
@@ -97,8 +100,24 @@ RecipeFile = Annotated[
     Path | None,
     typer.Option("--recipe", help="With --qat: how to train (YAML); see docs/training.md."),
 ]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="Where work is done: see `quantcore list`.")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="Short for --executor-option scheduler=ADDRESS (or a scheduler file)."),
+]
+ExecutorOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=VALUE of the executor; repeatable. `quantcore list --options NAME` shows them."
+    ),
+]
 CalibrationSplit = Annotated[str, typer.Option(help="Split to calibrate on.")]
 EvaluationSplit = Annotated[str, typer.Option(help="Split to evaluate on.")]
+
+#: The executor that is there without anything else.
+LOCAL = "local"
 
 #: Options of engines that commands spell out, and what they are called there.
 SHORT_FORMS = {
@@ -108,6 +127,32 @@ SHORT_FORMS = {
     "target": "--target",
     "timing_cache": "--timing-cache",
 }
+
+
+@contextmanager
+def opened_executor(
+    name: str, scheduler: str | None = None, written: Sequence[str] | None = None
+) -> Iterator[Executor]:
+    """The executor that the shared options describe, for the time of one command.
+
+    Args:
+        name: Of the executor.
+        scheduler: Where a cluster's scheduler is.
+        written: Values of `--executor-option`.
+
+    Raises:
+        UsageError: The executor has no such option.
+        ExecutorError: What it connects to is not there.
+    """
+    plugin = registry.load_executor(name)
+    given = pairs(written or ())
+    if scheduler is not None:
+        given.append(("scheduler", scheduler))
+    options = plugin.make_options(given)
+    with plugin.open(options) as executor:
+        if told := executor.describe():
+            terminal.say(f"{name}: {told}")
+        yield executor
 
 
 def load_model(

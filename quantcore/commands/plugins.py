@@ -12,6 +12,7 @@ from rich.table import Table
 
 from quantcore.contracts import registry
 from quantcore.contracts.engine import EnginePlugin
+from quantcore.contracts.executor import ExecutorPlugin
 from quantcore.contracts.options import OptionInfo, described
 from quantcore.contracts.registry import PluginInfo
 from quantcore.contracts.rewrite import Rewrite
@@ -24,23 +25,31 @@ if TYPE_CHECKING:
 
 
 #: Groups whose plugins declare options, and what loads one of them.
-_LOADERS: Mapping[str, Callable[[str], EnginePlugin | Rewrite]] = {
+_LOADERS: Mapping[str, Callable[[str], EnginePlugin | Rewrite | ExecutorPlugin]] = {
     registry.ENGINES: registry.load_engine,
+    registry.EXECUTORS: registry.load_executor,
     registry.REWRITES: registry.load_rewrite,
 }
 
 
 def list_plugins(
     options: Annotated[
-        str | None, typer.Option(help="Show the options of this engine or rewrite instead.")
+        str | None,
+        typer.Option(help="Show this engine's, rewrite's or executor's options instead."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show the installed models, backends, engines and rewrites, and what is in the way of any."""
+    """Show the installed plugins of every kind, and what is in the way of any."""
     if options is not None:
         _show_options(options, as_json)
         return
-    groups = (registry.MODELS, registry.BACKENDS, registry.ENGINES, registry.REWRITES)
+    groups = (
+        registry.MODELS,
+        registry.BACKENDS,
+        registry.ENGINES,
+        registry.REWRITES,
+        registry.EXECUTORS,
+    )
     found = {group: registry.installed(group, for_console()) for group in groups}
     if as_json:
         data = {g.rpartition(".")[2]: [i.to_dict() for i in infos] for g, infos in found.items()}
@@ -61,7 +70,7 @@ def _show_options(name: str, as_json: bool) -> None:
     groups = [group for group in _LOADERS if name in names[group]]
     if not groups:
         known = ", ".join(sorted({each for listed in names.values() for each in listed}))
-        raise PluginError(f"no engine or rewrite is called {name!r}; installed: {known}")
+        raise PluginError(f"no engine, rewrite or executor is called {name!r}; installed: {known}")
     plugins = {group: _LOADERS[group](name) for group in groups}
     found = {group: described(plugin.options) for group, plugin in plugins.items()}
     if as_json:

@@ -9,6 +9,7 @@ import typer
 
 from quantcore import pipeline
 from quantcore.commands.options import (
+    LOCAL,
     CalibrationSplit,
     DataRoot,
     Device,
@@ -16,6 +17,8 @@ from quantcore.commands.options import (
     EngineOption,
     EvalImages,
     EvaluationSplit,
+    ExecutorName,
+    ExecutorOption,
     Images,
     Model,
     ModelOption,
@@ -24,11 +27,13 @@ from quantcore.commands.options import (
     Providers,
     Qat,
     RecipeFile,
+    Scheduler,
     Size,
     Threads,
     Weights,
     engine_options,
     load_model,
+    opened_executor,
     read_policy,
     read_recipe,
     unique,
@@ -83,6 +88,9 @@ def portability(
     threads: Threads = None,
     provider: Providers = None,
     engine_option: EngineOption = None,
+    executor: ExecutorName = LOCAL,
+    scheduler: Scheduler = None,
+    executor_option: ExecutorOption = None,
 ) -> None:
     """Calibrate with every backend and policy, and deploy every table everywhere.
 
@@ -112,7 +120,9 @@ def portability(
         reference=reference,
         training=read_recipe(qat, recipe),
     )
-    _show(run(study, for_console(), terminal.say), out)
+    with opened_executor(executor, scheduler, executor_option) as runs:
+        found = run(study, for_console(), terminal.say, runs)
+    _show(found, out)
 
 
 def policies(

@@ -9,15 +9,20 @@ import typer
 
 from quantcore import pipeline
 from quantcore.commands.options import (
+    LOCAL,
     DataRoot,
     EvalImages,
+    ExecutorName,
+    ExecutorOption,
     Model,
     ModelOption,
     PolicyFile,
     Preset,
+    Scheduler,
     Size,
     Weights,
     load_model,
+    opened_executor,
     read_policy,
 )
 from quantcore.errors import UsageError
@@ -26,8 +31,10 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.report import studies, terminal
 from quantcore.runtime.executor import kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
+from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.progress import for_console
 from quantcore.studies import layers
+from quantcore.studies.calibrations import calibrated
 from quantcore.studies.layers import LayerStudy
 from quantcore.studies.mixed import SearchTarget
 from quantcore.studies.sensitivity import StudiedModel
@@ -60,6 +67,9 @@ def sensitivity(
     model_option: ModelOption = None,
     split: Annotated[str, typer.Option(help="Split to measure on.")] = pipeline.EVALUATION_SPLIT,
     workers: Workers = None,
+    executor: ExecutorName = LOCAL,
+    scheduler: Scheduler = None,
+    executor_option: ExecutorOption = None,
 ) -> None:
     """Quantize one layer at a time and rank the layers by what that costs.
 
@@ -70,7 +80,10 @@ def sensitivity(
     chosen = CalibrationPolicy.load(policy) if policy else None
     studied = StudiedModel.of(loaded, CalibrationTable.load(table), chosen)
     how = LayerStudy(data=data, split=split, method=method, images=images, workers=workers)
-    with kept_in(out, for_console()) as runtime:
+    with (
+        opened_executor(executor, scheduler, executor_option) as runs,
+        kept_in(out, for_console(), runs) as runtime,
+    ):
         found = layers.rank(studied, how, out, runtime)
         terminal.say(runtime.summary())
     terminal.console().print(studies.sensitivity(found))
@@ -113,6 +126,9 @@ def mixed(
         typer.Option(help="Engine whose measured latency is the cost; MACs are by default."),
     ] = None,
     workers: Workers = None,
+    executor: ExecutorName = LOCAL,
+    scheduler: Scheduler = None,
+    executor_option: ExecutorOption = None,
 ) -> None:
     """Find the cheapest set of layers to leave in float; ends with exit code 1 if none will do.
 
@@ -131,10 +147,13 @@ def mixed(
     )
     work = ensure_folder(out.parent / f"{out.stem}.mixed")
     loaded = load_model(model, weights, size, preset, model_option)
-    found_table = _table(loaded, data, table, backend, policy, work)
     chosen = CalibrationPolicy.load(policy) if policy else None
-    studied = StudiedModel.of(loaded, found_table, chosen)
-    with kept_in(work, for_console()) as runtime:
+    with (
+        opened_executor(executor, scheduler, executor_option) as runs,
+        kept_in(work, for_console(), runs) as runtime,
+    ):
+        found_table = _table(loaded, data, table, backend, policy, work, runtime)
+        studied = StudiedModel.of(loaded, found_table, chosen)
         found = layers.mix(studied, how, work, runtime, terminal.say)
         terminal.say(runtime.summary())
     write_whole(out, found.policy_yaml())
@@ -154,15 +173,14 @@ def _table(
     backend: str | None,
     policy: Path | None,
     work: Path,
+    runtime: Runtime,
 ) -> CalibrationTable:
     """The given table, or one that the backend makes now."""
     if (table is None) == (backend is None):
         raise UsageError("give either --table TABLE.json or --backend NAME")
     if table is not None:
         return CalibrationTable.load(table)
-    chosen = read_policy(policy, None)
-    done = pipeline.calibrate(
-        model, data, backend=str(backend), policy=chosen, progress=for_console()
-    )
+    given = (read_policy(policy, None), str(backend), pipeline.Data(data), "auto", None)
+    done = calibrated("calibration", model, *given, runtime)
     done.table.save(work / "table.json")
     return done.table

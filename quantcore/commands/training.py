@@ -10,25 +10,32 @@ import typer
 
 from quantcore import pipeline
 from quantcore.commands.options import (
+    LOCAL,
     Backend,
     CalibrationSplit,
     DataRoot,
     Device,
+    ExecutorName,
+    ExecutorOption,
     Model,
     ModelOption,
     Placement,
     PolicyFile,
     Preset,
+    Scheduler,
     Size,
     Threads,
     Weights,
     load_model,
+    opened_executor,
     read_policy,
 )
 from quantcore.contracts.session import SessionOptions
 from quantcore.policy.policy import CalibrationPolicy
+from quantcore.runtime.executor import kept_in
 from quantcore.runtime.files import ensure_folder
 from quantcore.runtime.progress import for_console
+from quantcore.studies.trainings import trained
 from quantcore.table.table import CalibrationTable
 from quantcore.training.recipe import Recipe
 
@@ -59,6 +66,9 @@ def qat(
     split: CalibrationSplit = pipeline.CALIBRATION_SPLIT,
     device: Device = "auto",
     threads: Threads = None,
+    executor: ExecutorName = LOCAL,
+    scheduler: Scheduler = None,
+    executor_option: ExecutorOption = None,
 ) -> None:
     """Train the network with its quantizers in place; no labels are needed.
 
@@ -73,19 +83,15 @@ def qat(
     ensure_folder(out)
     loaded = load_model(model, weights, size, preset, model_option)
     checkpoint = out / "checkpoint.npz"
-    found = pipeline.train(
-        loaded,
-        pipeline.Data(data, calibration=split),
-        backend=backend,
-        policy=_policy(policy, ranges, images, placement),
-        table=ranges,
-        recipe=how,
-        options=SessionOptions(device=device, threads=threads),
-        checkpoint=checkpoint,
-        progress=for_console(),
-    )
+    chosen = _policy(policy, ranges, images, placement)
+    options, given = SessionOptions(device=device, threads=threads), pipeline.Data(data, split)
+    with (
+        opened_executor(executor, scheduler, executor_option) as runs,
+        kept_in(out, for_console(), runs) as runtime,
+    ):
+        how_and_where = (how, backend, given, options, checkpoint, runtime, ranges)
+        found = trained("training", loaded, chosen, *how_and_where)
     pipeline.save_trained(found, out)
-    checkpoint.unlink(missing_ok=True)
     _tell(found, out)
     if not found.record.better:
         raise typer.Exit(1)

@@ -13,13 +13,15 @@ from packaging.requirements import Requirement
 from stevedore import DriverManager
 
 import quantcore
-from quantcore.contracts import backend, engine, model, remote, rewrite
+from quantcore.contracts import backend, engine, executor, model, remote, rewrite
 from quantcore.contracts.backend import BackendPlugin
 from quantcore.contracts.engine import EnginePlugin
+from quantcore.contracts.executor import ExecutorPlugin
 from quantcore.contracts.model import ModelPlugin
 from quantcore.contracts.rewrite import Rewrite
 from quantcore.errors import BackendUnavailable, PluginError, QuantcoreError
 from quantcore.ir.decoding import Decoding
+from quantcore.runtime.jobs import Needs
 from quantcore.runtime.progress import Progress, Silent
 
 MODELS = "quantcore.models"
@@ -27,12 +29,14 @@ BACKENDS = "quantcore.backends"
 ENGINES = "quantcore.engines"
 DECODINGS = "quantcore.decodings"
 REWRITES = "quantcore.rewrites"
+EXECUTORS = "quantcore.executors"
 
 _CONTRACTS: dict[str, tuple[type, int]] = {
     MODELS: (ModelPlugin, model.API_VERSION),
     BACKENDS: (BackendPlugin, backend.API_VERSION),
     ENGINES: (EnginePlugin, engine.API_VERSION),
     REWRITES: (Rewrite, rewrite.API_VERSION),
+    EXECUTORS: (ExecutorPlugin, executor.API_VERSION),
 }
 
 
@@ -79,8 +83,8 @@ def installed(group: str, progress: Progress | None = None) -> list[PluginInfo]:
 
 
 def plugins() -> list[PluginInfo]:
-    """Every installed plugin: models, backends, engines and rewrites; imports none of them."""
-    return [info for group in (MODELS, BACKENDS, ENGINES, REWRITES) for info in installed(group)]
+    """Every installed plugin of any kind but decodings; imports none of them."""
+    return [info for group in _CONTRACTS for info in installed(group)]
 
 
 def find(group: str, name: str) -> PluginInfo:
@@ -139,6 +143,11 @@ def load_decoding(kind: str) -> type[Decoding]:
 def load_rewrite(name: str) -> Rewrite:
     """The rewrite of that name; see `_load` for the errors."""
     return cast(Rewrite, _load(REWRITES, name))
+
+
+def load_executor(name: str) -> ExecutorPlugin:
+    """The executor plugin of that name; see `_load` for the errors."""
+    return cast(ExecutorPlugin, _load(EXECUTORS, name))
 
 
 def _load(group: str, name: str) -> object:
@@ -270,6 +279,17 @@ def _met(requirement: Requirement) -> bool:
 
 def _plain(requirement: Requirement) -> str:
     return f"{requirement.name}{requirement.specifier}"
+
+
+def needed(group: str, name: str, device: str = "auto") -> Needs:
+    """What a machine must have to run a plugin.
+
+    Args:
+        group: Entry-point group.
+        name: Of the plugin.
+        device: Where it computes: `auto`, `cpu` or `cuda`.
+    """
+    return Needs(plugins=((group, name),), cuda=device == "cuda")
 
 
 def versions_of(distributions: Iterable[str]) -> dict[str, str]:

@@ -21,8 +21,7 @@ from quantcore.evaluation.latency import LatencyTest, measure
 from quantcore.ir.decoding import LIMITS, Limits
 from quantcore.ir.model import Array, FloatModel
 from quantcore.results.latency import LatencyResult
-from quantcore.runtime.host import host
-from quantcore.runtime.jobs import Job, Piece
+from quantcore.runtime.jobs import Job, Piece, Runtime
 from quantcore.runtime.keys import content_key, file_digest, file_digests, graph_digest
 from quantcore.runtime.progress import Progress, Silent
 from quantcore.runtime.worker import peak_rss_mb
@@ -100,7 +99,7 @@ def graph_job(
     images: Sequence[ImageFile],
     how: RunSettings,
     look: Look | None,
-    progress: Progress,
+    runtime: Runtime,
 ) -> Job[Found | Measured]:
     """Runs a graph of the model on images, and looks at how it runs.
 
@@ -111,7 +110,7 @@ def graph_job(
         images: What to run.
         how: How it is run.
         look: What to find out about the engine; None for nothing.
-        progress: Where reading the images' files reports.
+        runtime: Where it will run.
 
     Returns:
         Values of the job: a `Found` for each image, in order, then `Measured` where it was asked.
@@ -119,13 +118,25 @@ def graph_job(
     Raises:
         DataError: An image cannot be read.
     """
-    run = _run_of(graph, how)
-    pieces = image_pieces(model, images, (run, how.batch_size, how.limits), progress)
+    run, needs = _run_of(graph, how), registry.needed(registry.ENGINES, how.engine)
+    pieces = image_pieces(model, images, (run, how.batch_size, how.limits), runtime.progress)
     if look is not None:
         test = (look.test.warmup, look.test.runs) if look.test else None
-        key = content_key("how it runs", REVISION, run, test, host())
-        pieces.append(Piece(key=key, kind=Measured, about=look))
-    return Job(what=what, function=_on_engine, arguments=(model, graph, how), pieces=tuple(pieces))
+        key = content_key("how it runs", REVISION, run, test, runtime.host(needs))
+        pieces.append(Piece(key=key, kind=Measured, about=look, quiet=test is not None))
+    return Job(
+        what=what,
+        function=_on_engine,
+        arguments=(model, graph, how),
+        pieces=tuple(pieces),
+        needs=needs,
+        reads=read_by(images, runtime.progress),
+    )
+
+
+def read_by(images: Iterable[ImageFile], progress: Progress) -> dict[Path, str]:
+    """`Job.reads` of a job on some images; raises DataError where one cannot be read."""
+    return file_digests((image.path for image in images), progress)
 
 
 def graphs_job(
@@ -159,7 +170,14 @@ def graphs_job(
         own = image_pieces(model, images, about, progress)
         pieces += [replace(piece, about=(number, piece.about)) for piece in own]
     given = (what, model, tuple(graphs), how)
-    return Job(what=what, function=_graphs_on_engine, arguments=given, pieces=tuple(pieces))
+    return Job(
+        what=what,
+        function=_graphs_on_engine,
+        arguments=given,
+        pieces=tuple(pieces),
+        needs=registry.needed(registry.ENGINES, how.engine),
+        reads=read_by(images, progress),
+    )
 
 
 def _run_of(graph: onnx.ModelProto | Path, how: RunSettings) -> tuple[object, ...]:

@@ -17,7 +17,7 @@ from quantcore.errors import UsageError
 from quantcore.ir.model import Array
 from quantcore.results.estimate import Floats
 from quantcore.results.latency import Latencies
-from quantcore.runtime.host import OtherWork, host
+from quantcore.runtime.host import OtherWork
 from quantcore.runtime.jobs import Runtime, whole
 from quantcore.runtime.keys import content_key, graph_digest
 from quantcore.runtime.progress import Progress, Silent
@@ -73,10 +73,12 @@ def latencies(
     unique = dict(zip(digests, graphs, strict=True))
     versions = dict(registry.load_engine(engine).versions())
     about = (quantcore.__version__, engine, versions, options, list(unique))
-    run = (test.batch.shape, test.warmup, test.runs, host())
+    needs = registry.needed(registry.ENGINES, engine)
+    run = (test.batch.shape, test.warmup, test.runs, runtime.host(needs))
     key = content_key("latencies", REVISION, about, run)
     given = (engine, options, tuple(unique.values()), test)
-    found = runtime.one(whole(f"latency on {engine}", key, Latencies, _timed, *given))
+    what = f"latency on {engine}"
+    found = runtime.one(whole(what, key, Latencies, _timed, *given, quiet=True, needs=needs))
     order = list(unique)
     return found.of([order.index(digest) for digest in digests])
 

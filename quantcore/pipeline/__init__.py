@@ -14,6 +14,7 @@ from quantcore.pipeline.settings import (
     CALIBRATION_SPLIT,
     EVALUATION_SPLIT,
     Calibrated,
+    Chosen,
     Data,
     Evaluation,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "CALIBRATION_SPLIT",
     "EVALUATION_SPLIT",
     "Calibrated",
+    "Chosen",
     "Data",
     "Evaluation",
     "Trained",

@@ -24,7 +24,7 @@ from quantcore.data.stream import ImageStream, Source
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import DataError
 from quantcore.ir.model import Array, FloatModel, QdqModel
-from quantcore.pipeline.settings import Calibrated, Data, Given
+from quantcore.pipeline.settings import Calibrated, Chosen, Data, Given
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import Plan, plan
@@ -38,7 +38,7 @@ AUDIT_IMAGES = 2
 
 def calibrate(
     model: FloatModel,
-    data: Given | Source,
+    data: Given | Chosen | Source,
     *,
     backend: str,
     policy: CalibrationPolicy | None = None,
@@ -54,9 +54,9 @@ def calibrate(
     Args:
         model: The float model.
         data: What to calibrate on: a data set (its calibration split, sampled by the policy's
-            seed), or any iterable of images (H x W x 3, uint8, RGB), image files, or ready batches
-            (B x 3 x h x w, floats as the network takes them), of which the first are taken, as many
-            as the policy says.
+            seed), images of one that were chosen already, or any iterable of images (H x W x 3,
+            uint8, RGB), image files, or ready batches (B x 3 x h x w, floats as the network takes
+            them), of which the first are taken, as many as the policy says.
         backend: Backend name.
         policy: What to calibrate and how; None for the default.
         device: Where the framework computes: `auto`, `cpu` or `cuda`.
@@ -76,7 +76,7 @@ def calibrate(
 
 def calibrate_each(
     model: FloatModel,
-    data: Given | Source,
+    data: Given | Chosen | Source,
     policies: Sequence[CalibrationPolicy],
     backend: str,
     options: SessionOptions | None = None,
@@ -211,7 +211,7 @@ class _Counted(CalibrationImages):
 
 def images_of(
     model: FloatModel,
-    data: Given | Source,
+    data: Given | Chosen | Source,
     policy: CalibrationPolicy,
     twice: bool = False,
 ) -> CalibrationImages:
@@ -230,7 +230,9 @@ def images_of(
     remembered = model.batch_size or AUDIT_IMAGES
     if isinstance(data, Data | Dataset | str | Path):
         data = Data.of(data)
-        chosen = data.calibration_set().select(policy.images, policy.seed)
+        data = Chosen(data.calibration_set().select(policy.images, policy.seed))
+    if isinstance(data, Chosen):
+        chosen = data.images
         inputs = Batches(chosen, model.preprocessing, batch_size).inputs()
         return _Counted(inputs, tuple(image.id for image in chosen), remembered)
     stream = ImageStream(data, model.preprocessing, batch_size, policy.images)

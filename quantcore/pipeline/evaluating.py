@@ -94,7 +94,7 @@ def _run(
     running = RunSettings(
         engine=how.engine, options=how.options, batch_size=model.batch_size or how.batch_size
     )
-    job = graph_job(what, model, graph, images, running, look, runtime.progress)
+    job = graph_job(what, model, graph, images, running, look, runtime)
     values = runtime.run(job)
     found = [value for value in values if isinstance(value, Found)]
     measured = next((value for value in values if isinstance(value, Measured)), None)

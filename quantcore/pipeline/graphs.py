@@ -16,7 +16,7 @@ from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import CheckpointError, UsageError
 from quantcore.ir.description import describe
 from quantcore.ir.model import FloatModel, QdqModel
-from quantcore.pipeline.settings import Data, Given
+from quantcore.pipeline.settings import Chosen, Data, Given
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
@@ -62,7 +62,7 @@ def save_model(model: FloatModel, path: Path | str) -> None:
 def rewrite(
     model: FloatModel,
     name: str,
-    data: Given,
+    data: Given | Chosen,
     images: int = 80,
     seed: int = 0,
     options: object | None = None,
@@ -74,7 +74,7 @@ def rewrite(
     Args:
         model: The float model.
         name: Of the rewrite.
-        data: Where the calibration images are.
+        data: Where the calibration images are, or those that were chosen already.
         images: How many.
         seed: Which ones, as in a policy.
         options: The rewrite's own; its defaults where None.
@@ -86,9 +86,9 @@ def rewrite(
     """
     plugin = registry.load_rewrite(name)
     plugin.check_table(model, table)
-    data = Data.of(data)
-    chosen = data.calibration_set().select(images, seed)
-    batches = Batches(chosen, model.preprocessing, model.batch_size or 1)
+    if not isinstance(data, Chosen):
+        data = Chosen(Data.of(data).calibration_set().select(images, seed))
+    batches = Batches(data.images, model.preprocessing, model.batch_size or 1)
     engine = registry.load_engine(REFERENCE_ENGINE)
     return plugin.apply(model, table, batches, engine, options, progress)
 

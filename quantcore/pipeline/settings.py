@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantcore.contracts.engine import EngineOptions
-from quantcore.data.dataset import Dataset
+from quantcore.data.dataset import Dataset, ImageFile
 from quantcore.data.opening import open_dataset
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.ir.model import FloatModel
@@ -72,6 +72,13 @@ class Data:
         if isinstance(data, Dataset):
             return cls(data.source, data, data)
         return data if isinstance(data, Data) else cls(Path(data))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Images of a data set that were chosen already, in its order."""
+
+    images: tuple[ImageFile, ...]
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from quantcore.errors import BackendError
-from quantcore.runtime.jobs import Finish, Job, Running, Runtime
+from quantcore.runtime.host import host
+from quantcore.runtime.jobs import Finish, Job, Needs, Running, Runtime
 from quantcore.runtime.progress import Progress
 from quantcore.runtime.store import Store
 from quantcore.runtime.threads import share
@@ -35,6 +36,32 @@ class Executor(ABC):
         Returns:
             A future that ends once every piece was handed to `finish`, or with the job's error.
         """
+
+    def describe(self) -> str:
+        """For people: where jobs run, and where that can be watched; empty for here."""
+        return ""
+
+    def host(self, needs: Needs) -> Mapping[str, object]:
+        """The machine that quiet pieces run on: times are kept and shown with it.
+
+        Args:
+            needs: Of the job.
+
+        Raises:
+            ExecutorError: No machine has what the job needs.
+        """
+        return host()
+
+    def check(self, needs: Iterable[Needs]) -> None:
+        """Refuses what no machine can do, before any work.
+
+        Args:
+            needs: Of each job of a study.
+
+        Raises:
+            ExecutorError: No machine has what one of the jobs needs.
+        """
+        return
 
     @abstractmethod
     def close(self) -> None:
@@ -64,6 +91,7 @@ class LocalExecutor(Executor):
         self._pool = ThreadPoolExecutor(processes, thread_name_prefix="quantcore-job")
         self._running: set[Running] = set()
         self._lock = threading.Lock()
+        self._quiet = _Quiet()
 
     def submit(self, job: Job[Any], finish: Finish, progress: Progress) -> Running:
         """See Executor."""
@@ -76,10 +104,11 @@ class LocalExecutor(Executor):
     def _run(self, job: Job[Any], finish: Finish, progress: Progress, running: Running) -> None:
         try:
             if running.set_running_or_notify_cancel():
-                if job.apart:
-                    self._apart(job, finish, progress, running)
-                else:
-                    here(job, finish, progress, running)
+                with self._quiet.beside(any(piece.quiet for piece in job.pieces)):
+                    if job.apart:
+                        self._apart(job, finish, progress, running)
+                    else:
+                        here(job, finish, progress, running)
                 running.set_result(None)
         except BaseException as error:
             running.set_exception(error)
@@ -108,6 +137,27 @@ class LocalExecutor(Executor):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
+class _Quiet:
+    """Lets jobs run beside each other, and those that measure time alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running = 0
+
+    @contextlib.contextmanager
+    def beside(self, alone: bool) -> Iterator[None]:
+        """For the time of a job; `alone` waits for the others, which wait for it."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running if alone else self._running >= 0)
+            self._running = -1 if alone else self._running + 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running = 0 if alone else self._running - 1
+                self._changed.notify_all()
+
+
 @contextlib.contextmanager
 def kept_in(
     folder: Path, progress: Progress | None = None, executor: Executor | None = None
@@ -117,12 +167,13 @@ def kept_in(
     Args:
         folder: Of the study's output; holds `work.sqlite`.
         progress: Where jobs report.
-        executor: Where jobs run; None for fresh processes of this machine.
+        executor: Where jobs run, which stays open; None for fresh processes of this machine.
 
     Raises:
         OutputError: The folder cannot be written to.
     """
-    with Store(folder) as store, executor or LocalExecutor() as runs:
+    own = contextlib.nullcontext(executor) if executor is not None else LocalExecutor()
+    with Store(folder) as store, own as runs:
         yield Runtime(runs, store, progress)
 
 

@@ -14,12 +14,26 @@ import psutil
 
 def host() -> Mapping[str, object]:
     """The machine that measured, in general terms."""
-    return {
+    found: dict[str, object] = {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
+    if names := gpus():
+        found["gpus"] = list(names)
+    return found
+
+
+def gpus() -> tuple[str, ...]:
+    """Names of NVIDIA's GPUs, as the driver tells them; no library is needed for that."""
+    found = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        with contextlib.suppress(OSError):
+            for line in path.read_text().splitlines():
+                if line.startswith("Model:"):
+                    found.append(line.partition(":")[2].strip())
+    return tuple(found)
 
 
 def _processor() -> str:

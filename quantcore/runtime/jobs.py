@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from quantcore.errors import OutputError
@@ -26,11 +27,29 @@ class Piece:
         key: Of everything that its value depends on; from `quantcore.runtime.keys.content_key`.
         kind: Class of its value: a dataclass, an array, a container of such.
         about: What the job's function is given for it.
+        group: Pieces with the same number share work and are best done together; None for a piece
+            that shares nothing.
+        quiet: Whether it measures time: nothing else may run on the machine meanwhile.
     """
 
     key: str
     kind: Any
     about: Any = None
+    group: int | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a machine must have to do a job.
+
+    Attributes:
+        plugins: Entry-point group and name of each plugin that is used.
+        cuda: Whether a GPU is asked for.
+    """
+
+    plugins: tuple[tuple[str, str], ...] = ()
+    cuda: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +65,9 @@ class Job(Generic[R]):
         pieces: What it computes.
         apart: Whether it needs a process of its own: for a framework, for honest peak memory.
         threads: That it may use; None for all that are there.
+        needs: What a machine must have to do it.
+        reads: SHA-256 of each file that it reads; elsewhere they may lie under other paths.
+        at_hand: Whether it is done where the study is: quickly, and on much that lies there.
     """
 
     what: str
@@ -54,6 +76,9 @@ class Job(Generic[R]):
     pieces: tuple[Piece, ...]
     apart: bool = True
     threads: int | None = None
+    needs: Needs = Needs()
+    reads: Mapping[Path, str] = field(default_factory=dict)
+    at_hand: bool = False
 
 
 def whole(
@@ -62,18 +87,24 @@ def whole(
     kind: type[R],
     function: Callable[..., R],
     *arguments: Any,
-    apart: bool = True,
-    threads: int | None = None,
+    quiet: bool = False,
+    **more: Any,
 ) -> Job[R]:
-    """A job of one piece, the value of `function(*arguments, progress)`; see `Job`."""
+    """A job of one piece, the value of `function(*arguments, progress)`; see `Job` and `Piece`."""
     return Job(
         what=what,
         function=_whole,
         arguments=(function, *arguments),
-        pieces=(Piece(key=key, kind=kind),),
-        apart=apart,
-        threads=threads,
+        pieces=(Piece(key=key, kind=kind, quiet=quiet),),
+        **more,
     )
+
+
+def at_hand(
+    what: str, key: str, kind: type[R], function: Callable[..., R], *arguments: Any
+) -> Job[R]:
+    """As `whole`, done in this process where the study is."""
+    return whole(what, key, kind, function, *arguments, apart=False, at_hand=True)
 
 
 def _whole(function: Callable[..., R], *given: Any) -> Iterator[tuple[int, R]]:
@@ -176,6 +207,10 @@ class Runtime:
             self.computed += 1
         if self._store is not None:
             self._store.put(key, value)
+
+    def host(self, needs: Needs) -> Mapping[str, object]:
+        """The machine that times will be measured on; see `Executor.host`."""
+        return self.executor.host(needs)
 
     @staticmethod
     def _wait(running: Running) -> None:

@@ -14,13 +14,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
-import numpy as np
-import onnx
+from typing import TypeVar
 
 from quantcore.errors import OutputError
+from quantcore.runtime.codec import decoded, encoded
 from quantcore.runtime.files import ensure_folder
 
 T = TypeVar("T")
@@ -94,8 +91,8 @@ class Store:
         if content is None:
             return None
         try:
-            return msgspec.msgpack.decode(content, type=kind, dec_hook=_decoded)
-        except (msgspec.MsgspecError, ValueError, TypeError):
+            return decoded(content, kind)
+        except ValueError:
             return None  # written by a quantcore with other classes
 
     def __contains__(self, key: str) -> bool:
@@ -120,7 +117,7 @@ class Store:
         Raises:
             OutputError: The disk is full, or the file cannot be written to.
         """
-        content = msgspec.msgpack.encode(value, enc_hook=_encoded)
+        content = encoded(value)
         row = (key, _checksum(key, content), content, time.time())
         self._insert((row,))
         if key not in self:  # damage has left the file's tree out of order
@@ -197,24 +194,3 @@ def _whole(key: object, checksum: object, content: object) -> bool:
     return (
         isinstance(key, str) and isinstance(content, bytes) and _checksum(key, content) == checksum
     )
-
-
-def _encoded(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return (value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes())
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, onnx.ModelProto):
-        return value.SerializeToString(deterministic=True)
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be kept")
-
-
-def _decoded(kind: Any, value: Any) -> Any:
-    if kind is np.ndarray or getattr(kind, "__origin__", None) is np.ndarray:
-        dtype, shape, content = value
-        return np.frombuffer(content, dtype).reshape(shape).copy()
-    if kind is onnx.ModelProto:
-        return onnx.ModelProto.FromString(value)
-    return kind(value)

@@ -23,9 +23,17 @@ _COUNTS = (
 _WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 
 
+#: What quantcore told a process that it started.
+_OWN = "QUANTCORE_THREADS"
+
+
 def cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    told = os.environ.get(_OWN, "")
+    return min(there, int(told)) if told.isdigit() and int(told) else there
 
 
 def share(processes: int, threads: int | None = None) -> int:
@@ -41,7 +49,7 @@ def share(processes: int, threads: int | None = None) -> int:
 
 def environment(threads: int) -> Mapping[str, str]:
     """What limits a process to some threads; a smaller number that a person set is kept."""
-    found = dict(_WAITING)
+    found = {**_WAITING, _OWN: str(threads)}
     for name in _COUNTS:
         own = os.environ.get(name, "")
         found[name] = str(min(int(own), threads) if own.isdigit() and int(own) else threads)

@@ -148,6 +148,18 @@ class Worker:
             died = cause(self._process.wait())
             raise BackendError(f"{self._what}: the process died {died}") from None
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
+    def rss(self) -> int:
+        """Bytes of memory that the process holds now; 0 where the system does not tell."""
+        with contextlib.suppress(OSError, IndexError):
+            pages = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1]
+            return int(pages) * resource.getpagesize()
+        return 0
+
     def close(self) -> None:
         """Ends the process, whatever it does; safe to call twice and from another thread."""
         self._process.terminate()

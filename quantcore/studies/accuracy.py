@@ -12,7 +12,7 @@ from quantcore.data.dataset import Dataset
 from quantcore.evaluation.losses import shares
 from quantcore.evaluation.tasks import Task
 from quantcore.results.estimate import Estimate, Floats, Loss, draws
-from quantcore.runtime.jobs import Runtime, whole
+from quantcore.runtime.jobs import Runtime, at_hand
 from quantcore.runtime.keys import content_key
 from quantcore.runtime.progress import Progress
 from quantcore.studies.runs import RunOutcome
@@ -64,14 +64,14 @@ class Scorer:
             return np.full(self._count + 1, np.nan)
         key = content_key("float figure", *self._about)
         given = (self._task, self._dataset, self._reference, len(self._order), self._count)
-        return self._runtime.one(whole("scoring", key, Floats, _figure, *given, apart=False))
+        return self._runtime.one(at_hand("scoring", key, Floats, _figure, *given))
 
     def loss(self, outcome: RunOutcome) -> Loss:
         """What a graph loses."""
         key = content_key("loss", *self._about, outcome.key)
         truth = self._dataset if self.labelled else None
         given = (self._task, truth, self._reference, self._float, outcome, self._order, self._count)
-        return self._runtime.one(whole("scoring", key, Loss, _loss, *given, apart=False))
+        return self._runtime.one(at_hand("scoring", key, Loss, _loss, *given))
 
 
 def _figure(

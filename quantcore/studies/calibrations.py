@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import quantcore
 from quantcore.contracts import registry
 from quantcore.ir.model import FloatModel
-from quantcore.pipeline import Calibrated, Data, calibrate
+from quantcore.pipeline import Calibrated, Chosen, Data, calibrate
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.results.audit import SimulationAudit
 from quantcore.runtime.jobs import Runtime, whole
@@ -71,8 +72,10 @@ def calibrated(
         [(image.id, digests[image.path]) for image in images],
         *(["histograms"] if keep_histograms else []),
     )
-    given = (model, policy, backend, data, device, threads, keep_histograms)
-    kept = runtime.one(whole(what, key, _Kept, _calibrate, *given, threads=threads))
+    given = (model, policy, backend, Chosen(images), device, threads, keep_histograms)
+    needs = registry.needed(registry.BACKENDS, backend, device)
+    more: dict[str, Any] = {"threads": threads, "needs": needs, "reads": digests}
+    kept = runtime.one(whole(what, key, _Kept, _calibrate, *given, **more))
     return Calibrated(
         model=model,
         table=CalibrationTable.from_json(kept.table, Path(f"{what}.table.json")),
@@ -87,7 +90,7 @@ def _calibrate(
     model: FloatModel,
     policy: CalibrationPolicy,
     backend: str,
-    data: Data,
+    images: Chosen,
     device: str,
     threads: int | None,
     keep_histograms: bool,
@@ -95,7 +98,7 @@ def _calibrate(
 ) -> _Kept:
     done = calibrate(
         model,
-        data,
+        images,
         backend=backend,
         policy=policy,
         device=device,

@@ -16,6 +16,7 @@ from quantcore.pipeline import Data, Evaluation, check_training
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import plan
 from quantcore.qdq.precision import check_precision
+from quantcore.runtime.jobs import Needs
 from quantcore.runtime.notes import note
 from quantcore.studies.mixed import SearchTarget
 from quantcore.training.recipe import Recipe
@@ -106,6 +107,19 @@ def check(what: Comparison) -> None:
     for how in what.engines:
         registry.load_engine(how.engine).check(how.options)
         dataset.labels_of(dataset.select(how.images))
+
+
+def needs_of(what: Comparison) -> list[Needs]:
+    """What machines must have for a comparison, plugin by plugin."""
+    backends = [registry.needed(registry.BACKENDS, name, what.device) for name in what.backends]
+    names = (*what.rewrites, *what.corrections)
+    rewrites = [registry.needed(registry.REWRITES, name) for name in names]
+    return [*backends, *rewrites, *map(run_by, what.engines)]
+
+
+def run_by(how: Evaluation) -> Needs:
+    """What a machine must have to run graphs, and to measure their latency."""
+    return registry.needed(registry.ENGINES, how.engine)
 
 
 def trains(backends: Iterable[str]) -> list[str]:

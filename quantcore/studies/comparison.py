@@ -22,11 +22,10 @@ from quantcore.results.comparison import Evaluated, Failure, RunRecord, Variant
 from quantcore.results.estimate import Estimate, Neighbours
 from quantcore.runtime.executor import Executor, kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
-from quantcore.runtime.host import host
 from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.plain import json_text
 from quantcore.runtime.progress import Progress
-from quantcore.studies.compared import Comparison, check, trains
+from quantcore.studies.compared import Comparison, check, needs_of, run_by, trains
 from quantcore.studies.keep import quantized_layers
 from quantcore.studies.macs import int8_share, macs_of
 from quantcore.studies.rewriting import rewritten
@@ -60,6 +59,7 @@ def compare(
     ensure_folder(what.out)
     check(what)
     with kept_in(what.out, progress, executor) as runtime:
+        runtime.executor.check(needs_of(what))
         run = _Comparing(what, runtime, say)
         for name in what.rewrites:
             run.rewrite(name)
@@ -224,7 +224,7 @@ class _Comparing:
             variants=tuple(self._variants),
             failures=tuple(self._failures),
             thresholds=tuple(thresholds(self._tables)),
-            host=host(),
+            host=self._runtime.host(run_by(self._what.engines[0])),
             rewrites=tuple(self._rewrites),
         )
 

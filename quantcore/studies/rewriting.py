@@ -11,7 +11,7 @@ import onnx
 import quantcore
 from quantcore.contracts import registry
 from quantcore.ir.model import FloatModel
-from quantcore.pipeline import Data, rewrite
+from quantcore.pipeline import Chosen, Data, rewrite
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.results.rewrites import Rewritten
 from quantcore.runtime.jobs import Runtime, whole
@@ -67,8 +67,9 @@ def rewritten(
         table.sha256 if table else None,
         [digests[image.path] for image in images],
     )
-    given = (model, name, data, policy.images, policy.seed, table)
-    kept = runtime.one(whole(name, key, _Kept, _rewrite, *given))
+    needs = registry.needed(registry.REWRITES, name)
+    given = (model, name, Chosen(images), table)
+    kept = runtime.one(whole(name, key, _Kept, _rewrite, *given, needs=needs, reads=digests))
     details = json.loads(kept.details)
     moved = kept.table and CalibrationTable.from_json(kept.table, Path(f"{name}.table.json"))
     found = replace(model, proto=kept.proto)
@@ -78,13 +79,11 @@ def rewritten(
 def _rewrite(
     model: FloatModel,
     name: str,
-    data: Data,
-    images: int,
-    seed: int,
+    images: Chosen,
     table: CalibrationTable | None,
     progress: Progress,
 ) -> _Kept:
-    done = rewrite(model, name, data, images, seed, table=table, progress=progress)
+    done = rewrite(model, name, images, table=table, progress=progress)
     return _Kept(
         proto=done.model.proto,
         table=done.table.to_json() if done.table else None,

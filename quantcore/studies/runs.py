@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import quantcore
-from quantcore.contracts.registry import load_engine
+from quantcore.contracts.registry import ENGINES, load_engine, needed
 from quantcore.data.dataset import Dataset, ImageFile
 from quantcore.data.unlabelled import UnlabelledImages
 from quantcore.engines import REFERENCE_ENGINE
@@ -74,9 +74,9 @@ class GraphRuns:
         self._category_ids = tuple(range(len(names))) if bare else self.task.check(dataset, names)
         dataset.labels_of(self.images)  # labels that are no good are refused before any work
         self._runtime, self._workers = runtime, workers
-        digests = file_digests((image.path for image in self.images), runtime.progress)
+        self._digests = file_digests((image.path for image in self.images), runtime.progress)
         self._image_keys = [
-            (digests[image.path], *(image.size or ()), number < PROBED_IMAGES)
+            (self._digests[image.path], *(image.size or ()), number < PROBED_IMAGES)
             for number, image in enumerate(self.images)
         ]
         versions = load_engine(REFERENCE_ENGINE).versions()
@@ -95,7 +95,7 @@ class GraphRuns:
         """
         keys = [self._keys(candidate, shared) for candidate in candidates]
         pieces = tuple(
-            Piece(key=key, kind=Finding, about=(graph, image, number < PROBED_IMAGES))
+            Piece(key=key, kind=Finding, about=(graph, image, number < PROBED_IMAGES), group=number)
             for graph, own in enumerate(keys)
             for number, (key, image) in enumerate(zip(own, self.images, strict=True))
         )
@@ -106,6 +106,8 @@ class GraphRuns:
                 arguments=(self.model, tuple(candidates), shared, self._workers, what),
                 pieces=pieces,
                 apart=False,
+                needs=needed(ENGINES, REFERENCE_ENGINE),
+                reads=self._digests,
             )
         )
         count = len(self.images)

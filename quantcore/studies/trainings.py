@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -76,8 +77,10 @@ def trained(
         [(image.id, digests[image.path]) for image in images],
         *([table.sha256] if table else []),
     )
-    given = (model, policy, table, recipe, backend, data, options, checkpoint)
-    kept = runtime.one(whole(what, key, _Kept, _train, *given, threads=options.threads))
+    given = (tuple(digests), model, policy, table, recipe, backend, data, options, checkpoint)
+    needs = registry.needed(registry.BACKENDS, backend, options.device)
+    more: dict[str, Any] = {"threads": options.threads, "needs": needs, "reads": digests}
+    kept = runtime.one(whole(what, key, _Kept, _train, *given, **more))
     checkpoint.unlink(missing_ok=True)
     return Trained(
         model=replace(model, proto=kept.proto),
@@ -89,6 +92,7 @@ def trained(
 
 
 def _train(
+    files: tuple[Path, ...],  # which whoever trains must be able to read
     model: FloatModel,
     policy: CalibrationPolicy,
     table: CalibrationTable | None,
@@ -107,7 +111,8 @@ def _train(
         table=table,
         recipe=recipe,
         options=options,
-        checkpoint=checkpoint,
+        # A folder that only the study's own machine has cannot be written to elsewhere.
+        checkpoint=checkpoint if checkpoint.parent.is_dir() else None,
         progress=progress,
     )
     return _Kept(

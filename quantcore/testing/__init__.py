@@ -18,7 +18,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from quantcore.errors import UsageError
+from quantcore.runtime.executor import Executor
 from quantcore.testing.checks import CHECKS, Check
+from quantcore.testing.executors import PROMISES
 from quantcore.testing.kit import CheckOutcome, run
 from quantcore.testing.under_test import BackendUnderTest
 
@@ -27,7 +29,16 @@ try:
 except ImportError:  # the command line runs the checks without it
     pytest = None  # type: ignore[assignment]
 
-__all__ = ["CHECKS", "BackendConformance", "BackendUnderTest", "Check", "CheckOutcome", "run"]
+__all__ = [
+    "CHECKS",
+    "PROMISES",
+    "BackendConformance",
+    "BackendUnderTest",
+    "Check",
+    "CheckOutcome",
+    "ExecutorConformance",
+    "run",
+]
 
 if pytest is None:
 
@@ -37,6 +48,7 @@ if pytest is None:
         def __init_subclass__(cls) -> None:
             raise UsageError("the conformance kit's test class needs pytest; pip install pytest")
 
+    ExecutorConformance = BackendConformance
 else:
 
     class BackendConformance:  # type: ignore[no-redef]
@@ -54,3 +66,11 @@ else:
                 reason = self.known_faults[check.name]
                 request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
             check.run(under_test)
+
+    class ExecutorConformance:  # type: ignore[no-redef]
+        """An executor's whole test suite; a subclass gives the fixture `executor`, an open one."""
+
+        @pytest.mark.parametrize("promise", PROMISES)
+        def test_promise(self, promise: str, executor: Executor) -> None:
+            """Holds the executor to one promise."""
+            PROMISES[promise](executor)

@@ -18,7 +18,6 @@ from quantcore.results.auto import Asked, AutoRecord, Belief, Images, Rival, Tri
 from quantcore.results.estimate import Estimate
 from quantcore.runtime.executor import Executor, kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
-from quantcore.runtime.host import host
 from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.plain import json_text
 from quantcore.runtime.progress import Progress
@@ -28,7 +27,7 @@ from quantcore.studies.auto.judging import Judge, Judged, mean
 from quantcore.studies.auto.ladder import Ladder, check_backends
 from quantcore.studies.auto.parts import divided
 from quantcore.studies.auto.settings import RUNGS, AutoStudy
-from quantcore.studies.auto.timing import LAST_TURNS, Runner, structure, timed
+from quantcore.studies.auto.timing import LAST_TURNS, Runner, needs_of, structure, timed
 
 #: Recipes of each structure that a rung judges by all their graphs, after a look at one of each.
 FINALISTS = 2
@@ -62,6 +61,8 @@ def auto(
     ensure_folder(what.out)
     _check(what)
     with kept_in(what.out, progress, executor) as runtime:
+        needs = [registry.needed(registry.BACKENDS, name, what.device) for name in what.backends]
+        runtime.executor.check([*needs, needs_of(what.engines)])
         climb = _Climb(what, runtime, say)
         climb.run()
         record = climb.end()
@@ -297,7 +298,7 @@ class _Climb:
             warnings=(),
             skipped=self._skipped,
             seconds=time.monotonic() - self._began,
-            host=host(),
+            host=self._runtime.host(needs_of(what.engines)),
             artifacts=artifacts,
         )
         return verdict.told(record)

@@ -19,7 +19,7 @@ from quantcore.evaluation.tasks import Task, task_of
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Evaluation
 from quantcore.results.estimate import Estimate, Floats, draws
-from quantcore.runtime.jobs import Runtime, whole
+from quantcore.runtime.jobs import Runtime, at_hand
 from quantcore.runtime.keys import content_key
 from quantcore.runtime.progress import Progress
 
@@ -200,7 +200,7 @@ class Judge:
         piece = content_key("losses by image", REVISION, *about)
         truth = self._dataset if self.labelled else None
         given = (self._task, truth, expected, predictions, tuple(i.id for i in self.images))
-        job = whole("scoring", piece, Drawn, _drawn, *given, apart=False)
+        job = at_hand("scoring", piece, Drawn, _drawn, *given)
         return self._runtime.one(job)
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Protocol
 
 import onnx
 
 import quantcore
 from quantcore.analysis.agreement import noise
 from quantcore.contracts.engine import EngineOptions
-from quantcore.contracts.registry import load_engine
+from quantcore.contracts.registry import ENGINES, load_engine
 from quantcore.evaluation.latency import LatencyTest, measure
 from quantcore.ir.edits import copied
 from quantcore.ir.model import FloatModel
 from quantcore.results.latency import Latencies
-from quantcore.runtime.host import host
-from quantcore.runtime.jobs import Runtime, whole
+from quantcore.runtime.jobs import Needs, Runtime, whole
 from quantcore.runtime.keys import content_key, graph_digest
 from quantcore.runtime.progress import Progress
 
@@ -43,6 +43,16 @@ class Runner:
     proto: onnx.ModelProto
 
 
+class _OnEngine(Protocol):
+    @property
+    def engine(self) -> str: ...
+
+
+def needs_of(runners: Iterable[_OnEngine]) -> Needs:
+    """What a machine must have to time graphs side by side."""
+    return Needs(plugins=tuple(sorted({(ENGINES, runner.engine) for runner in runners})))
+
+
 def timed(
     runners: Sequence[Runner], model: FloatModel, runtime: Runtime, turns: int = TURNS
 ) -> Latencies:
@@ -55,9 +65,10 @@ def timed(
         (r.engine, dict(load_engine(r.engine).versions()), r.options, graph_digest(r.proto))
         for r in runners
     ]
-    key = content_key("turns", REVISION, quantcore.__version__, about, turns, host())
+    needs = needs_of(runners)
+    key = content_key("turns", REVISION, quantcore.__version__, about, turns, runtime.host(needs))
     given = (tuple(runners), LatencyTest(batch=noise(model), runs=turns))
-    return runtime.one(whole("latency", key, Latencies, _timed, *given))
+    return runtime.one(whole("latency", key, Latencies, _timed, *given, quiet=True, needs=needs))
 
 
 def _timed(runners: Sequence[Runner], test: LatencyTest, progress: Progress) -> Latencies:

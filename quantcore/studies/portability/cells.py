@@ -18,7 +18,7 @@ from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Evaluation
 from quantcore.results.estimate import DRAWS, Estimate, FigureDraws, draws
 from quantcore.results.portability import GRAPH, SIMULATE, Change, place
-from quantcore.runtime.jobs import Job, Runtime, whole
+from quantcore.runtime.jobs import Job, Runtime, at_hand
 from quantcore.runtime.keys import content_key
 from quantcore.runtime.progress import Progress
 from quantcore.studies.portability.work import Simulated, simulation_job
@@ -83,7 +83,7 @@ class DeploymentCells:
             EngineError: The engine refuses the graph.
         """
         where = place(GRAPH, self._how.engine)
-        given = (self._model, proto, self._images, self._settings, None, self._runtime.progress)
+        given = (self._model, proto, self._images, self._settings, None, self._runtime)
         self._run((name, where), graph_job(f"{name}, {where}", *given))
 
     def simulation(self, name: str, model: FloatModel, how: Simulated) -> None:
@@ -121,7 +121,7 @@ class DeploymentCells:
         key = content_key("agreement", REVISION, self.task.name, one.key, other.key, order)
         given = (self.task, one.predictions, other.predictions, order)
         what = f"{cell[0]}, {cell[1]}, against {reference[0]}"
-        agreement = self._runtime.one(whole(what, key, Estimate, _agree, *given, apart=False))
+        agreement = self._runtime.one(at_hand(what, key, Estimate, _agree, *given))
         return Change(one.draws.against(other.draws), agreement, self.task.metric)
 
     @property

@@ -37,7 +37,6 @@ from quantcore.results.portability import (
 )
 from quantcore.runtime.executor import Executor, kept_in
 from quantcore.runtime.files import ensure_folder
-from quantcore.runtime.host import host
 from quantcore.runtime.jobs import Runtime, whole
 from quantcore.runtime.keys import content_key, file_digests, graph_digest
 from quantcore.runtime.progress import Progress
@@ -110,6 +109,9 @@ class _Deploying:
             name: registry.load_backend(name) for name in study.backends
         }
         registry.load_engine(study.how.engine).check(study.how.options)
+        needs = [registry.needed(registry.BACKENDS, name, study.device) for name in study.backends]
+        needs.append(registry.needed(registry.ENGINES, study.how.engine))
+        runtime.executor.check(needs)
         self._recipes = self._possible()
         self._simulating = [
             n for n, p in self._plugins.items() if p.capabilities.simulate is not Support.NONE
@@ -188,7 +190,7 @@ class _Deploying:
             floor=floor,
             unsupported=tuple(self._unsupported),
             failures=tuple(self._failures),
-            host=host(),
+            host=self._runtime.host(registry.needed(registry.ENGINES, study.how.engine)),
         )
 
     def _pairs(self, reference: str | None) -> tuple[Pair, ...]:
@@ -240,7 +242,8 @@ class _Deploying:
             [digests[image.path] for image in probed],
         )
         given = (model, qdq.proto, layers, probed)
-        return self._runtime.one(whole(name, key, dict[str, float], layer_errors, *given))
+        job = whole(name, key, dict[str, float], layer_errors, *given, reads=digests)
+        return self._runtime.one(job)
 
     def _graph(self, made: _TableUnderStudy) -> None:
         """The table as the shared Q/DQ graph."""

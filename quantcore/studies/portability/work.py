@@ -16,7 +16,7 @@ from quantcore.data.batches import Batches
 from quantcore.data.dataset import ImageFile
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.engines.simulation import SimulationEngine
-from quantcore.evaluation.jobs import Found, RunSettings, found_on, image_pieces
+from quantcore.evaluation.jobs import Found, RunSettings, found_on, image_pieces, read_by
 from quantcore.ir.model import FloatModel
 from quantcore.qdq.placement import Plan
 from quantcore.runtime.jobs import Job
@@ -73,7 +73,14 @@ def simulation_job(
     run = ("simulation", how.backend, versions, how.device, how.arithmetic, model.fingerprint)
     about = (run, sites, settings.batch_size, settings.limits)
     pieces = tuple(image_pieces(model, images, about, progress))
-    return Job(what=what, function=_simulate, arguments=(model, how, settings), pieces=pieces)
+    return Job(
+        what=what,
+        function=_simulate,
+        arguments=(model, how, settings),
+        pieces=pieces,
+        needs=registry.needed(registry.BACKENDS, how.backend, how.device),
+        reads=read_by(images, progress),
+    )
 
 
 def _simulate(
