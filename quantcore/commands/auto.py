@@ -83,6 +83,13 @@ def auto(
         list[str] | None,
         typer.Option(help="Try this placement profile, a name or a YAML file; repeatable."),
     ] = None,
+    rival: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Beat this float network only: FP32, BF16 or FP16, for a network that is to run "
+            "on other processors; repeatable."
+        ),
+    ] = None,
     without: Annotated[
         list[str] | None,
         typer.Option(help=f"Leave out a rung: {', '.join(settings.RUNGS[1:])}; repeatable."),
@@ -128,6 +135,7 @@ def auto(
         policy=read_policy(policy),
         observers=_observers(observer) if observer else settings.OBSERVERS,
         placements=tuple(map(Profile.read, placement)) if placement else settings.PLACEMENTS,
+        rivals=frozenset(name.upper() for name in rival) if rival else None,
         without=frozenset(without or ()),
         choosing=choosing,
         seed=seed,
@@ -138,9 +146,9 @@ def auto(
     )
     with opened_executor(executor, scheduler, executor_option) as runs:
         record = run(what, for_console(), terminal.say, runs)
-    terminal.console().print(report.table(record))
-    for line in (*record.warnings, *record.verdict):
+    for line in (*record.verdict, *(f"note: {warning}" for warning in record.warnings)):
         terminal.say(line)
+    terminal.console().print(report.table(record))
     terminal.say(f"{out}: {', '.join(record.artifacts.values())} written")
     if not record.met:
         raise typer.Exit(1)

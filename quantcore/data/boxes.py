@@ -63,6 +63,13 @@ class BoxDataset(Dataset):
         ]
         return self.categories, [image.id for image in images], labels
 
+    def objects(self, ids: Collection[int]) -> tuple[tuple[str, float | None], ...]:
+        """See Dataset."""
+        names = {category.id: category.name for category in self.categories}
+        wanted = set(ids)
+        own = self.annotations_of([image for image in self.images if image.id in wanted])
+        return tuple((names[a.category_id], a.area) for a in own)
+
     def labelled(self, ids: Collection[int]) -> bool:
         """See Dataset."""
         wanted = set(ids)

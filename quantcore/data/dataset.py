@@ -62,6 +62,13 @@ class Dataset(ABC):
     def labels_of(self, images: Sequence[ImageFile]) -> tuple[object, ...]:
         """Values that stand for all labels of some images in a content key."""
 
+    def objects(self, ids: Collection[int]) -> tuple[tuple[str, float | None], ...]:
+        """What some images show: name of its category and square pixels of each labelled object.
+
+        The area is None where labels are about whole images; nothing where there are no labels.
+        """
+        return ()
+
     @abstractmethod
     def labelled(self, ids: Collection[int]) -> bool:
         """Whether any of these images has a label."""

@@ -57,6 +57,10 @@ class FolderDataset(Dataset):
         """See Dataset."""
         return self.categories, [(image.id, self.labels[image.id]) for image in images]
 
+    def objects(self, ids: Collection[int]) -> tuple[tuple[str, float | None], ...]:
+        """See Dataset."""
+        return tuple((self.categories[self.labels[i]].name, None) for i in ids)
+
     def labelled(self, ids: Collection[int]) -> bool:
         """See Dataset: every image lies in some folder."""
         return bool(ids)

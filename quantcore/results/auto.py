@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from quantcore.results.estimate import Estimate
@@ -138,6 +138,8 @@ class Unseen:
         graph_drop: Of the very graph that is written.
         speedups: Times as fast as each rival, by the rival's name; measured anew.
         ms: Median milliseconds of the chosen graph, by the name `INT8`, and of the rivals.
+        others: Share of the machine's cores that other processes used meanwhile, 0..1; None where
+            the system does not tell.
         int8: Layers that run in INT8, and layers that the graph quantizes.
         not_int8: Why layers do not, by layer.
     """
@@ -151,6 +153,7 @@ class Unseen:
     graph_drop: float
     speedups: Mapping[str, Estimate]
     ms: Mapping[str, float]
+    others: float | None
     int8: tuple[int, int]
     not_int8: Mapping[str, str]
 
@@ -170,15 +173,15 @@ class AutoRecord:
         tried: Every recipe, in the order in which they were tried.
         chosen: Number of the chosen one in `tried`.
         unseen: What it is worth.
+        host: Processor, cores, operating system, Python.
+        artifacts: File names in the output folder, by kind.
         optimism: How much too good the chosen figure is for having been chosen, as halves of the
-            images tell; NaN where they cannot.
+            images tell.
         met: Whether both targets are met on the images that nothing was chosen on.
         verdict: The end in words, a sentence an entry.
         warnings: What to know about the images.
         skipped: Rungs that were not climbed, and why.
         seconds: Wall time.
-        host: Processor, cores, operating system, Python.
-        artifacts: File names in the output folder, by kind.
     """
 
     model: str
@@ -191,14 +194,14 @@ class AutoRecord:
     tried: tuple[Tried, ...]
     chosen: int
     unseen: Unseen
-    optimism: float
-    met: bool
-    verdict: tuple[str, ...]
-    warnings: tuple[str, ...]
-    skipped: Mapping[str, str]
-    seconds: float
     host: Mapping[str, Any]
     artifacts: Mapping[str, str]
+    optimism: float = 0.0
+    met: bool = False
+    verdict: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def best(self) -> Tried:

@@ -14,7 +14,7 @@ from quantcore.ir.edits import with_constants
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Data, load_model
 from quantcore.runtime import executor
-from quantcore.studies.auto import climb, judging
+from quantcore.studies.auto import climb, ending, judging
 from quantcore.studies.auto.parts import divided
 from quantcore.studies.auto.settings import AutoStudy
 from quantcore.studies.auto.timing import structure
@@ -27,7 +27,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs in this process: starting one for each takes longer than they do."""
     pytest.importorskip("quantcore_pytorch_quantization")
     monkeypatch.setattr(executor, "LocalExecutor", executor.InProcess)
-    monkeypatch.setattr(climb, "LAST_TURNS", 5)
+    monkeypatch.setattr(ending, "LAST_TURNS", 5)
 
 
 @pytest.fixture
@@ -47,13 +47,15 @@ def test_the_first_recipe_that_meets_both_is_taken(
             looked_at.append(dataset.source.stem)
             super().__init__(model, dataset, *rest)
 
-    monkeypatch.setattr(climb, "Judge", Watched)
+    for module in (climb, ending):
+        monkeypatch.setattr(module, "Judge", Watched)
     out = squares.root / "auto"
     asked = ["--max-drop", 0.9, "--min-speedup", 0.001, "--backend", BACKEND, "--graphs", 2]
     given = ["auto", *squares.model, "--data", squares.data, "--out", out, *asked]
     done = cli(*given, "--observer", "max", "--placement", "minimal")
     assert done.code == 0, done.out + done.err
     assert "images that nothing was chosen on" in done.out
+    assert "images are few for a drop of" not in done.out
     # The evaluation split is opened for a single judge, the last one.
     assert looked_at == ["instances_train2017", "instances_val2017"]
     report = json.loads((out / "auto.json").read_text())
@@ -138,6 +140,7 @@ def test_a_target_of_speed_that_nothing_meets(
         (["--min-speedup", 0], "--min-speedup must be above 0"),
         (["--choosing", 0.01], "cannot be divided"),
         (["--observer", "percentile=high"], "is no number"),
+        (["--rival", "FP4"], "they do in FP32"),
         (["--backend", "onnxruntime"], "shows its activations"),
     ],
 )

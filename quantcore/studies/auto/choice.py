@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantcore.results.auto import Belief
+from quantcore.results.auto import Belief, Tried
 from quantcore.results.metric import Metric
 from quantcore.studies.auto.judging import DRAWS, HALVES, Judged
 
@@ -80,14 +80,37 @@ def _under(judged: Judged, row: int, metric: Metric) -> Belief:
     return believed(known, metric)
 
 
-def tells(deviation: float, images: int, wanted: float) -> int:
-    """Images that it would take until the deviation of a drop is half of what is asked.
+def best(tried: Sequence[Tried], beliefs: Sequence[Belief], max_drop: float) -> int:
+    """Of all recipes the one to take, if their drops were as believed.
+
+    Of the first rung that has any which meet both targets the fastest wins, for the rungs come
+    cheapest first; where speeds cannot be told apart, what loses least. Where none meets both: of
+    the fast ones what loses least, else of the accurate ones the fastest.
 
     Args:
-        deviation: Of a drop on so many images.
-        images: How many.
-        wanted: The drop that is asked for.
+        tried: The recipes.
+        beliefs: What is held against the drop; not what `tried` says of it.
+        max_drop: The drop that is asked for.
     """
-    if not np.isfinite(deviation) or wanted <= 0:
-        return images
-    return int(np.ceil(images * (2 * deviation / wanted) ** 2))
+    numbers = range(len(tried))
+    accurate = [n for n in numbers if beliefs[n].drop <= max_drop]
+    fast = [n for n in numbers if tried[n].fast]
+    if meeting := [n for n in accurate if n in fast]:
+        rung = tried[meeting[0]].rung  # they are in the order of the rungs
+        pool = [n for n in meeting if tried[n].rung == rung]
+    else:
+        pool = [min(fast, key=lambda n: beliefs[n].drop)] if fast else accurate or [*numbers]
+    top = max((tried[n].speedup for n in pool), key=lambda speedup: speedup.value)
+    equal = [n for n in pool if tried[n].speedup.high >= top.low]
+    return min(equal, key=lambda n: beliefs[n].drop)
+
+
+def needed(deviation: float, images: int, max_drop: float) -> int:
+    """Images until the 90 % interval of a drop is as wide as what is asked, to either side.
+
+    Args:
+        deviation: Of a drop on so many images; it shrinks with the square root of their number.
+        images: How many.
+        max_drop: The drop that is asked for.
+    """
+    return int(np.ceil(images * (1.645 * deviation / max(max_drop, 1e-4)) ** 2))

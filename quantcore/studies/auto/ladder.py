@@ -11,6 +11,7 @@ from quantcore.calibration.recalibration import recalibrate
 from quantcore.contracts import registry
 from quantcore.contracts.capabilities import check_capabilities, check_trains
 from quantcore.contracts.session import SessionOptions
+from quantcore.data.dataset import ImageFile
 from quantcore.data.opening import split_in
 from quantcore.errors import CapabilityError, QuantcoreError
 from quantcore.ir.model import FloatModel
@@ -94,6 +95,20 @@ class Ladder:
             return self._mixed(best)
         return self._rounding(best) if rung == "rounding" else self._trained(best)
 
+    def reach(self) -> dict[str, tuple[float, float]]:
+        """Largest magnitudes by activation: on the images to calibrate on, and that choose."""
+        model, policy = self._what.model, self._with(TensorPolicy("max"), self._widest)
+        told = replace(policy, images=len(self._parts.choosing))
+        with self._spared("activations of the images that choose"):
+            here = self._seen(model).tensors
+            there = self._calibrated(model, told, self.backend, False, self._parts.choosing).tensors
+            return {
+                name: (float(found.amax_array.max()), float(there[name].amax_array.max()))
+                for name, found in here.items()
+                if found.role == "activation"
+            }
+        return {}
+
     @cached_property
     def _equalized(self) -> FloatModel:
         found = rewritten(self._what.model, EQUALIZE, self._data, self._policy, self._runtime)
@@ -128,6 +143,14 @@ class Ladder:
                     found.append(_attempt(rung, self.backend, model, table, done))
         return found
 
+    @cached_property
+    def _widest(self) -> Profile:
+        """A profile that quantizes whatever any of the placements may quantize."""
+        rules = (rule for placement in self._what.placements for rule in placement.rules)
+        ops = dict.fromkeys(op for rule in rules if rule.action != "float" for op in rule.ops)
+        why = "whatever one of the placements quantizes is observed"
+        return Profile("widest", (PlacementRule("widest", "quantize", tuple(ops), why),))
+
     def _with(
         self, observer: TensorPolicy, placement: Profile, **changes: object
     ) -> CalibrationPolicy:
@@ -140,7 +163,7 @@ class Ladder:
     def _seen(self, model: FloatModel) -> CalibrationTable:
         """A table with the histograms of all tensors that any of the placements quantizes."""
         if model.fingerprint not in self._tables:
-            policy = self._with(TensorPolicy("max"), _widest(self._what.placements))
+            policy = self._with(TensorPolicy("max"), self._widest)
             found = self._calibrated(model, policy, self.backend, keep=True)
             self._tables[model.fingerprint] = found
         return self._tables[model.fingerprint]
@@ -163,9 +186,17 @@ class Ladder:
                 yield _attempt("observers", backend, model, table)
 
     def _calibrated(
-        self, model: FloatModel, policy: CalibrationPolicy, backend: str, keep: bool
+        self,
+        model: FloatModel,
+        policy: CalibrationPolicy,
+        backend: str,
+        keep: bool,
+        images: Sequence[ImageFile] | None = None,
     ) -> CalibrationTable:
-        given = (self._data, self._what.device, self._what.threads, self._runtime)
+        data = self._data
+        if images is not None:
+            data = replace(data, images=frozenset(image.id for image in images))
+        given = (data, self._what.device, self._what.threads, self._runtime)
         return calibrated(backend, model, policy, backend, *given, keep_histograms=keep).table
 
     def _mixed(self, best: Attempt) -> list[Attempt]:
@@ -231,11 +262,3 @@ def _attempt(
     """An attempt, without what its table kept of histograms."""
     slim = replace(table, kept=None)
     return Attempt(rung=rung, backend=backend, model=model, table=slim, done=done)
-
-
-def _widest(placements: tuple[Profile, ...]) -> Profile:
-    """A profile that quantizes whatever any of some profiles may quantize."""
-    rules = (rule for placement in placements for rule in placement.rules)
-    ops = dict.fromkeys(op for rule in rules if rule.action != "float" for op in rule.ops)
-    why = "whatever one of the placements quantizes is observed"
-    return Profile("widest", (PlacementRule("widest", "quantize", tuple(ops), why),))

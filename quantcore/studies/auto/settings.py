@@ -45,6 +45,8 @@ class AutoStudy:
         policy: What holds for all recipes: codes, rules, seed; observer and placement are searched.
         observers: Observers to try.
         placements: Placement profiles to try.
+        rivals: Precisions of the float networks that have to be beaten, as `FP32`; None for all
+            that the engines compute in. For a network that is to run on other processors.
         without: Rungs of `RUNGS` that are left out.
         choosing: Share of the calibration split that is set aside to choose by.
         seed: Of the division.
@@ -66,6 +68,7 @@ class AutoStudy:
     policy: CalibrationPolicy = field(default_factory=CalibrationPolicy)
     observers: tuple[TensorPolicy, ...] = OBSERVERS
     placements: tuple[Profile, ...] = PLACEMENTS
+    rivals: frozenset[str] | None = None
     without: frozenset[str] = frozenset()
     choosing: float = 0.5
     seed: int = 0

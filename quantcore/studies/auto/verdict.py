@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import yaml
-
-from quantcore.policy.policy import CalibrationPolicy
 from quantcore.report.terminal import estimate
 from quantcore.results.auto import AutoRecord, Rival, Tried
+from quantcore.results.latency import QUIET
 from quantcore.results.metric import Metric
 
 
@@ -36,17 +34,18 @@ def tried(found: Tried, metric: Metric) -> str:
     )
 
 
-def policy_yaml(policy: CalibrationPolicy) -> str:
-    """The policy for people and for every backend."""
-    return yaml.safe_dump(policy.to_dict(), sort_keys=False)
-
-
 def told(record: AutoRecord) -> AutoRecord:
     """The record with its verdict: whether both targets are met where nothing was chosen."""
     unseen, asked = record.unseen, record.asked
     accurate = not unseen.drop.value > asked.max_drop  # without labels there is nothing to measure
     fast = record.speedup.value >= asked.min_speedup
     lines = [_worth(record), _certainty(record), _selection(record)]
+    others = unseen.others or 0.0
+    if others > QUIET:
+        lines.append(
+            f"other processes used {others:.0%} of the machine's cores while it was timed; times "
+            "in turns suffer alike, but measure again on an idle machine before you quote them"
+        )
     if not (accurate and fast):
         lines = [_missed(record, accurate, fast), *lines, *_help(record, accurate, fast)]
     return replace(record, met=accurate and fast, verdict=tuple(line for line in lines if line))
@@ -85,7 +84,7 @@ def _selection(record: AutoRecord) -> str:
     best, count = record.best, len(record.tried)
     if count < 2:
         return ""
-    luck = "" if math.isnan(record.optimism) else f"about {record.optimism:.4f} too good for that; "
+    luck = f"about {record.optimism:.4f} too good for that; "
     return (
         f"it was chosen among {count} by {len(record.images.choosing)} images, where it was "
         f"believed to lose {best.belief.drop:.4f} (a selected figure, {luck}measured there "
