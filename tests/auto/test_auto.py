@@ -10,6 +10,7 @@ from quantcore_onnx import OnnxOptions
 
 import quantcore
 from quantcore.errors import DataError, UsageError
+from quantcore.executors import local
 from quantcore.ir.edits import with_constants
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Data, load_model
@@ -26,7 +27,8 @@ BACKEND = "pytorch-quantization"
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs in this process: starting one for each takes longer than they do."""
     pytest.importorskip("quantcore_pytorch_quantization")
-    monkeypatch.setattr(executor, "LocalExecutor", executor.InProcess)
+    for module in (executor, local):
+        monkeypatch.setattr(module, "LocalExecutor", lambda *_: executor.InProcess())
     monkeypatch.setattr(ending, "LAST_TURNS", 5)
 
 
