@@ -10,7 +10,12 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from quantcore.engines.tensorrt import cuda
+from quantcore.engines.tensorrt.cuda_pycuda import PyCuda
+from quantcore.engines.tensorrt.cuda_python import CudaPython
 from quantcore.qdq.insertion import insert
+
+from .played_cuda import Driver, Gpu, Plan, Runtime
 
 
 def _conv(name: str, data: str, out: str, bias: bool = True) -> onnx.NodeProto:
@@ -109,3 +114,41 @@ def by_hand() -> SimpleNamespace:
         return changed
 
     return SimpleNamespace(rename=rename, wider=wider)
+
+
+def _cuda_python(gpu: Gpu) -> cuda.Driver:
+    return CudaPython(Runtime(gpu))
+
+
+def _pycuda(gpu: Gpu) -> cuda.Driver:
+    return PyCuda(Driver(gpu))
+
+
+@pytest.fixture(params=[_cuda_python, _pycuda])
+def played(request, monkeypatch):
+    """A GPU, a CUDA library and a TensorRT, all played; `open()` gives a session."""
+    pytest.importorskip("tensorrt_rtx")
+    from quantcore.engines.tensorrt import cuda_pycuda, session
+
+    ends: list = []
+    monkeypatch.setattr(cuda_pycuda.atexit, "register", ends.append)
+    gpu = Gpu()
+    plan = Plan(gpu)
+    trt = SimpleNamespace(
+        __name__="played",
+        __version__="0",
+        Runtime=lambda logger: SimpleNamespace(
+            deserialize_cuda_engine=lambda content: plan if content == b"plan" else None
+        ),
+        TensorIOMode=SimpleNamespace(INPUT="in"),
+        nptype=lambda kind: np.float32,
+    )
+    monkeypatch.setattr(session, "trt", trt)
+    driver = request.param(gpu)
+
+    def open_(content=b"plan", recorded=True):
+        return session.TensorRtSession(content, driver, recorded)
+
+    return SimpleNamespace(
+        gpu=gpu, open=open_, driver=driver, ends=ends, graphs=request.param is _cuda_python
+    )

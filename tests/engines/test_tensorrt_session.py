@@ -2,103 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from quantcore.engines.tensorrt import cuda
-from quantcore.engines.tensorrt.cuda_pycuda import PyCuda
-from quantcore.engines.tensorrt.cuda_python import CudaPython
 from quantcore.errors import EngineError
 from quantcore.evaluation.latency import LatencyTest, measure
 
-from .played_cuda import RUN_MS, Driver, Gpu, Runtime
-
-
-class Plan:
-    """Engine and context of a plan that doubles its input: `images` any x 2 x 3, up to 4."""
-
-    num_io_tensors = 2
-
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu, self.shape, self.addresses = gpu, (-1, 2, 3), {}
-
-    def create_execution_context(self):
-        return self
-
-    def get_tensor_name(self, number):
-        return ("images", "y")[number]
-
-    def get_tensor_mode(self, name):
-        return "in" if name == "images" else "out"
-
-    def get_tensor_dtype(self, name):
-        return name
-
-    def get_tensor_shape(self, name):
-        return self.shape
-
-    def get_tensor_profile_shape(self, name, profile):
-        return (1, 2, 3), (4, 2, 3), (4, 2, 3)
-
-    def set_input_shape(self, name, shape):
-        self.shape = tuple(shape)
-        return True
-
-    def set_tensor_address(self, name, address):
-        self.addresses[name] = address
-
-    def execute_async_v3(self, stream):
-        count = int(np.prod(self.shape))
-
-        def work() -> None:
-            self.gpu.runs += 1
-            kind = ctypes.c_float * count
-            data = np.ctypeslib.as_array(kind.from_address(self.addresses["images"]))
-            np.ctypeslib.as_array(kind.from_address(self.addresses["y"]))[:] = data * 2
-
-        assert stream == 7
-        self.gpu.queue(work, RUN_MS)
-        return True
-
-
-def cuda_python(gpu: Gpu) -> cuda.Driver:
-    return CudaPython(Runtime(gpu))
-
-
-def pycuda(gpu: Gpu) -> cuda.Driver:
-    return PyCuda(Driver(gpu))
-
-
-@pytest.fixture(params=[cuda_python, pycuda])
-def played(request, monkeypatch):
-    pytest.importorskip("tensorrt_rtx")
-    from quantcore.engines.tensorrt import cuda_pycuda, session
-
-    ends: list = []
-    monkeypatch.setattr(cuda_pycuda.atexit, "register", ends.append)
-    gpu = Gpu()
-    plan = Plan(gpu)
-    trt = SimpleNamespace(
-        __name__="played",
-        __version__="0",
-        Runtime=lambda logger: SimpleNamespace(
-            deserialize_cuda_engine=lambda content: plan if content == b"plan" else None
-        ),
-        TensorIOMode=SimpleNamespace(INPUT="in"),
-        nptype=lambda kind: np.float32,
-    )
-    monkeypatch.setattr(session, "trt", trt)
-    driver = request.param(gpu)
-
-    def open_(content=b"plan"):
-        return session.TensorRtSession(content, driver)
-
-    return SimpleNamespace(
-        gpu=gpu, open=open_, driver=driver, ends=ends, graphs=request.param is cuda_python
-    )
+from .played_cuda import RUN_MS
 
 
 def _batch(size: int, start: float = 0) -> np.ndarray:

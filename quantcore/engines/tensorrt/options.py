@@ -16,6 +16,7 @@ class TensorRtOptions(EngineOptions):
     Attributes:
         target: GPU generation by the library's own name (`SM86`); None for what it takes itself.
         timing_cache: File in which the library keeps what it learnt of kernels.
+        cuda_graphs: Whether runs are recorded as CUDA graphs, where the CUDA library can.
     """
 
     target: str | None = option(
@@ -24,3 +25,4 @@ class TensorRtOptions(EngineOptions):
     timing_cache: Path | None = option(
         None, "File that keeps kernel timings between builds (tensorrt)."
     )
+    cuda_graphs: bool = option(True, "Record runs as CUDA graphs (cuda-python).")

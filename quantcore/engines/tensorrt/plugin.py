@@ -38,12 +38,14 @@ class TensorRtEngine(EnginePlugin):
         from quantcore.engines.tensorrt.session import TensorRtSession
 
         driver = self._driver("a graph")
-        return TensorRtSession(build_plan(proto, TensorRtOptions.of(options), Silent()), driver)
+        own = TensorRtOptions.of(options)
+        return TensorRtSession(build_plan(proto, own, Silent()), driver, own.cuda_graphs)
 
     def _load(self, content: bytes, options: EngineOptions) -> Engine:
         from quantcore.engines.tensorrt.session import TensorRtSession
 
-        return TensorRtSession(content, self._driver("a plan"))
+        graphs = TensorRtOptions.of(options).cuda_graphs
+        return TensorRtSession(content, self._driver("a plan"), graphs)
 
     def _driver(self, what: str) -> cuda.Driver:
         """CUDA with a GPU; raises EngineError where there is none."""

@@ -43,13 +43,14 @@ class TensorRtSession(Engine):
     Args:
         plan: As TensorRT serialized it.
         driver: CUDA; it has a GPU.
+        graphs: Whether runs are recorded as CUDA graphs.
 
     Raises:
         EngineError: The plan does not fit this library or GPU, or its memory cannot be had.
     """
 
-    def __init__(self, plan: bytes, driver: cuda.Driver) -> None:
-        self._driver = driver
+    def __init__(self, plan: bytes, driver: cuda.Driver, graphs: bool = True) -> None:
+        self._driver, self._recording = driver, graphs
         self._buffers: dict[str, cuda.Buffer] = {}
         self._dtypes: dict[str, np.dtype[Any]] = {}
         self._graphs: dict[int, cuda.Graph | None] = {}
@@ -110,7 +111,7 @@ class TensorRtSession(Engine):
         """By CUDA events around the network, without the copies before and behind it."""
         self._upload(batch)
         size = len(batch)
-        if size not in self._graphs:
+        if size not in self._graphs and self._recording:
             self._compute(size)  # records, which is not to be timed
         return self._queue.milliseconds(lambda: self._compute(size)) / 1e3
 
@@ -135,7 +136,7 @@ class TensorRtSession(Engine):
             graph.launch()
             return
         self._enqueue()
-        if size not in self._graphs:
+        if size not in self._graphs and self._recording:
             # The run above has done what is done once and must not be recorded.
             self._queue.synchronize()
             self._graphs[size] = self._queue.record(self._enqueue)
