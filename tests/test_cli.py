@@ -315,7 +315,7 @@ def test_the_artifacts_lie_beside_the_report(way: SimpleNamespace) -> None:
         onnx.checker.check_model(onnx.load(graph), full_check=True)
     page = (folder / "report.html").read_text()
     assert BACKEND in page
-    assert "mAP against the float model" in page
+    assert "Change of mAP against the float model" in page
     assert "1000 draws of the images" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert 'src="http' not in page

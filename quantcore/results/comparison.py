@@ -237,6 +237,7 @@ class RunRecord:
         found = {
             "format": FORMAT,
             "model": self.model,
+            "metric": self.floats[0].evaluated.metric.name,
             "weights": self.weights,
             "data": self.data,
             "verdict": self.verdict,

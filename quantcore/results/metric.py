@@ -82,3 +82,6 @@ TOP = Metric(
     drop_per_loss=0.5,
     drop_spread=1.0,
 )
+
+#: By the name of the main figure.
+METRICS = {metric.name: metric for metric in (COCO, TOP)}

@@ -16,7 +16,8 @@ from quantcore.errors import QuantcoreError
 from quantcore.ir.description import describe
 from quantcore.pipeline import Evaluation, evaluate, neighbouring_figures, save_qdq
 from quantcore.qdq.insertion import count_pairs
-from quantcore.report import html, studies, terminal
+from quantcore.report import studies, terminal
+from quantcore.report.pages import comparison as pages
 from quantcore.report.terminal import estimate, figure
 from quantcore.results.comparison import Evaluated, Failure, RunRecord, Variant
 from quantcore.results.estimate import Estimate, Neighbours
@@ -70,7 +71,7 @@ def compare(
         record = run.record()
         say(runtime.summary())
     write_whole(what.out / "report.json", json_text(record))
-    write_whole(what.out / "report.html", html.render(record))
+    write_whole(what.out / "report.html", pages.page(record.to_dict(), what.out).html())
     return record
 
 

@@ -1,0 +1,1 @@
+"""The page of every study, from the JSON that the study wrote."""
