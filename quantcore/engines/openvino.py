@@ -296,6 +296,8 @@ def _guard(model: Any) -> None:
     for node in model.get_ops():
         kind = node.get_type_name()
         readers = list(node.output(0).get_target_inputs()) if node.get_output_size() else []
+        # A bias is laid out by the rank of what it is added to; that reads no value.
+        readers = [r for r in readers if r.get_node().get_type_name() != "ShapeOf"]
         shared = kind in _WEIGHTED and len(readers) > 1
         if (shared or kind == "Concat") and node.get_output_element_type(0).is_real():
             _shield(node.output(0), readers)

@@ -20,10 +20,13 @@ class Belief:
     Attributes:
         drop: The most likely value on images like these.
         deviation: Its standard deviation; it holds the draw of the images.
+        lost: Share of what the float network finds that is lost, which parts recipes that their
+            drops do not part.
     """
 
     drop: float
     deviation: float
+    lost: float
 
 
 @dataclass(frozen=True, kw_only=True)

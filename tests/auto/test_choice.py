@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantcore.results.auto import Belief, Tried
+from quantcore.results.estimate import Estimate
 from quantcore.results.metric import COCO
-from quantcore.studies.auto.choice import Known, believed, optimism
+from quantcore.studies.auto.choice import Known, believed, best, optimism
 from quantcore.studies.auto.judging import DRAWS, HALVES, Judged, weights_of
 
 ROWS = 1 + DRAWS + 2 * HALVES
@@ -73,3 +75,39 @@ def test_optimism_is_what_selection_hides() -> None:
         pick = lambda b: min(range(8), key=lambda n: b[n].drop)  # noqa: E731
         estimated.append(optimism(recipes, pick, COCO))
     assert np.mean(estimated) == pytest.approx(np.mean(hidden), rel=0.35)
+
+
+def tried(rung: str, speedup: float, drop: float, lost: float = 0.05) -> Tried:
+    """A recipe; asked are a drop of 0.005 and 1.2 times the speed."""
+    return Tried(
+        rung=rung,
+        name="",
+        engine="",
+        graphs=1,
+        lost=Estimate(lost, lost, lost),
+        drop=Estimate(drop, drop, drop),
+        belief=Belief(drop, 0.001, lost),
+        ms=1.0,
+        speedup=Estimate(speedup, speedup - 0.05, speedup + 0.05),
+        accurate=drop <= 0.005,
+        fast=speedup >= 1.2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipes", "chosen"),
+    [
+        # The first rung that meets both, however good a later one is.
+        ([tried("a", 1.1, 0.001), tried("a", 1.3, 0.004), tried("b", 2.0, 0.001)], 1),
+        # In a rung the fastest; of equally fast ones what loses least.
+        ([tried("a", 1.3, 0.001), tried("a", 1.6, 0.004)], 1),
+        ([tried("a", 1.6, 0.001), tried("a", 1.62, 0.004)], 0),
+        # Drops that cannot be told apart go by detections lost.
+        ([tried("a", 1.6, 0.0030, 0.09), tried("a", 1.6, 0.0035, 0.05)], 1),
+        # None meets both: of the fast the most accurate, else of the accurate the fastest.
+        ([tried("a", 1.5, 0.02), tried("b", 1.3, 0.01), tried("b", 1.0, 0.0)], 1),
+        ([tried("a", 1.1, 0.001), tried("b", 0.9, 0.0), tried("b", 1.15, 0.2)], 0),
+    ],
+)
+def test_which_recipe_is_taken(recipes: list[Tried], chosen: int) -> None:
+    assert best(recipes, [recipe.belief for recipe in recipes], 0.005) == chosen

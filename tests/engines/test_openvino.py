@@ -14,6 +14,7 @@ from quantcore.contracts.registry import load_engine
 from quantcore.engines.audit import inspect
 from quantcore.engines.common import has_vnni
 from quantcore.engines.onnxruntime import OnnxRuntimeOptions
+from quantcore.engines.openvino import _guard
 from quantcore.engines.tensorrt.options import TensorRtOptions
 from quantcore.errors import EngineError
 
@@ -101,6 +102,17 @@ def test_the_rest_runs_in_fp32(plugin, qdq, net, joined, precisions) -> None:
         assert precisions(engine, proto)["right"] == "int8"
     with plugin.build(qdq(joined), EngineOptions(threads=1, exact=True)) as engine:
         assert set(precisions(engine, proto).values()) == {"fp32"}
+
+
+def test_only_what_it_computes_wrongly_is_kept_from_being_fused(qdq, joined) -> None:
+    """A bias reads the shape of what it is added to, and is no second reader of the values."""
+    import openvino
+
+    model = openvino.Core().read_model(qdq(joined).SerializeToString())
+    _guard(model)
+    kept = [node for node in model.get_ops() if node.get_type_name() == "Maximum"]
+    behind = [node.input_value(0).get_node().get_type_name() for node in kept]
+    assert behind == ["Concat"]
 
 
 def test_a_layer_that_is_not_int8_is_explained(plugin, qdq, net) -> None:

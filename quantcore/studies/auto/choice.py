@@ -37,10 +37,10 @@ def believed(known: Known, metric: Metric) -> Belief:
     expected = metric.drop_per_loss * known.lost
     spread = max(metric.drop_spread * abs(expected), 1e-6)
     if not (np.isfinite(known.drop) and np.isfinite(known.deviation)):
-        return Belief(expected, spread)
+        return Belief(expected, spread, known.lost)
     weights = np.array([spread, max(known.deviation, 1e-6)]) ** -2.0
     drop = float(weights @ (expected, known.drop) / weights.sum())
-    return Belief(drop, float(weights.sum() ** -0.5))
+    return Belief(drop, float(weights.sum() ** -0.5), known.lost)
 
 
 def belief_of(judged: Judged, metric: Metric) -> Belief:
@@ -85,7 +85,8 @@ def best(tried: Sequence[Tried], beliefs: Sequence[Belief], max_drop: float) -> 
 
     Of the first rung that has any which meet both targets the fastest wins, for the rungs come
     cheapest first; where speeds cannot be told apart, what loses least. Where none meets both: of
-    the fast ones what loses least, else of the accurate ones the fastest.
+    the fast ones what loses least, else of the accurate ones the fastest. Drops within a standard
+    deviation of the least are no different: there what the float network finds decides.
 
     Args:
         tried: The recipes.
@@ -99,10 +100,16 @@ def best(tried: Sequence[Tried], beliefs: Sequence[Belief], max_drop: float) -> 
         rung = tried[meeting[0]].rung  # they are in the order of the rungs
         pool = [n for n in meeting if tried[n].rung == rung]
     else:
-        pool = [min(fast, key=lambda n: beliefs[n].drop)] if fast else accurate or [*numbers]
+        pool = [_least(fast, beliefs)] if fast else accurate or [*numbers]
     top = max((tried[n].speedup for n in pool), key=lambda speedup: speedup.value)
-    equal = [n for n in pool if tried[n].speedup.high >= top.low]
-    return min(equal, key=lambda n: beliefs[n].drop)
+    return _least([n for n in pool if tried[n].speedup.high >= top.low], beliefs)
+
+
+def _least(pool: Sequence[int], beliefs: Sequence[Belief]) -> int:
+    """What loses least."""
+    first = min((beliefs[n] for n in pool), key=lambda belief: belief.drop)
+    alike = [n for n in pool if beliefs[n].drop <= first.drop + first.deviation]
+    return min(alike, key=lambda n: beliefs[n].lost)
 
 
 def needed(deviation: float, images: int, max_drop: float) -> int:

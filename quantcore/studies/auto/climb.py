@@ -28,8 +28,9 @@ from quantcore.studies.auto.parts import divided
 from quantcore.studies.auto.settings import RUNGS, AutoStudy
 from quantcore.studies.auto.timing import Runner, needs_of, structure, timed
 
-#: Recipes of each structure that a rung judges by all their graphs, after a look at one of each.
-FINALISTS = 2
+#: Recipes of each structure that a rung judges by all their graphs, after a look at one of each;
+#: those that lose so many times as much as the first are not among them.
+FINALISTS, NEAR = 2, 1.25
 
 Say = Callable[[str], None]
 
@@ -149,16 +150,18 @@ class _Climb:
         attempts = [replace(attempt, rest=rest) for attempt in attempts]
         looked = self._looked_at(rung, attempts, judge, options)
         looked.sort(key=lambda entry: entry[0])
-        shapes: dict[str, list[Attempt]] = {}
-        for _, attempt in looked:
-            shapes.setdefault(structure(attempt.graph().proto), []).append(attempt)
+        shapes: dict[str, list[tuple[float, Attempt]]] = {}
+        for lost, attempt in looked:
+            shapes.setdefault(structure(attempt.graph().proto), []).append((lost, attempt))
         if not shapes:
             return
-        protos = [alike[0].graph().proto for alike in shapes.values()]
+        protos = [alike[0][1].graph().proto for alike in shapes.values()]
         runners = [Runner(judge.how.engine, options, proto) for proto in protos]
         times = timed([self._rivals.fastest, *runners], self._what.model, self._runtime)
         for number, alike in enumerate(shapes.values(), 1):
-            for attempt in alike[:FINALISTS]:
+            for lost, attempt in alike[:FINALISTS]:
+                if lost > NEAR * alike[0][0]:
+                    continue
                 graphs = list(attempt.graphs(self._what.graphs))
                 name = f"{attempt.name}: similar graphs"
                 judged = judge.mean(attempt.model, graphs, name, options)
