@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import html
 import io
 import json
@@ -303,6 +304,25 @@ def test_the_report_has_everything(way: SimpleNamespace) -> None:
     assert variant["policy"]["weights"]["granularity"] == "per_channel"
     assert {"pytorch-quantization", "torch", "quantcore"} <= variant["versions"].keys()
     assert way.report["failures"] == []
+
+
+def test_the_report_looks_closer_at_the_graph(way: SimpleNamespace) -> None:
+    whole, variant = way.report["scores"]["variants"]
+    assert (whole["variant"], whole["shift"]) == ("float on onnxruntime", None)
+    for point in whole["points"][:3]:
+        assert point["recall"]["value"] > 0.9, point
+    assert variant["points"][1]["f1_difference"]["value"] > -0.1
+    assert variant["shift"]["matched"] > 0
+    layers = {layer["layer"]: layer for layer in way.report["layers"]["layers"]}
+    assert layers["stem.conv"]["own_db"] == pytest.approx(layers["stem.conv"]["reached_db"], abs=3)
+    assert all(layer["own_db"] > 10 for layer in layers.values())
+    manifest = way.report["manifest"]
+    weights = way.squares.weights.read_bytes()
+    assert manifest["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert len(manifest["data_sha256"]) == 64
+    for image in (way.report["photos"] or {"images": []})["images"]:
+        for pane in image["panes"]:
+            assert (way.squares.root / "compared" / pane["file"]).is_file()
 
 
 def test_the_artifacts_lie_beside_the_report(way: SimpleNamespace) -> None:

@@ -32,6 +32,7 @@ from quantcore.commands.options import (
     Size,
     Threads,
     Weights,
+    command_line,
     engine_options,
     load_model,
     opened_executor,
@@ -143,6 +144,7 @@ def compare(
         corrections=tuple(unique(correct or [])),
         training=read_recipe(qat, recipe),
         graphs=graphs,
+        command=command_line(),
     )
     with opened_executor(executor, scheduler, executor_option) as runs:
         record = comparison.compare(what, for_console(), terminal.say, runs)
@@ -180,6 +182,7 @@ def demo(
         data=pipeline.Data(packaged.data),
         out=out,
         engines=tuple(pipeline.Evaluation(name) for name in _running()),
+        command=command_line(),
     )
     record = comparison.compare(what, for_console(), terminal.say)
     _show(record, out)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -287,6 +289,11 @@ def table_paths(out: Path, policy: CalibrationPolicy) -> list[Path]:
     if not policy.observers:
         return [out]
     return [out.with_name(f"{out.stem}.{one.label}{out.suffix}") for one in policy.observers]
+
+
+def command_line() -> str:
+    """What a person typed, for the record."""
+    return shlex.join(["quantcore", *sys.argv[1:]])
 
 
 def unique(names: Iterable[str]) -> list[str]:

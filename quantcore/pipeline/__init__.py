@@ -1,7 +1,7 @@
 """The way of the data, stage by stage: model, calibration table, Q/DQ graph, evaluation."""
 
 from quantcore.pipeline.calibrating import calibrate, calibrate_each
-from quantcore.pipeline.evaluating import evaluate, neighbouring_figures
+from quantcore.pipeline.evaluating import evaluate, neighbouring_figures, predictions
 from quantcore.pipeline.graphs import (
     load_model,
     load_onnx,
@@ -35,6 +35,7 @@ __all__ = [
     "load_model",
     "load_onnx",
     "neighbouring_figures",
+    "predictions",
     "quantize",
     "rewrite",
     "save_model",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -10,9 +11,10 @@ from quantcore.analysis.agreement import noise
 from quantcore.analysis.neighbours import neighbours
 from quantcore.analysis.scoring import Scored, scores_job
 from quantcore.contracts import registry
-from quantcore.data.dataset import Dataset
+from quantcore.data.dataset import Dataset, ImageFile
 from quantcore.data.opening import open_dataset
 from quantcore.engines.audit import audit as int8_audit
+from quantcore.evaluation.detections import Predictions
 from quantcore.evaluation.jobs import Found, Look, Measured, RunSettings, graph_job
 from quantcore.evaluation.latency import LatencyTest
 from quantcore.evaluation.tasks import task_of
@@ -77,6 +79,29 @@ def evaluate(
     )
 
 
+def predictions(
+    model: FloatModel,
+    graph: onnx.ModelProto,
+    data: Data,
+    how: Evaluation,
+    runtime: Runtime,
+    what: str = "evaluation",
+) -> Predictions:
+    """What a graph finds on the evaluation split, by image; see `evaluate`.
+
+    Raises:
+        QuantcoreError: As `evaluate`.
+    """
+    dataset, task = open_dataset(data.root, data.evaluation), task_of(model)
+    images, values, _ = _found(what, model, graph, dataset, how, None, runtime)
+    by_image = {
+        image.id: found.prediction
+        for image, found in zip(images, values, strict=False)
+        if isinstance(found, Found)
+    }
+    return task.predictions(by_image, task.check(dataset, model.class_names))
+
+
 def _run(
     what: str,
     model: FloatModel,
@@ -89,17 +114,29 @@ def _run(
     """What a graph finds on a data set and how that scores; how it runs, where that is asked."""
     task = task_of(model)
     category_ids = task.check(dataset, model.class_names)
+    images, values, keys = _found(what, model, graph, dataset, how, look, runtime)
+    found = [value for value in values if isinstance(value, Found)]
+    measured = next((value for value in values if isinstance(value, Measured)), None)
+    return runtime.one(scores_job(what, task, dataset, images, found, category_ids, keys)), measured
+
+
+def _found(
+    what: str,
+    model: FloatModel,
+    graph: onnx.ModelProto | Path,
+    dataset: Dataset,
+    how: Evaluation,
+    look: Look | None,
+    runtime: Runtime,
+) -> tuple[Sequence[ImageFile], list[Found | Measured], list[str]]:
+    """The images of a data set, what a graph finds on each, and the keys of that."""
     images = dataset.select(how.images)
     dataset.labels_of(images)  # labels that are no good are refused before anything is run
     running = RunSettings(
         engine=how.engine, options=how.options, batch_size=model.batch_size or how.batch_size
     )
     job = graph_job(what, model, graph, images, running, look, runtime)
-    values = runtime.run(job)
-    found = [value for value in values if isinstance(value, Found)]
-    measured = next((value for value in values if isinstance(value, Measured)), None)
-    keys = [piece.key for piece in job.pieces[: len(images)]]
-    return runtime.one(scores_job(what, task, dataset, images, found, category_ids, keys)), measured
+    return images, runtime.run(job), [piece.key for piece in job.pieces[: len(images)]]
 
 
 def neighbouring_figures(

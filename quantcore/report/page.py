@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 #: A table with more rows is folded on the page.
-LONG = 16
+LONG = 30
 
 
 @dataclass(frozen=True)

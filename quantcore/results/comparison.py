@@ -9,10 +9,11 @@ from typing import Any
 from quantcore.results.audit import Int8Audit, SimulationAudit
 from quantcore.results.estimate import Estimate, FigureDraws, Neighbours
 from quantcore.results.evaluation import Accuracy
+from quantcore.results.evidence import Evidence
 from quantcore.results.latency import LatencyResult
 from quantcore.results.metric import Metric
 from quantcore.results.verdict import Verdict, verdict
-from quantcore.runtime.plain import plain
+from quantcore.runtime.plain import own, plain
 
 FORMAT = "quantcore.report/1"
 
@@ -215,6 +216,8 @@ class RunRecord:
         thresholds: Every backend's activation thresholds and their ratios to the first backend's.
         host: Processor, cores, operating system, Python.
         rewrites: What was done to the float model before the backends got it, a line each.
+        evidence: A closer look.
+        manifest: When, with what and on what it was made.
     """
 
     model: str
@@ -226,6 +229,8 @@ class RunRecord:
     thresholds: tuple[Mapping[str, Any], ...] = ()
     host: Mapping[str, Any] = field(default_factory=dict)
     rewrites: tuple[str, ...] = ()
+    evidence: Evidence = field(default_factory=Evidence)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -247,6 +252,8 @@ class RunRecord:
             "floats": self.floats,
             "variants": self.variants,
             "thresholds": self.thresholds,
+            **own(self.evidence),
+            "manifest": self.manifest,
             "failures": self.failures,
         }
-        return plain(found)
+        return dict(plain(found))

@@ -8,6 +8,7 @@ accurate: does it keep 99 % of the float model's figure, the bound of MLPerf Inf
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,6 +85,16 @@ def verdict(floats: Sequence[Variant], variants: Sequence[Variant]) -> Verdict:
         judgements=tuple(judged.values()),
         lines=tuple(lines),
     )
+
+
+def closest(floats: Sequence[Variant], variants: Sequence[Variant]) -> str | None:
+    """Name of the variant to look at closer: what to deploy, or else what loses least."""
+    if not variants:
+        return None
+    found = verdict(floats, variants).deploy
+    if any(variant.name == found for variant in variants):
+        return found
+    return max(variants, key=lambda v: v.difference.value if v.difference else -math.inf).name
 
 
 def _p50(variant: Variant) -> float:

@@ -47,6 +47,7 @@ class Comparison:
             of every backend that trains; None for not at all.
         graphs: How many graphs stand for each variant: its own, and others that hardly differ; see
             `quantcore.analysis.neighbours`.
+        command: The command line, for the record.
     """
 
     model: FloatModel
@@ -64,6 +65,7 @@ class Comparison:
     corrections: tuple[str, ...] = ()
     training: Recipe | None = None
     graphs: int = 1
+    command: str = ""
 
     def __post_init__(self) -> None:
         """Takes texts for the paths that they are."""

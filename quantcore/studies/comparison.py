@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from functools import partial
+from typing import Any
 
 import onnx
 
 import quantcore
 from quantcore.analysis.agreement import noise
 from quantcore.analysis.difference import thresholds
+from quantcore.analysis.scoring import labels_key
 from quantcore.contracts import registry
+from quantcore.data.opening import open_dataset
 from quantcore.errors import QuantcoreError
 from quantcore.ir.description import describe
 from quantcore.pipeline import Evaluation, evaluate, neighbouring_figures, save_qdq
@@ -19,14 +23,26 @@ from quantcore.qdq.insertion import count_pairs
 from quantcore.report import studies, terminal
 from quantcore.report.pages import comparison as pages
 from quantcore.report.terminal import estimate, figure
+from quantcore.results import verdict
 from quantcore.results.comparison import Evaluated, Failure, RunRecord, Variant
 from quantcore.results.estimate import Estimate, Neighbours
+from quantcore.results.evidence import Deployed, Evidence
 from quantcore.runtime.executor import Executor, kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.jobs import Runtime
+from quantcore.runtime.keys import content_key, file_digest, file_digests
 from quantcore.runtime.plain import json_text
 from quantcore.runtime.progress import Progress
+from quantcore.runtime.threads import cores
 from quantcore.studies.compared import Comparison, check, needs_of, run_by, trains
+from quantcore.studies.evidence import (
+    Looked,
+    changed_images,
+    deployed,
+    errors,
+    look,
+    scores,
+)
 from quantcore.studies.keep import quantized_layers
 from quantcore.studies.macs import int8_share, macs_of
 from quantcore.studies.rewriting import rewritten
@@ -68,6 +84,7 @@ def compare(
         for backend in what.backends:
             run.backend(backend)
         run.time()
+        run.look_closer()
         record = run.record()
         say(runtime.summary())
     write_whole(what.out / "report.json", json_text(record))
@@ -88,6 +105,8 @@ class _Comparing:
         self._failures: list[Failure] = []
         self._tables: dict[str, CalibrationTable] = {}
         self._graphs: dict[str, onnx.ModelProto] = {}  # by file name
+        self._quantized: dict[str, Quantized] = {}  # likewise
+        self._evidence = Evidence()
 
     def rewrite(self, name: str) -> None:
         """Rewrites what the backends are given; writes that model."""
@@ -170,6 +189,7 @@ class _Comparing:
         """Writes a graph and evaluates it on every engine."""
         save_qdq(made.qdq, self._what.out / made.artifacts["onnx"])
         self._graphs[made.artifacts["onnx"]] = made.qdq.proto
+        self._quantized[made.artifacts["onnx"]] = made
         for how in self._what.engines:
             try:
                 found = self._evaluate(made.title, made.qdq.proto, how)
@@ -215,6 +235,51 @@ class _Comparing:
             for variants in (self._floats, self._variants):
                 variants[:] = [by_name.get(v.name, v) for v in variants]
 
+    def look_closer(self) -> None:
+        """At all variants' scores as deployed, and at the pictures and layers of one."""
+        what, deployments = self._what, list[Deployed]()
+        try:
+            for how in what.engines:
+                both = (*self._floats, *self._variants)
+                here = [v for v in both if v.evaluated.engine == how.engine]
+                looked = look(what.model, here, self._graphs, what.data, how, self._runtime)
+                deployments += deployed(looked, what.data)
+                self._look_at_one(looked)
+            self._evidence = replace(self._evidence, scores=scores(deployments))
+        except QuantcoreError as error:
+            self._failed("a closer look", None, error)
+
+    def _look_at_one(self, looked: Sequence[Looked]) -> None:
+        """At the variant to deploy; where that is float, at the quantized one that loses least."""
+        what, name = self._what, verdict.closest(self._floats, self._variants)
+        whole = next((one for one in looked if one.variant.backend is None), None)
+        other = next((one for one in looked if one.variant.name == name), None)
+        if whole is None or other is None:
+            return
+        made = self._quantized[other.variant.artifacts["onnx"]]
+        given = (made.calibrated.model, made.qdq.proto, made.policy, other.variant)
+        self._evidence = replace(
+            self._evidence,
+            photos=changed_images(what.model, whole, other, what.data, what.out),
+            layers=errors(*given, what.data, self._runtime),
+        )
+
+    def _manifest(self) -> dict[str, Any]:
+        """When, with what and on what."""
+        what = self._what
+        dataset = open_dataset(what.data.root, what.data.evaluation)
+        images = dataset.select(what.engines[0].images)
+        digests = file_digests((image.path for image in images), self._runtime.progress)
+        weights = what.weights if what.weights and what.weights.is_file() else None
+        return {
+            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            "command": what.command,
+            "quantcore": quantcore.__version__,
+            "weights_sha256": file_digest(weights) if weights else None,
+            "data_sha256": content_key(list(digests.values()), labels_key(dataset, images)),
+            "threads": what.threads or cores(),
+        }
+
     def record(self) -> RunRecord:
         """Everything that was found."""
         return RunRecord(
@@ -227,6 +292,8 @@ class _Comparing:
             thresholds=tuple(thresholds(self._tables)),
             host=self._runtime.host(run_by(self._what.engines[0])),
             rewrites=tuple(self._rewrites),
+            evidence=self._evidence,
+            manifest=self._manifest(),
         )
 
     def _evaluate(self, name: str, proto: onnx.ModelProto, how: Evaluation) -> Evaluated:

@@ -14,6 +14,9 @@ from quantcore.studies.prefix import Suffix, extract
 
 _SIGNAL, _NOISE = "probe.signal", "probe.noise"
 
+#: Before every name of a graph that stands beside another.
+_OTHER = "quantized::"
+
 
 def layer_probe(
     model: FloatModel, alone: onnx.ModelProto, layer: LayerInfo, shapes: Mapping[str, Shape]
@@ -79,6 +82,52 @@ def layers_probe(
     set_nodes(proto.graph, nodes)
     del proto.graph.output[:]
     infos = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []) for name in outputs)
+    proto.graph.output.extend(infos)
+    return proto
+
+
+def whole_probe(
+    model: FloatModel, quantized: onnx.ModelProto, layers: Sequence[LayerInfo]
+) -> onnx.ModelProto:
+    """The float graph and the whole Q/DQ graph on the same images, held together at every layer.
+
+    Each layer starts from what the one before made, so its error is all that has gathered there.
+
+    Args:
+        model: The float model.
+        quantized: Its Q/DQ graph.
+        layers: Layers to measure.
+
+    Returns:
+        As `layers_probe`.
+    """
+    proto, other = copied(model.proto), copied(quantized)
+    images = {entry.name for entry in proto.graph.input}
+
+    def renamed(name: str) -> str:
+        return name if not name or name in images else f"{_OTHER}{name}"
+
+    for node in other.graph.node:
+        node.name = renamed(node.name)
+        node.input[:] = map(renamed, node.input)
+        node.output[:] = map(renamed, node.output)
+    for constant in other.graph.initializer:
+        constant.name = renamed(constant.name)
+    proto.graph.initializer.extend(other.graph.initializer)
+    nodes = [*proto.graph.node, *other.graph.node]
+    ends: list[str] = []
+    for layer in layers:
+        output, signal, noise = layer.outputs[0], signal_name(layer.name), noise_name(layer.name)
+        error = f"{output}.error"
+        nodes += [
+            helper.make_node("Sub", [renamed(output), output], [error], f"{layer.name}.error"),
+            helper.make_node("ReduceSumSquare", [output], [signal], signal, keepdims=0),
+            helper.make_node("ReduceSumSquare", [error], [noise], noise, keepdims=0),
+        ]
+        ends += [signal, noise]
+    set_nodes(proto.graph, nodes)
+    del proto.graph.output[:]
+    infos = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []) for name in ends)
     proto.graph.output.extend(infos)
     return proto
 

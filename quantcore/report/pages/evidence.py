@@ -12,7 +12,7 @@ from quantcore.report.figures import BLUE, GREY, Spot
 from quantcore.report.page import Block, Cell, Photos, Plot, Table, Words, number, spanned
 
 #: Layers in the plot; the table has all.
-_SHOWN = 30
+_SHOWN = 16
 
 
 def scores(found: Mapping[str, Any] | None) -> list[Block]:
@@ -104,7 +104,7 @@ def layers(found: Mapping[str, Any] | None) -> list[Block]:
     spots = [Spot(r["layer"], r["own_db"], color=BLUE if r["int8"] else GREY) for r in worst]
     bars = Plot(
         figures.intervals(spots, "dB, of the layer alone", bars=True),
-        f"The {len(spots)} layers with the largest error of their own; grey: not run in INT8.",
+        f"The {len(spots)} layers with the largest error of their own; grey: no INT8, or not told.",
     )
     heads = ("layer", "operator", "alone, dB", "with all before it, dB", "runs in", "why not INT8")
     cells = [

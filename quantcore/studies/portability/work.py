@@ -21,7 +21,7 @@ from quantcore.ir.model import FloatModel
 from quantcore.qdq.placement import Plan
 from quantcore.runtime.jobs import Job
 from quantcore.runtime.progress import Progress
-from quantcore.studies.probe import layers_probe, noise_name, signal_name
+from quantcore.studies.probe import layers_probe, noise_name, signal_name, whole_probe
 from quantcore.table.table import TensorRange
 
 #: JSON has no infinity; as in `quantcore.results.audit.SimulationAudit`.
@@ -106,8 +106,9 @@ def layer_errors(
     layers: tuple[str, ...],
     images: tuple[ImageFile, ...],
     progress: Progress,
+    alone: bool = True,
 ) -> dict[str, float]:
-    """SQNR of each quantized layer's output, in dB, every layer alone.
+    """SQNR of each quantized layer's output, in dB.
 
     10 * log10(signal / noise), both summed over the images; 999 where there is no error, -999 where
     there is no signal.
@@ -118,14 +119,15 @@ def layer_errors(
         layers: Names of its quantized layers.
         images: Few will do: a layer's own error hardly differs between images.
         progress: Where to report.
+        alone: Whether each layer is quantized alone; else all that come before it are too.
     """
     infos = [layer for layer in model.layers if layer.name in set(layers)]
-    probe = layers_probe(model, quantized, infos)
+    probe = (layers_probe if alone else whole_probe)(model, quantized, infos)
     sums = {name: [0.0, 0.0] for name in layers}
     batches = Batches(images, model.preprocessing, model.batch_size or 1)
     plugin = registry.load_engine(REFERENCE_ENGINE)
     with plugin.build(probe, EngineOptions(threads=1, exact=True)) as engine:
-        for batch in progress.track(batches.inputs(), "layers' own errors"):
+        for batch in progress.track(batches.inputs(), "errors of the layers"):
             if model.batch_size not in (None, len(batch)):
                 continue  # a last batch that is not full
             found = engine.infer(batch)
