@@ -37,6 +37,7 @@ class EngineOptions:
         max_batch: Largest batch that an engine with fixed shapes is built for.
         exact: Run every node as the graph says, without fusions that change the arithmetic.
         shared_memory: Let many engines, few running at a time, share memory where they can.
+        counters: Measure what each layer takes, where the engine can; it is slower by that.
     """
 
     threads: Annotated[int, Meta(ge=1)] | None = option(
@@ -47,6 +48,7 @@ class EngineOptions:
     )
     exact: bool = False
     shared_memory: bool = False
+    counters: bool = False
 
     @classmethod
     def of(cls: type[Options], options: EngineOptions) -> Options:
@@ -125,6 +127,23 @@ class Engine(ABC):
         self._check(batch)
         return self._device_seconds(batch)
 
+    def layer_seconds(self, batch: Array) -> dict[str, float] | None:
+        """Runs one batch for the times of its layers; the engine is built with `counters`.
+
+        Args:
+            batch: B x 3 x H x W, float32.
+
+        Returns:
+            Seconds by ONNX node with weights: its own, and those of what follows it up to the next
+            such nodes (activation, quantization, a new layout in memory); None where the engine
+            does not tell.
+
+        Raises:
+            EngineError: The batch does not fit the graph, or the engine failed.
+        """
+        self._check(batch)
+        return self._layer_seconds(batch)
+
     def _check(self, batch: Array) -> None:
         """Raises EngineError for a batch that does not fit the graph."""
         if batch.dtype != np.float32:
@@ -144,6 +163,10 @@ class Engine(ABC):
 
     def _device_seconds(self, batch: Array) -> float | None:
         """Times a batch that fits, where the device has a clock."""
+        return None
+
+    def _layer_seconds(self, batch: Array) -> dict[str, float] | None:
+        """Times the layers on a batch that fits, where the engine has counters."""
         return None
 
     def runs_on(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -21,33 +20,21 @@ from quantcore.contracts.engine import (
 from quantcore.contracts.options import option
 from quantcore.contracts.plans import Built
 from quantcore.engines.common import (
-    HEAVY,
-    PRECISIONS,
     has_vnni,
-    leading,
     names_of_nodes,
     one_line,
     operators,
 )
+from quantcore.engines.openvino_layers import by_layer, layers_of
 from quantcore.errors import EngineError
 from quantcore.ir.model import Array
 from quantcore.runtime.progress import Progress
 
-#: Entries of the runtime model that run nothing.
-_IDLE = frozenset({"Const", "Input", "Output"})
-#: Layers that OpenVINO puts between others; the node names they carry are of their neighbours.
-_GLUE = frozenset({"Reorder", "Reshape", "Convert", "FakeQuantize"})
-#: Layers with weights.
-_HEAVY_KINDS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 #: OpenVINO's operators with weights; a bias is an Add of its own behind them.
 _WEIGHTED = frozenset(
     {"Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData"}
     | {"MatMul"}
 )
-#: What OpenVINO appends to the name of a node that it takes apart, or of an output's tensor.
-_SUFFIX = re.compile(r"(/WithoutBiases|_original)$")
-
-
 #: What float layers are computed in, and its name as people know it.
 _Float = Literal["f32", "bf16", "f16"]
 _FLOATS: Mapping[_Float, str] = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
@@ -163,7 +150,7 @@ class _Imported(Engine):
         """By OpenVINO's names: the ONNX nodes are not known from the file."""
         if self._compiled is None:
             raise EngineError("the engine is closed")
-        return _layers(self._compiled, {}, {})
+        return layers_of(self._compiled, {}, {})
 
     def runs_on(self) -> str:
         """See Engine."""
@@ -223,7 +210,15 @@ class _Compiled(Engine):
         """From the runtime model: what the compiler really chose for every layer."""
         if self._core is None:
             raise EngineError("the engine is closed")
-        return _layers(self._one, self._ops, self._names)
+        return layers_of(self._one, self._ops, self._names)
+
+    def _layer_seconds(self, batch: Array) -> dict[str, float] | None:
+        if len(batch) != 1:
+            return None
+        self._infer(batch)
+        counted = self._request(1).get_profiling_info()
+        times = {entry.node_name: entry.real_time.total_seconds() for entry in counted}
+        return by_layer(self._one, times, self._ops, self._names) if times else None
 
     def runs_on(self) -> str:
         """See Engine."""
@@ -255,33 +250,6 @@ def _run(request: Any, batch: Array, outputs: int) -> list[Array]:
         return [np.array(request.get_output_tensor(number).data) for number in range(outputs)]
     except Exception as error:
         raise EngineError(f"OpenVINO failed: {one_line(error)}") from None
-
-
-def _layers(compiled: Any, ops: Mapping[str, str], names: Mapping[str, str]) -> list[EngineLayer]:
-    """What a compiled model runs, with the ONNX nodes that are known by `names`."""
-    found = []
-    for operation in compiled.get_runtime_model().get_ordered_ops():
-        facts = {key: _text(value) for key, value in dict(operation.get_rt_info()).items()}
-        kind = facts.get("layerType", operation.get_type_name())
-        if kind in _IDLE:
-            continue
-        origins = [_SUFFIX.sub("", n) for n in facts.get("originalLayersNames", "").split(",")]
-        known = (names.get(n) for n in origins)
-        nodes = tuple(dict.fromkeys(n for n in known if n is not None))
-        if kind not in _HEAVY_KINDS:
-            # A bias that was not fused still carries its convolution's name.
-            nodes = tuple(n for n in nodes if ops[n] not in HEAVY)
-        name = None if kind in _GLUE else leading(nodes, ops)
-        precision = facts.get("runtimePrecision", "").lower()
-        found.append(
-            EngineLayer(
-                name or operation.get_friendly_name(),
-                kind,
-                PRECISIONS.get(precision),
-                nodes if name else (),
-            )
-        )
-    return found
 
 
 def _guard(model: Any) -> None:
@@ -324,12 +292,9 @@ def _settings(options: EngineOptions) -> dict[str, Any]:
     }
     if options.threads is not None:
         settings["INFERENCE_NUM_THREADS"] = options.threads
+    if options.counters:
+        settings["PERF_COUNT"] = True
     if options.exact:
         # Without these passes Q and DQ are run as they stand and convolutions between them in FP32.
         settings["LP_TRANSFORMS_MODE"] = "NO"
     return settings
-
-
-def _text(value: Any) -> str:
-    """An entry of the runtime info, whose type differs between releases."""
-    return str(value.astype(str) if hasattr(value, "astype") else value)

@@ -131,7 +131,7 @@ def test_a_target_of_speed_that_nothing_meets(
     assert "asked were 1000" in done.out
     assert "not in INT8: " in done.out
     skipped = json.loads((out / "auto.json").read_text())["skipped"]
-    assert "makes nothing faster" in skipped["mixed"]
+    assert "makes nothing faster" in skipped["rounding"]
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,17 @@ def test_quantized_convolutions_run_in_int8(plugin, qdq, joined, chain, precisio
         assert found.int8 == len(found.layers) > 0
 
 
+def test_its_counters_tell_what_each_layer_takes(plugin, qdq, joined, pictures) -> None:
+    for proto in (joined.proto, qdq(joined)):
+        weighted = {node.name for node in proto.graph.node if node.op_type == "Conv"}
+        with plugin.build(proto, EngineOptions(threads=1, counters=True)) as engine:
+            times = engine.layer_seconds(pictures[:1])
+        assert times.keys() == weighted
+        assert all(0 <= seconds < 1 for seconds in times.values())
+    with plugin.build(joined.proto, EngineOptions(threads=1)) as engine:
+        assert not any((engine.layer_seconds(pictures[:1]) or {}).values())
+
+
 def test_the_rest_runs_in_fp32(plugin, qdq, net, joined, precisions) -> None:
     with plugin.build(net.proto, EngineOptions(threads=1)) as engine:
         assert set(precisions(engine, net.proto).values()) == {"fp32"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from quantcore.contracts import registry
@@ -20,6 +20,7 @@ from quantcore.runtime.plain import json_text
 from quantcore.runtime.progress import Progress
 from quantcore.studies.auto import choice, rivals, verdict
 from quantcore.studies.auto.attempt import Attempt
+from quantcore.studies.auto.counters import Gain, gains
 from quantcore.studies.auto.diagnosis import gaps, too_few
 from quantcore.studies.auto.ending import Entry, recorded
 from quantcore.studies.auto.judging import Judge
@@ -112,8 +113,9 @@ class _Climb:
             if why is not None:
                 self._skipped[rung] = why
                 continue
-            best = self._entries[self._best(self._beliefs)].attempt if self._entries else None
-            attempts = self._ladder.attempts(rung, best)
+            best = self._entries[self._best(self._beliefs)] if self._entries else None
+            start, fast = (best.attempt, best.tried.fast) if best else (None, False)
+            attempts = self._ladder.attempts(rung, self._gained, start, fast)
             for judge in judges:
                 self._try(rung, attempts, judge)
             if rung == RUNGS[0]:
@@ -131,9 +133,18 @@ class _Climb:
             return "left out as asked"
         if budget is not None and self._entries and time.monotonic() - self._began > budget:
             return f"the budget of {budget:.0f} s was used up"
-        if rung in ("mixed", "rounding", "qat") and not any(e.tried.fast for e in self._entries):
+        if rung in ("rounding", "qat") and not any(e.tried.fast for e in self._entries):
             return "nothing so far is fast enough, and this makes nothing faster"
         return None
+
+    def _gained(self, attempt: Attempt) -> Mapping[str, Gain]:
+        """What INT8 gains in each layer, on the engine of the best recipe so far."""
+        best = self._entries[self._best(self._beliefs)]
+        float_network, recipe = (
+            Runner(best.how.engine, best.options, proto)
+            for proto in (self._what.model.proto, attempt.graph().proto)
+        )
+        return gains(float_network, recipe, self._what.model, self._runtime)
 
     def _warn(self) -> None:
         """What the images cannot tell, or lack, once the first recipes show it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -22,9 +22,11 @@ from quantcore.qdq.placement import plan
 from quantcore.runtime.files import ensure_folder
 from quantcore.runtime.jobs import Runtime
 from quantcore.studies.auto.attempt import Attempt
+from quantcore.studies.auto.counters import Gain
 from quantcore.studies.auto.parts import Parts
 from quantcore.studies.auto.settings import AutoStudy
 from quantcore.studies.calibrations import calibrated
+from quantcore.studies.keep import quantized_layers
 from quantcore.studies.rewriting import rewritten
 from quantcore.studies.sensitivity import StudiedModel, measure
 from quantcore.studies.trainings import trained
@@ -32,7 +34,10 @@ from quantcore.table.table import CalibrationTable
 from quantcore.training.recipe import Recipe
 
 #: Numbers of most sensitive layers that are left in float.
-LEFT = (1, 2, 3, 5, 8, 13)
+LEFT = (1, 3, 8, 13)
+
+#: What INT8 gains in each layer of an attempt; nothing where the engine does not tell.
+Gained = Callable[[Attempt], Mapping[str, Gain]]
 
 #: Rewrites that make up for rounding, and the one that makes channels alike.
 CORRECTIONS = ("bias-correction", "gptq")
@@ -74,12 +79,16 @@ class Ladder:
         self.backend = check_backends(what.backends)
         self._tables: dict[str, CalibrationTable] = {}
 
-    def attempts(self, rung: str, best: Attempt | None) -> list[Attempt]:
+    def attempts(
+        self, rung: str, gained: Gained, best: Attempt | None, fast: bool
+    ) -> list[Attempt]:
         """The attempts of a rung; what cannot be made is left out, with a line.
 
         Args:
             rung: Of `settings.RUNGS`.
+            gained: Gives what INT8 gains in each layer, where the engine tells.
             best: What the last three rungs start from.
+            fast: Whether the best is as fast as is asked.
         """
         placements = self._what.placements
         if rung == "observers":
@@ -92,7 +101,7 @@ class Ladder:
             return []
         assert best is not None
         if rung == "mixed":
-            return self._mixed(best)
+            return self._mixed(best, gained, fast)
         return self._rounding(best) if rung == "rounding" else self._trained(best)
 
     def reach(self) -> dict[str, tuple[float, float]]:
@@ -199,8 +208,27 @@ class Ladder:
         given = (data, self._what.device, self._what.threads, self._runtime)
         return calibrated(backend, model, policy, backend, *given, keep_histograms=keep).table
 
-    def _mixed(self, best: Attempt) -> list[Attempt]:
-        """The layers left in float that hurt most; they are ranked on the calibration images."""
+    def _mixed(self, best: Attempt, gained: Gained, fast: bool) -> list[Attempt]:
+        """Layers left in float: those that INT8 slows, and those that hurt most for what they gain.
+
+        What hurts is measured on the calibration images, by what is found alone; a recipe that is
+        too slow is not made faster by it.
+        """
+        found = []
+        with self._spared("layers in float"):
+            gains = gained(best)
+            names = quantized_layers(best.model, best.policy)
+            sets = [frozenset(name for name, gain in gains.items() if gain.slower)]
+            for order in self._orders(best, gains) if fast else ():
+                sets += [frozenset(order[:count]) for count in LEFT]
+            for layers in dict.fromkeys(sets):
+                kept = [name for name in names if name in layers]
+                if 0 < len(kept) < len(names):
+                    found.append(best.leaving("mixed", kept))
+        return found
+
+    def _orders(self, best: Attempt, gains: Mapping[str, Gain]) -> list[list[str]]:
+        """The layers by what is lost with them, and by that for each second that they gain."""
         ranking = measure(
             StudiedModel.of(best.model, best.table),
             self._parts.dataset.only([image.id for image in self._parts.calibrating]),
@@ -208,8 +236,14 @@ class Ladder:
             self._runtime,
             labels=False,
         )
-        names = [cost.layer for cost in ranking.layers]
-        return [best.leaving("mixed", names[:count]) for count in LEFT if count < len(names)]
+        lost = {cost.layer: cost.loss.disagreement.value for cost in ranking.layers}
+        if not gains:
+            return [list(lost)]
+        # A layer that gains nothing costs next to nothing: a thousandth of all.
+        seconds = {name: gain.seconds for name, gain in gains.items()}
+        least = sum(map(abs, seconds.values())) / 1e3
+        worth = {name: loss / max(seconds.get(name, 0.0), least) for name, loss in lost.items()}
+        return [list(lost), sorted(lost, key=lambda name: -worth[name])]
 
     def _rounding(self, best: Attempt) -> list[Attempt]:
         """Weights and biases that make up for rounding."""
