@@ -96,6 +96,17 @@ def corrected(model: FloatModel, layer: LayerInfo, rounded: Values, seen: Moment
     return found
 
 
+def takes_bias(model: FloatModel, layer: LayerInfo) -> bool:
+    """Whether a layer has a bias of its own, or can be given one."""
+    node = graph_of(model, layer)
+    if node.op_type == "MatMul":
+        return False
+    if len(node.input) < 3 or not node.input[2]:
+        return True
+    readers = [name for other in model.proto.graph.node for name in other.input]
+    return node.input[2] in model.initializers and readers.count(node.input[2]) == 1
+
+
 def graph_of(model: FloatModel, layer: LayerInfo) -> onnx.NodeProto:
     """The node of a layer."""
     return nodes_by_name(model.proto.graph)[layer.name]
@@ -125,17 +136,17 @@ def with_values(
         model.proto, {name: values.astype(np.float32) for name, values in weights.items()}
     )
     names = Names.of(proto.graph)
-    readers = [name for node in proto.graph.node for name in node.input]
     moved: dict[str, npt.NDArray[np.generic]] = {}
+    taking = {layer.name for layer in model.layers if takes_bias(model, layer)}
     for node in proto.graph.node:
         shift = shifts.get(node.name)
-        if shift is None or node.op_type == "MatMul":
+        if shift is None or node.name not in taking:
             continue
         if len(node.input) < 3 or not node.input[2]:
             bias = add_constant(proto.graph, names.fresh(f"{node.name}.bias"), np.float32(shift))
             del node.input[2:]
             node.input.append(bias)
-        elif node.input[2] in model.initializers and readers.count(node.input[2]) == 1:
+        else:
             own = np.asarray(model.initializers[node.input[2]], np.float64)
             moved[node.input[2]] = (own + shift.reshape(own.shape)).astype(np.float32)
     return replace(model, proto=with_constants(proto, moved))

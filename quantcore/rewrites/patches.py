@@ -38,6 +38,12 @@ class Moments:
         self.count += patches.shape[2]
 
     @property
+    def centred(self) -> Values:
+        """Groups x K x K, as `second` of the inputs less their means."""
+        mean = self.mean
+        return np.asarray(self.second - self.count * mean[:, :, None] * mean[:, None])
+
+    @property
     def mean(self) -> Values:
         """Groups x K."""
         return np.asarray(self.first / max(self.count, 1))

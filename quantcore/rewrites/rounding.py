@@ -4,6 +4,9 @@ Frantar et al. 2022 (arXiv:2210.17323): the weights of an output channel are rou
 other, and what rounding one did to the output is made up for by those not rounded yet, by the
 second moments of the layer's inputs. Those with the strongest inputs come first. Nothing is
 trained: a factorization for each layer.
+
+A layer whose bias takes up the mean of what rounding does, (W' - W) E[x], is left with an error of
+(W' - W) (x - E[x]): its moments are those about the mean.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, Site, plan
 from quantcore.qdq.scales import codes_of, symmetric_scale
 from quantcore.results.rewrites import Rewritten
-from quantcore.rewrites.biases import corrected, graph_of, matrix, with_values
-from quantcore.rewrites.patches import Moments, Values, moments, rounded_layers
+from quantcore.rewrites.biases import corrected, graph_of, matrix, takes_bias, with_values
+from quantcore.rewrites.patches import Values, moments, rounded_layers
 from quantcore.runtime.progress import Progress
 from quantcore.table.table import CalibrationTable
 
@@ -78,10 +81,13 @@ class Rounding(Rewrite):
         weights: dict[str, Values] = {}
         shifts: dict[str, Values] = {}
         for layer, site in progress.track(layers, "rounding"):
-            rounded = _rounded(model, layer, site, table, seen[layer.name], options.damping)
+            own = seen[layer.name]
+            biased = options.biases and takes_bias(model, layer)
+            second = own.centred if biased else own.second
+            rounded = _rounded(model, layer, site, table, second, options.damping)
             weights[site.tensor] = rounded
-            if options.biases:
-                shifts[layer.name] = corrected(model, layer, rounded, seen[layer.name])
+            if biased:
+                shifts[layer.name] = corrected(model, layer, rounded, own)
         found = with_values(model, weights, shifts)
         origin = replace(table.provenance, fingerprint=found.fingerprint)
         summary = f"the weights of {len(layers)} layers rounded" + (
@@ -102,7 +108,7 @@ def _rounded(
     layer: LayerInfo,
     site: Site,
     table: CalibrationTable,
-    seen: Moments,
+    moments_: Values,
     damping: float,
 ) -> Values:
     """A layer's weight on its codes, in the graph's layout."""
@@ -110,8 +116,8 @@ def _rounded(
     scale = symmetric_scale(table.tensors[site.tensor], site.policy.code).astype(np.float64)
     scales = np.broadcast_to(scale, (len(rows),)) if scale.ndim == 0 else scale
     found = np.empty_like(rows)
-    each = len(rows) // len(seen.second)
-    for group, second in enumerate(seen.second):
+    each = len(rows) // len(moments_)
+    for group, second in enumerate(moments_):
         part = slice(group * each, (group + 1) * each)
         found[part] = gptq(rows[part], second, scales[part], codes_of(site.policy), damping)
     return back(found)
