@@ -11,7 +11,9 @@ import pytest
 from quantcore.contracts.registry import load_engine
 from quantcore.data.dataset import ImageFile
 from quantcore.errors import EngineError
+from quantcore.evaluation.decoding.anchor_free import AnchorFreeDecoding
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.evaluation.decoding.gfl import GflDecoding
 from quantcore.ir.edits import exposed
 from quantcore.testing.models import images, small_detector
 from quantcore.training.recipe import Recipe
@@ -60,6 +62,48 @@ def test_scores_that_are_probabilities_weigh_alike() -> None:
         by_logit = share * p * (1 - p) * nudge**2
         confidence = max(2 * 0.6 * 0.3, 1.0)
         assert by_probability == pytest.approx(by_logit / confidence, rel=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+@pytest.mark.parametrize("boxes", ["center", "corners"])
+def test_without_objectness_the_best_class_says_what_matters(layout: str, boxes: str) -> None:
+    rows = np.zeros((1, 3, 6), np.float32)
+    rows[0, :, :4] = (10, 10, 30, 50) if boxes == "corners" else (20, 30, 20, 40)
+    rows[0, 0, 5] = 0.8
+    decoding = AnchorFreeDecoding(layout, boxes)
+    head = rows if layout == "rows" else rows.transpose(0, 2, 1)
+    (weights,) = decoding.importance([head], (64, 64))
+    assert weights.shape == head.shape
+    found = weights[0] if layout == "rows" else weights[0].T
+    np.testing.assert_allclose(found[0, :4], 0.8 / np.square([20, 40, 20, 40]), rtol=1e-5)
+    assert found[0, 5] == pytest.approx(1 / (0.8 * 0.2))
+    assert not found[1:, :4].any()
+
+
+@pytest.mark.parametrize("form", ["rows", "columns", "maps"])
+@pytest.mark.parametrize("order", ["pairs", "boxes_first", "scores_first"])
+def test_a_distribution_counts_where_a_box_is_kept(form: str, order: str) -> None:
+    decoding = GflDecoding((8,), bins=3, order=order, form=form, sigmoid=True)
+    scores, bins = np.full((1, 4, 2), -20, np.float32), np.zeros((1, 4, 12), np.float32)
+    scores[0, 2, 1], bins[0, 2, 1] = 2.0, 1.0
+
+    def laid(rows):
+        if form == "rows":
+            return rows
+        return rows.transpose(0, 2, 1).reshape(1, -1, *((2, 2) if form == "maps" else (4,)))
+
+    heads = {
+        "pairs": [laid(scores), laid(bins)],
+        "boxes_first": [laid(np.concatenate((bins, scores), -1))],
+        "scores_first": [laid(np.concatenate((scores, bins), -1))],
+    }[order]
+    weights = decoding.importance(heads, (16, 16))
+    assert [w.shape for w in weights] == [h.shape for h in heads]
+    ((by_class, by_bin),) = decoding._split(weights, (16, 16))
+    p, share = 1 / (1 + np.exp(-2)), np.exp([0, 1, 0]) / np.exp([0, 1, 0]).sum()
+    assert by_class[0, 2, 1] == pytest.approx(p * (1 - p), rel=1e-4)
+    np.testing.assert_allclose(by_bin[0, 2, :3], p * share * (1 - share), rtol=1e-4)
+    assert np.delete(by_bin[0], 2, axis=0).max() < 1e-6
 
 
 def test_crops_are_half_as_large_where_the_graph_allows(planned, engine) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from quantcore.errors import ModelError
+from quantcore.evaluation.decoding.importance import of_class_scores
 from quantcore.evaluation.decoding.pen import Pen
 from quantcore.evaluation.decoding.rows import (
     RowDecoding,
@@ -101,6 +102,18 @@ class AnchorFreeDecoding(RowDecoding):
         if self.sigmoid:
             scores = pen.add("Sigmoid", [scores], "sigmoid")
         pen.add("Concat", [*boxes, scores], "concat", DECODED, axis=-1)
+
+    def importance(self, outputs: Sequence[Array], size: tuple[int, int]) -> list[Array]:
+        """See Decoding; an error in a box counts by the size of the box."""
+        rows = self._rows(outputs, size)
+        weight = np.empty(rows.shape, np.float32)
+        weight[..., _BOX:], confidence = of_class_scores(rows[..., _BOX:], self.sigmoid)
+        corners = self.boxes == "corners"
+        extents = rows[..., 2:_BOX] - rows[..., :2] if corners else rows[..., 2:_BOX]
+        each = confidence / np.square(np.maximum(extents, 1))
+        weight[..., :_BOX] = np.concatenate((each, each), axis=-1)
+        weight /= max(float(confidence.sum(dtype=np.float64)), 1.0)
+        return [weight.transpose(0, 2, 1) if self.layout == "columns" else weight]
 
     def to_dict(self) -> dict[str, Any]:
         """See Decoding."""

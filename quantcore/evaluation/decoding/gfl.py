@@ -13,6 +13,7 @@ import onnx
 
 from quantcore.errors import ModelError
 from quantcore.evaluation.decoding.anchor_free import AnchorFreeDecoding
+from quantcore.evaluation.decoding.importance import of_class_scores, of_distributions
 from quantcore.evaluation.decoding.pen import Pen
 from quantcore.evaluation.decoding.prediction_grid import check_strides
 from quantcore.evaluation.decoding.rows import (
@@ -160,6 +161,17 @@ class GflDecoding(RowDecoding):
         center = pen.add("Add", [half, pen.constant("point", point, np.float32)], "center")
         extent = pen.add("Add", [low, high], "extent")
         pen.add("Concat", [center, extent, scores], "concat", DECODED, axis=-1)
+
+    def importance(self, outputs: Sequence[Array], size: tuple[int, int]) -> list[Array]:
+        """See Decoding."""
+        weights = [np.empty(output.shape, np.float32) for output in outputs]
+        parts = zip(self._split(outputs, size), self._split(weights, size), strict=True)
+        total = 0.0
+        for (scores, distances), (by_class, by_bin) in parts:
+            by_class[...], confidence = of_class_scores(scores, self.sigmoid)
+            by_bin[...] = of_distributions(distances, self.bins, confidence)
+            total += float(confidence.sum(dtype=np.float64))
+        return [np.divide(weight, max(total, 1.0), dtype=np.float32) for weight in weights]
 
     def to_dict(self) -> dict[str, Any]:
         """See Decoding."""

@@ -56,6 +56,41 @@ def of_scores(rows: Array, extents: Array | None = None) -> Array:
     return np.divide(weight, total, dtype=np.float32)
 
 
+def of_class_scores(scores: Array, logits: bool) -> tuple[Array, Array]:
+    """Weights of scores of a detector without objectness, and of its boxes; not divided yet.
+
+    Args:
+        scores: ... x classes.
+        logits: Whether they are before the logistic function.
+
+    Returns:
+        Of the shape of `scores`; and how likely each box is to be kept, ... x 1.
+    """
+    score = _sigmoid(scores) if logits else np.clip(scores, 0, 1)
+    slope = score * (1 - score)
+    weight: Array = slope if logits else 1 / np.maximum(slope, _LEAST)
+    return weight, score.max(axis=-1, keepdims=True)
+
+
+def of_distributions(logits: Array, bins: int, confidence: Array) -> Array:
+    """Weights of the distributions that a box's four distances are means of; not divided yet.
+
+    An error of a bin's logit moves its share by q (1 - q) times as much.
+
+    Args:
+        logits: ... x 4 * bins.
+        bins: Of one distribution; 1 where the distance itself is said.
+        confidence: How likely each box is to be kept, ... x 1.
+    """
+    if bins == 1:
+        return np.broadcast_to(confidence, logits.shape)
+    each = logits.reshape(*logits.shape[:-1], 4, bins)
+    powers = np.exp(each - each.max(axis=-1, keepdims=True))
+    share = powers / powers.sum(axis=-1, keepdims=True)
+    found: Array = (share * (1 - share)).reshape(logits.shape) * confidence
+    return found
+
+
 def _confidence(score: Array) -> Array:
     """Objectness times the best class, ... x 1."""
     found: Array = score[..., :1] * score[..., 1:].max(axis=-1, keepdims=True)
