@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Seconds of all parts together.
 ALL = 570
 #: Images to calibrate and to train on, and steps of training.
-IMAGES, STEPS = 16, 8
+IMAGES, STEPS = 8, 4
 #: Inferences before those that are timed, and of those.
 WARMUP, RUNS = 20, 200
 #: What the child says before its rows.
@@ -170,7 +170,7 @@ def tables_apart(gpu: Any, cpu: Any, seconds: Sequence[float]) -> str:
     import numpy as np
 
     apart = [
-        float(np.max(np.abs(gpu.tensors[name].amax / entry.amax - 1)))
+        float(np.max(np.abs(np.asarray(gpu.tensors[name].amax) / np.asarray(entry.amax) - 1)))
         for name, entry in cpu.tensors.items()
         if np.all(np.asarray(entry.amax) > 0)
     ]

@@ -66,11 +66,12 @@ def test_precisions_are_timed_with_and_without_cuda_graphs(gpu, played, monkeypa
 def test_tables_are_held_against_each_other(gpu) -> None:
     def table(*tops: float) -> SimpleNamespace:
         ranges = {f"t{n}": TensorRange.symmetric("activation", top) for n, top in enumerate(tops)}
+        ranges["w"] = TensorRange.symmetric("weight", np.array([1.0, 2.0]), 0)
         return SimpleNamespace(tensors=ranges)
 
     told = gpu.tables_apart(table(1.0, 2.2, 0.0), table(1.0, 2.0, 0.0), [1.0, 2.0])
     assert told.startswith(
-        "2 ranges at most 1.0e-01 apart, half of them below 5.0e-02; 1.0 s on the"
+        "3 ranges at most 1.0e-01 apart, half of them below 0.0e+00; 1.0 s on the"
     )
 
 
