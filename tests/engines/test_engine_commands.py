@@ -175,6 +175,7 @@ def test_short_forms_and_options_by_name_are_the_same(cli, graph, tmp_path) -> N
         "max_batch": 2,
         "exact": False,
         "shared_memory": False,
+        "counters": False,
         "providers": ["CPUExecutionProvider"],
     }
 
