@@ -23,7 +23,7 @@ from quantcore.studies.auto.attempt import Attempt
 from quantcore.studies.auto.counters import Gain, gains
 from quantcore.studies.auto.diagnosis import gaps, too_few
 from quantcore.studies.auto.ending import Entry, recorded
-from quantcore.studies.auto.judging import Judge
+from quantcore.studies.auto.judging import Judge, Judged
 from quantcore.studies.auto.ladder import Ladder, check_backends
 from quantcore.studies.auto.parts import divided
 from quantcore.studies.auto.settings import RUNGS, AutoStudy
@@ -160,35 +160,42 @@ class _Climb:
         rest, options = self._rivals.rest(judge.how)
         attempts = [replace(attempt, rest=rest) for attempt in attempts]
         looked = self._looked_at(rung, attempts, judge, options)
-        looked.sort(key=lambda entry: entry[0])
-        shapes: dict[str, list[tuple[float, Attempt]]] = {}
-        for lost, attempt in looked:
-            shapes.setdefault(structure(attempt.graph().proto), []).append((lost, attempt))
+        shapes: dict[str, list[tuple[Attempt, Judged]]] = {}
+        for attempt, one in looked:
+            shapes.setdefault(structure(attempt.graph().proto), []).append((attempt, one))
         if not shapes:
             return
-        protos = [alike[0][1].graph().proto for alike in shapes.values()]
+        protos = [alike[0][0].graph().proto for alike in shapes.values()]
         runners = [Runner(judge.how.engine, options, proto) for proto in protos]
         times = timed([self._rivals.fastest, *runners], self._what.model, self._runtime)
         for number, alike in enumerate(shapes.values(), 1):
-            for lost, attempt in alike[:FINALISTS]:
-                if lost > NEAR * alike[0][0]:
+            least = alike[0][1].lost[0]
+            for attempt, one in alike[:FINALISTS]:
+                if one.lost[0] > NEAR * least:
                     continue
-                graphs = list(attempt.graphs(self._what.graphs))
-                name = f"{attempt.name}: similar graphs"
-                judged = judge.mean(attempt.model, graphs, name, options)
+                judged = one
+                if not self._hopeless(one):
+                    graphs = list(attempt.graphs(self._what.graphs))
+                    name = f"{attempt.name}: similar graphs"
+                    judged = judge.mean(attempt.model, graphs, name, options)
                 speed = (times.result(number).p50_ms, times.ratio(0, number))
                 entry = Entry.of(attempt, judge.how, options, judged, speed, self._what)
                 self._entries.append(entry)
                 self._say(verdict.tried(entry.tried, self._metric))
 
+    def _hopeless(self, one: Judged) -> bool:
+        """Whether a single graph shows that a recipe loses far more than is asked."""
+        belief = choice.belief_of(one, self._metric)
+        return belief.drop - 3 * belief.deviation > self._what.max_drop
+
     def _looked_at(
         self, rung: str, attempts: Sequence[Attempt], judge: Judge, options: EngineOptions
-    ) -> list[tuple[float, Attempt]]:
-        """What one graph of each attempt loses of what is found; those of a model together."""
+    ) -> list[tuple[Attempt, Judged]]:
+        """What one graph of each attempt loses; those of a model are run together."""
         by_model: dict[str, list[Attempt]] = {}
         for attempt in attempts:
             by_model.setdefault(attempt.model.fingerprint, []).append(attempt)
-        found = []
+        found: list[tuple[Attempt, Judged]] = []
         for same in by_model.values():
             protos = [attempt.graph().proto for attempt in same]
             try:
@@ -196,8 +203,8 @@ class _Climb:
             except QuantcoreError as error:
                 self._say(f"{rung} on {judge.how.engine}: left out: {error}")
                 continue
-            found += [(float(j.lost[0]), a) for j, a in zip(judged, same, strict=True)]
-        return found
+            found += zip(same, judged, strict=True)
+        return sorted(found, key=lambda entry: float(entry[1].lost[0]))
 
     @property
     def _beliefs(self) -> list[Belief]:

@@ -112,7 +112,7 @@ class Judge:
         self._dataset, self._runtime = dataset.only([i.id for i in images]), runtime
         self._task = task_of(model)
         self._categories = self._labels()
-        self._reference = self._found(model, [model.proto], "float network", how.options)[0]
+        self._reference = self.found(model, [model.proto], "float network", how.options)[0]
         self._float = self._scored(self._reference)
 
     @property
@@ -152,7 +152,7 @@ class Judge:
         Raises:
             EngineError: The engine refuses a graph.
         """
-        found = self._found(model, graphs, what, options or self.how.options)
+        found = self.found(model, graphs, what, options or self.how.options)
         scored = (self._scored(one) for one in found)
         return [Judged(1, one.lost, self._float.figure - one.figure) for one in scored]
 
@@ -166,14 +166,14 @@ class Judge:
         """What some graphs lose in the mean; see `each`."""
         return mean(self.each(model, graphs, what, options))
 
-    def _found(
+    def found(
         self,
         model: FloatModel,
         graphs: Sequence[onnx.ModelProto],
         what: str,
         options: EngineOptions,
     ) -> list[tuple[str, Predictions]]:
-        """What each graph finds, under its key."""
+        """What each graph finds, under the key of it; see `each`."""
         running = RunSettings(
             engine=self.how.engine,
             options=options,
