@@ -18,6 +18,7 @@ from quantcore.commands import (
     engines,
     plugins,
     portability,
+    report,
     rewrites,
     stages,
     study,
@@ -79,6 +80,7 @@ app.command("quantize")(stages.quantize)
 app.command("evaluate")(stages.evaluate)
 app.command("detect")(detect.detect)
 app.command("correct")(rewrites.correct)
+app.command("report")(report.report)
 app.command("diff")(tables.diff)
 app.command("recalibrate")(tables.recalibrate)
 app.command("verify")(verify.verify)

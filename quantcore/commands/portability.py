@@ -43,6 +43,7 @@ from quantcore.errors import BackendError, UsageError
 from quantcore.policy.policy import ARITHMETICS, IMPLEMENTATIONS, CalibrationPolicy
 from quantcore.report import portability as report
 from quantcore.report import terminal
+from quantcore.report.pages.portability import page
 from quantcore.results.portability import Portability
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.plain import json_text
@@ -149,7 +150,7 @@ def policies(
 def _show(found: Portability, out: Path) -> None:
     """Writes and prints the study; a failed cell makes the command fail, after the report."""
     write_whole(out / "portability.json", json_text(found))
-    write_whole(out / "portability.html", report.page(found))
+    write_whole(out / "portability.html", page(found.to_dict()).html())
     console = terminal.console()
     for table in (report.matrix(found), report.carried(found), report.spread(found)):
         if table.row_count:

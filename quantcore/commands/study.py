@@ -87,7 +87,7 @@ def sensitivity(
         found = layers.rank(studied, how, out, runtime)
         terminal.say(runtime.summary())
     terminal.console().print(studies.sensitivity(found))
-    terminal.say(f"{out / 'sensitivity.json'} and {out / 'sensitivity.svg'}: written")
+    terminal.say(f"{out / 'sensitivity.json'} and {out / 'sensitivity.html'}: written")
 
 
 def mixed(

@@ -28,7 +28,7 @@ from quantcore.pipeline.graphs import quantize, save_model, save_qdq
 from quantcore.pipeline.settings import Data, Given
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, plan
-from quantcore.report.training import losses
+from quantcore.report.pages.training import page
 from quantcore.results.training import TrainingRecord, Verdict
 from quantcore.runtime.files import write_whole
 from quantcore.runtime.keys import content_key, file_digests
@@ -278,9 +278,9 @@ def save_trained(found: Trained, folder: Path) -> QdqModel:
     table.save(folder / "table.json")
     found.before.save(folder / "calibrated.json")
     save_qdq(qdq, folder / "qdq.onnx")
-    write_whole(folder / "losses.svg", losses(found.record, found.parent.name))
-    record = json.dumps(found.record.to_dict(), indent=1, allow_nan=False)
-    write_whole(folder / "training.json", record + "\n")
+    record = found.record.to_dict()
+    write_whole(folder / "training.html", page(record).html())
+    write_whole(folder / "training.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     return qdq
 
 

@@ -1,8 +1,7 @@
-"""The search for the cheapest recipe as a table on the terminal and as one HTML page."""
+"""The search for the cheapest recipe as a table on the terminal."""
 
 from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader
 from rich.table import Table
 
 from quantcore.report.terminal import estimate
@@ -35,12 +34,3 @@ def table(record: AutoRecord) -> Table:
             estimate(tried.speedup, 2),
         )
     return found
-
-
-def page(record: AutoRecord) -> str:
-    """The page `auto.html`; needs no network and no other file."""
-    environment = Environment(
-        loader=PackageLoader("quantcore.report"), autoescape=True, trim_blocks=True
-    )
-    template = environment.get_template("auto.html.j2")
-    return template.render(record=record, estimate=estimate, metric=record.metric)

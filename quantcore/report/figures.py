@@ -175,6 +175,29 @@ def lines(
         return _svg(figure)
 
 
+def points(spots: Sequence[Spot], across: str, up: str) -> str:
+    """Points with their names and intervals on both axes; lines at no change."""
+    with rc_context(_STYLE):
+        figure, axes = _axes(3.4)
+        axes.axhline(0, color=MUTED, linewidth=1)
+        axes.axvline(1, color=MUTED, linewidth=1)
+        for spot in spots:
+            axes.errorbar(
+                spot.x,
+                spot.y,
+                xerr=_reach(spot.x, spot.x_span),
+                yerr=_reach(spot.y, spot.y_span),
+                fmt="o",
+                color=spot.color,
+                markersize=8 if spot.strong else 4,
+                elinewidth=0.7,
+            )
+            axes.annotate(spot.name, (spot.x, spot.y), (5, 4), textcoords="offset points")
+        axes.grid(True)
+        axes.set(xlabel=across, ylabel=up)
+        return _svg(figure)
+
+
 def frontier(
     spots: Sequence[Spot],
     path: Sequence[tuple[float, float]],

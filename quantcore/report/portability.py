@@ -1,21 +1,14 @@
-"""A portability study as tables on the terminal and as one self-contained HTML page."""
+"""A portability study as tables on the terminal."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from jinja2 import Environment, PackageLoader
 from rich.table import Table
 
+from quantcore.report.pages.portability import MOVED
 from quantcore.report.terminal import estimate, intervals
 from quantcore.results.portability import Change, Deployment, Portability
-
-#: What was done to the graph that is the yardstick.
-MOVED = "scales moved by one unit in the last place"
-
-#: A loss of so much of the main figure is shown in the darkest colour.
-_DARKEST = 0.05
 
 
 def matrix(found: Portability) -> Table:
@@ -91,38 +84,3 @@ def _change(found: Change | None) -> tuple[str, str]:
 
 def _number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "-"
-
-
-def page(found: Portability) -> str:
-    """The page `portability.html`; needs no network and no other file."""
-    environment = Environment(
-        loader=PackageLoader("quantcore.report"), autoescape=True, trim_blocks=True
-    )
-    environment.filters["number"] = _number_or_dash
-    rows = [
-        (cost.recipe.name, [_shaded(found.cell(cost.recipe.name, p)) for p in found.places])
-        for cost in found.tables
-    ]
-    ranks = {(p.first, p.second): p.spearman.value for p in found.pairs}
-    ranks |= {(second, first): value for (first, second), value in ranks.items()}
-    template = environment.get_template("portability.html.j2")
-    return template.render(
-        found=found, study=found.to_dict(), rows=rows, ranks=ranks, estimate=estimate, moved=MOVED
-    )
-
-
-def _shaded(cell: Deployment | None) -> dict[str, Any]:
-    """A cell of the matrix, with a colour that grows with the loss."""
-    if cell is None:
-        return {"text": "-", "opacity": 0.0, "hint": ""}
-    change = cell.against_float.difference
-    loss = -change.value if math.isfinite(change.value) else 0.0
-    agree, metric = estimate(cell.against_float.agreement), cell.against_float.metric
-    hint = f"{metric.title} {estimate(cell.figure)}; {metric.kept} agree with the float model's "
-    hint += agree
-    opacity = round(min(max(loss / _DARKEST, 0.0), 1.0), 2)
-    return {"text": estimate(change, sign="+"), "opacity": opacity, "hint": hint}
-
-
-def _number_or_dash(value: float | None, digits: int = 3) -> str:
-    return _number(math.nan if value is None else value, digits)

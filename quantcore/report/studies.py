@@ -38,8 +38,8 @@ def sensitivity(found: Sensitivity, shown: int = SHOWN) -> Table:
             cost.layer,
             cost.op,
             f"{cost.macs / 1e6:.1f}",
-            estimate(cost.loss.drop, 4, "+"),
-            estimate(cost.loss.disagreement, 4),
+            estimate(-cost.loss.drop, 4, "+"),
+            estimate(-cost.loss.disagreement, 4, "+"),
             _decibels(cost.loss.heads_db),
             _decibels(cost.loss.layer_db),
         )
@@ -49,8 +49,8 @@ def sensitivity(found: Sensitivity, shown: int = SHOWN) -> Table:
 
 
 def _lost(metric: Metric) -> tuple[str, str]:
-    """Columns of what is lost against the float model."""
-    return f"{metric.title} lost", f"{metric.kept} lost"
+    """Columns of what changes against the float model; less is negative."""
+    return f"{metric.title} against float", f"{metric.kept} against float"
 
 
 def _latency(found: LatencyResult | None) -> str:
@@ -69,16 +69,16 @@ def mixed(found: Mixed) -> Table:
         table.caption = f"the float model takes {_latency(found.speed.whole)} ms"
     again = found.unseen
     if again is not None:
-        table.add_column(f"{found.metric.title} lost on {again.split}", justify="right")
+        table.add_column(f"{found.metric.title} on {again.split}", justify="right")
     for number, point in enumerate(found.shown):
         table.add_row(
             "chosen" if point == found.chosen else "",
             str(len(point.kept)),
             f"{point.share:.1%}",
-            estimate(point.loss.drop, 4, "+"),
-            estimate(point.loss.disagreement, 4),
+            estimate(-point.loss.drop, 4, "+"),
+            estimate(-point.loss.disagreement, 4, "+"),
             *([_latency(point.latency)] if found.speed else []),
-            *([estimate(again.losses[number].drop, 4, "+")] if again else []),
+            *([estimate(-again.losses[number].drop, 4, "+")] if again else []),
         )
     return table
 
@@ -88,13 +88,15 @@ def verdict(found: Mixed) -> str:
     chosen = found.chosen
     figures = (
         f"{len(chosen.kept)} layers in float, {chosen.share:.1%} of the MACs in INT8, "
-        f"{found.metric.title} drop {estimate(chosen.loss.drop, 4, '+')} on {found.split}, with "
-        f"margin {chosen.drop:+.4f} (confidence {found.confidence:g})"
+        f"{found.metric.title} against float {estimate(-chosen.loss.drop, 4, '+')} on "
+        f"{found.split}, with margin {-chosen.drop:+.4f} (confidence {found.confidence:g})"
     )
     if found.speed:
         figures += f", {_latency(chosen.latency)} ms on {found.speed.engine}"
         if chosen.latency_ratio and chosen.latency_ratio.low > 1:
             figures += f", where the float model is faster: {_latency(found.speed.whole)} ms"
+    if found.why_chosen:
+        figures += f"; {found.why_chosen}"
     if found.met:
         return f"target {found.max_drop:g} met: {figures}"
     if found.top is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,10 @@ class Estimate:
     _: KW_ONLY
     level: float = LEVEL
     draws: int = DRAWS
+
+    def __neg__(self) -> Estimate:
+        """The same the other way round: a drop as a change."""
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
     @classmethod
     def of(cls, values: Floats) -> Estimate:

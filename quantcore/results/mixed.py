@@ -182,6 +182,39 @@ class Mixed:
         return tuple(best)
 
     @property
+    def why_chosen(self) -> str | None:
+        """Why a set is chosen that another one beats in both cost and drop; None where none does.
+
+        The drop that is judged has a margin, and so has the drop here.
+        """
+        mine = self.chosen
+        better = [
+            p
+            for p in self.points
+            if p.drop <= mine.drop and self._costs(p) and self._cost(p) < self._cost(mine)
+        ]
+        if not better:
+            return None
+        best = min(better, key=self._cost)
+        found = f"{len(best.kept)} layers in float cost less and lose no more"
+        if self.top is not None:
+            return f"{found}, but {self.top} were asked for"
+        if self.speed is not None:
+            return (
+                f"{found} as measured, but their time cannot be told from this one's, which has "
+                "more of the MACs in INT8"
+            )
+        return f"{found}, but less than {self.min_int8:.0%} of the MACs would be in INT8"
+
+    def _costs(self, point: Point) -> bool:
+        return point.latency is not None or self.speed is None
+
+    def _cost(self, point: Point) -> float:
+        """Milliseconds where an engine was timed, the MACs outside INT8 elsewhere."""
+        timed = self.speed is not None and point.latency is not None
+        return point.latency.p50_ms if timed and point.latency else -point.share
+
+    @property
     def shown(self) -> tuple[Point, ...]:
         """The frontier and the landmarks, in the order of `points`."""
         best = self.frontier
@@ -203,6 +236,7 @@ class Mixed:
             "speed": self.speed,
             "met": self.met,
             "chosen": self.chosen,
+            "why_chosen": self.why_chosen,
             "frontier": self.frontier,
             "points": self.points,
             "unseen": self.unseen.beside(self.shown) if self.unseen else None,

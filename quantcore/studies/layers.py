@@ -10,7 +10,7 @@ from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_engine
 from quantcore.data.dataset import Dataset
 from quantcore.data.opening import open_dataset, split_in
-from quantcore.report import plots
+from quantcore.report.pages import layers as pages
 from quantcore.results.mixed import Mixed
 from quantcore.results.sensitivity import Sensitivity
 from quantcore.runtime.files import write_whole
@@ -54,7 +54,7 @@ def rank(
     runtime: Runtime,
     labels: bool = True,
 ) -> Sensitivity:
-    """Ranks the layers; writes `sensitivity.json` and `sensitivity.svg`.
+    """Ranks the layers; writes `sensitivity.json` and `sensitivity.html`.
 
     Args:
         studied: Model, table, policy.
@@ -78,7 +78,7 @@ def rank(
         workers=study.workers,
     )
     write_whole(out / "sensitivity.json", json_text(found))
-    write_whole(out / "sensitivity.svg", plots.sensitivity(found))
+    write_whole(out / "sensitivity.html", pages.sensitivity(found.to_dict()).html())
     return found
 
 
@@ -89,7 +89,7 @@ def mix(
     runtime: Runtime,
     say: Callable[[str], None] = lambda line: None,
 ) -> Mixed:
-    """Searches for the layers to leave in float; writes the ranking, `mixed.json`, `frontier.svg`.
+    """Searches for the layers to leave in float; writes the ranking, `mixed.json`, `mixed.html`.
 
     Args:
         studied: Model, table, policy.
@@ -123,5 +123,5 @@ def mix(
         again = split_in(study.data, str(study.verify))
         found = mixed.verify(studied, found, unseen, again, runtime, images=images, workers=workers)
     write_whole(out / "mixed.json", json_text(found))
-    write_whole(out / "frontier.svg", plots.frontier(found))
+    write_whole(out / "mixed.html", pages.mixed(found.to_dict()).html())
     return found

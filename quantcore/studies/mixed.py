@@ -100,11 +100,11 @@ class WholeModelEvaluator:
 
 
 def _line(point: Point) -> str:
-    drop = point.loss.drop
+    drop = -point.loss.drop
     return (
         f"{len(point.kept):3d} layers in float, {point.share:6.1%} of the MACs in INT8: "
-        f"{point.metric.title} drop {drop.value:+.4f} ({drop.low:+.4f} to {drop.high:+.4f}), "
-        f"with margin {point.drop:+.4f}"
+        f"{point.metric.title} {drop.value:+.4f} ({drop.low:+.4f} to {drop.high:+.4f}), "
+        f"with margin {-point.drop:+.4f}"
     )
 
 

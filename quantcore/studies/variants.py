@@ -151,7 +151,7 @@ class Variants:
                 "table": f"{home}/table.json",
                 "float": f"{home}/float.onnx",
                 "training": f"{label}/training.json",
-                "losses": f"{label}/losses.svg",
+                "losses": f"{label}/training.html",
             },
         )
 
@@ -179,7 +179,7 @@ class Variants:
             files={
                 "policy": f"{label}.yaml",
                 "search": f"{label}/mixed.json",
-                "frontier": f"{label}/frontier.svg",
+                "frontier": f"{label}/mixed.html",
             },
             found=found,
         )

@@ -22,7 +22,8 @@ from quantcore.pipeline import load_model, quantize
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import MINIMAL
 from quantcore.qdq.placement import plan
-from quantcore.report import plots, studies
+from quantcore.report import studies
+from quantcore.report.pages import layers
 from quantcore.results.metric import COCO
 from quantcore.runtime.executor import InProcess, kept_in
 from quantcore.runtime.jobs import Runtime
@@ -157,7 +158,7 @@ def test_layers_are_ranked(
     assert costs == sorted(costs, reverse=True)
     assert {cost.layer for cost in found.layers} == set(subject.layers)
     assert json.loads(json_text(found))["layers"][0]["rank"] == 1
-    assert plots.sensitivity(found).startswith("<svg")
+    assert "<svg" in layers.sensitivity(found.to_dict()).html()
     assert studies.sensitivity(found).row_count == len(found.layers)
 
 
@@ -185,7 +186,7 @@ def test_the_policy_of_a_search_gives_the_measured_graph(
     assert set(left) == set(subject.layers) - set(found.chosen.kept)
     quantize(subject.model, subject.table, policy)
     assert "target" in studies.verdict(found)
-    assert plots.frontier(found).startswith("<svg")
+    assert "<svg" in layers.mixed(found.to_dict()).html()
 
 
 @pytest.mark.parametrize("backend", [info.name for info in installed(BACKENDS)])

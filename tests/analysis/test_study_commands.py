@@ -45,7 +45,7 @@ def test_sensitivity_writes_report_and_picture(call: Callable, tmp_path: Path) -
     assert done.exit_code == 0, done.output
     report = json.loads((out / "sensitivity.json").read_text())
     assert (report["images"], report["split"], report["method"]) == (4, "val2017", "detections")
-    assert (out / "sensitivity.svg").read_text().startswith("<svg")
+    assert "<svg" in (out / "sensitivity.html").read_text()
 
 
 def test_mixed_writes_a_policy_and_verifies_it(call: Callable, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_mixed_writes_a_policy_and_verifies_it(call: Callable, tmp_path: Path) -
     report = json.loads((tmp_path / "policy.mixed" / "mixed.json").read_text())
     assert report["split"] == "train2017"
     assert report["unseen"]["split"] == "val2017"
-    assert (tmp_path / "policy.mixed" / "frontier.svg").is_file()
+    assert (tmp_path / "policy.mixed" / "mixed.html").is_file()
 
 
 def test_a_target_that_cannot_be_met_ends_with_code_1(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from quantcore.report.page import LONG, Cell, Page, Section, Table, Words
-from quantcore.report.pages import comparison
+from quantcore.report.pages import comparison, evidence, layers, training
 from quantcore.results.comparison import Failure, RunRecord
 from quantcore.results.estimate import Estimate
 from quantcore.runtime.plain import json_text
@@ -79,7 +79,94 @@ def comparison_page(folder: Path) -> Page:
     return comparison.page(json.loads(json_text(record)), folder)
 
 
-PAGES: dict[str, Callable[[Path], Page]] = {"comparison": comparison_page}
+def estimate(value: float) -> dict[str, Any]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01, "level": 0.9, "draws": 200}
+
+
+def layer(number: int) -> dict[str, Any]:
+    return {
+        "rank": number,
+        "layer": f"{NASTY}{number}",
+        "op": "conv2d",
+        "macs": 10**6,
+        "map_drop": estimate(0.02 / number),
+        "detections_loss": estimate(0.1 / number),
+        "heads_sqnr_db": 20.0 + number,
+        "layer_sqnr_db": None,
+    }
+
+
+SENSITIVITY = {
+    "format": "quantcore.sensitivity/1",
+    "model": NASTY,
+    "float_fingerprint": "f" * 64,
+    "table_sha256": "a" * 64,
+    "backend": "paddle",
+    "split": "val2017",
+    "images": 8,
+    "method": "detections",
+    "interval": "90 %",
+    "float_map": estimate(0.4),
+    "layers": [layer(n) for n in range(1, 60)],
+}
+
+
+def point(count: int, ms: float | None) -> dict[str, Any]:
+    times = {"p50_ms": ms, "low_ms": ms * 0.9, "high_ms": ms * 1.1} if ms else None
+    return {
+        "kept": [f"{NASTY}{n}" for n in range(count)],
+        "layers_kept": count,
+        "int8_share_of_macs": 1 - count / 20,
+        "map_drop": estimate(0.03 - count / 100),
+        "detections_loss": estimate(0.1),
+        "judged_drop": 0.03 - count / 200,
+        "latency_ms": times,
+        "latency_ratio": estimate(0.5) if ms else None,
+    }
+
+
+def searched(engine: str | None) -> dict[str, Any]:
+    points = [point(n, 10.0 + n if engine else None) for n in (0, 2, 5)]
+    whole = {"engine": engine, "caveat": "no VNNI"} if engine else None
+    seen = {"split": "val2017", "images": 4, "float_map": estimate(0.4), "points": points}
+    asked = {"max_drop": 0.01, "confidence": 0.8, "min_int8": 0.5, "interval": "90 %"}
+    rest = {"split": "train2017", "images": 8, "float_map": estimate(0.4), "met": True}
+    found = {"points": points, "frontier": points[:2], "chosen": points[1], "unseen": seen}
+    kind = {"format": "quantcore.mixed/1", "model": NASTY, "speed": whole}
+    return {**kind, **rest, **asked, **found, "why_chosen": "so many were asked for"}
+
+
+TRAINING = {
+    "format": "quantcore.training/1",
+    "backend": "paddle",
+    "parent": "p" * 64,
+    "fingerprint": "f" * 64,
+    "versions": {"paddle": "3"},
+    "recipe": {"steps": 40},
+    "image_ids": [1, 2],
+    "ended": None,
+    "kept": "trained",
+    "seconds": 3.0,
+    "peak_rss_mb": 100,
+    "verdict": {
+        "images": 8,
+        "graphs": 3,
+        "detections_lost": estimate(0.04),
+        "detections_lost_before": estimate(0.06),
+        "detections_lost_change": estimate(-0.02),
+        "map_change": None,
+        "better": True,
+    },
+    "losses": {"heads": [1 / (n + 1) for n in range(40)], "features": [0.0] * 40},
+}
+
+PAGES: dict[str, Callable[[Path], Page]] = {
+    "comparison": comparison_page,
+    "sensitivity": lambda folder: layers.sensitivity(SENSITIVITY),
+    "mixed": lambda folder: layers.mixed(searched(None)),
+    "mixed, timed": lambda folder: layers.mixed(searched("openvino")),
+    "training": lambda folder: training.page(TRAINING),
+}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -156,3 +243,49 @@ def test_markdown_and_csv_hold_the_tables_and_nothing_that_runs() -> None:
     assert "| =cmd()\\|x | -0.5 |" in text
     assert text.startswith("# p")
     assert "- so" in text
+
+
+def test_a_finished_study_is_rendered_again(cli: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "sensitivity.json").write_text(json.dumps(SENSITIVITY))
+    (tmp_path / "training.json").write_text(json.dumps(TRAINING))
+    done = cli("report", tmp_path)
+    assert done.code == 0, done.err
+    page = (tmp_path / "sensitivity.html").read_text()
+    assert page == layers.sensitivity(SENSITIVITY).html(), "the same figures give the same bytes"
+    assert (tmp_path / "training.html").is_file()
+    (tmp_path / "training.json").unlink()
+    assert cli("report", tmp_path, "--format", "csv").out.startswith("layer,operator,rank,M MACs")
+    assert "| --- |" in cli("report", tmp_path, "--format", "markdown").out
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "none of report.json"),
+        ("{", "report.json: not as this version"),
+        ('{"format": "quantcore.report/9"}', "its format is 'quantcore.report/9'"),
+        ('{"format": "quantcore.report/1"}', "KeyError"),
+        ('["format"]', "not as this version"),
+    ],
+)
+def test_what_is_no_study_is_refused_in_a_line(
+    cli: Callable[..., Any], tmp_path: Path, text: str | None, told: str
+) -> None:
+    if text is not None:
+        (tmp_path / "report.json").write_text(text)
+    done = cli("report", tmp_path)
+    assert done.code == 2
+    assert told in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_report_takes_pictures_from_its_own_folder_alone(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "study" / "pictures", tmp_path / "secret.jpg"
+    inside.mkdir(parents=True)
+    (inside / "1.jpg").write_bytes(b"inside")
+    outside.write_bytes(b"outside")
+    panes = [{"caption": "p", "file": file} for file in ("pictures/1.jpg", "../secret.jpg")]
+    images = [{"title": "t", "about": "", "panes": panes}]
+    found = {"variant": "v", "confidence": 0.25, "images": images}
+    _, photos = evidence.photos(found, tmp_path / "study")
+    assert [address.partition(",")[2] for _, address in photos.panes] == ["aW5zaWRl"]

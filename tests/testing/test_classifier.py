@@ -148,7 +148,7 @@ def test_the_layers_are_ranked_and_searched(
             "linear",
         }
         assert all(0 <= layer["classes_loss"]["value"] < 0.1 for layer in report["layers"])
-        assert "mAP" not in (out / "sensitivity.svg").read_text()
+        assert "mAP" not in (out / "sensitivity.html").read_text()
     refused = cli("sensitivity", *digits.model, *arguments, "--method", "map", "--out", out)
     assert refused.code == 2
     assert "top1, classes, sqnr" in refused.err
@@ -159,7 +159,7 @@ def test_the_layers_are_ranked_and_searched(
     report = read(tmp_path / "policy.mixed" / "mixed.json")
     assert (report["split"], report["unseen"]["split"]) == ("train", "val")
     assert report["met"]
-    assert "loss of top-1" in (tmp_path / "policy.mixed" / "frontier.svg").read_text()
+    assert "change of top-1" in (tmp_path / "policy.mixed" / "mixed.html").read_text()
 
 
 def test_policies_and_tables_carry_over(

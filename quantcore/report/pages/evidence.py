@@ -66,14 +66,18 @@ def photos(found: Mapping[str, Any] | None, folder: Path) -> list[Block]:
         panes = [
             (pane["caption"], address)
             for pane in image["panes"]
-            if (address := _address(folder / pane["file"]))
+            if (address := _address(folder, pane["file"]))
         ]
         if panes:
             blocks.append(Photos(image["title"], panes, image["about"]))
     return blocks if len(blocks) > 1 else []
 
 
-def _address(path: Path) -> str | None:
+def _address(folder: Path, file: str) -> str | None:
+    """A picture of the folder as part of the page; no other file, whatever a JSON file says."""
+    path = (folder / file).resolve()
+    if path.suffix != ".jpg" or not path.is_relative_to(folder.resolve()):
+        return None
     try:
         return f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
     except OSError:

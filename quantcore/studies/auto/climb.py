@@ -11,7 +11,7 @@ from quantcore.contracts.engine import EngineOptions
 from quantcore.data.opening import open_dataset
 from quantcore.errors import BackendError, QuantcoreError
 from quantcore.evaluation.tasks import task_of
-from quantcore.report import auto as report
+from quantcore.report.pages.auto import page
 from quantcore.results.auto import AutoRecord, Belief
 from quantcore.runtime.executor import Executor, kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
@@ -67,7 +67,7 @@ def auto(
         record = _Climb(what, runtime, say).run()
         say(runtime.summary())
     write_whole(what.out / "auto.json", json_text(record))
-    write_whole(what.out / "auto.html", report.page(record))
+    write_whole(what.out / "auto.html", page(record.to_dict()).html())
     return record
 
 
