@@ -155,7 +155,6 @@ def test_compare_gives_providers_to_the_engines_that_have_them(cli, squares) -> 
     assert done.code == 0, done.err
     report = json.loads((out / "report.json").read_text())
     assert [v["runs_on"] for v in report["floats"]] == ["CPU", "CPUExecutionProvider"]
-    assert "runs on" in done.out
     assert "CPUExecutionProvider" in (out / "report.html").read_text()
 
 
@@ -225,4 +224,4 @@ def test_options_of_an_engine_are_listed(cli) -> None:
     assert "providers" in shown.out
     done = cli("list", "--options", "nothing")
     assert done.code == 2
-    assert "no engine or rewrite is called 'nothing'; installed: " in done.err
+    assert "no engine, rewrite or executor is called 'nothing'; installed: " in done.err
