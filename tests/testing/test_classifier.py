@@ -12,7 +12,9 @@ from types import SimpleNamespace
 import onnx
 import pytest
 
+from quantcore.executors import local
 from quantcore.policy.policy import CalibrationPolicy
+from quantcore.runtime.executor import InProcess
 
 Cli = Callable[..., SimpleNamespace]
 
@@ -75,6 +77,24 @@ def test_from_calibration_to_evaluation(
     assert [output.name for output in onnx.load(qdq).graph.output] == ["probabilities"]
     assert results["post"]["top1"] == results["graph"]["top1"]
     assert abs(results["post"]["top1_difference"]["value"]) < 0.05
+
+
+def test_the_cheapest_recipe_of_a_classifier(
+    cli: Cli,
+    digits: SimpleNamespace,
+    backends: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local, "LocalExecutor", lambda *_: InProcess())
+    asked = ("--max-drop", 0.2, "--min-speedup", 0.01, "--graphs", 2, "--observer", "max")
+    given = ("--data", digits.data, "--backend", "first", "--out", tmp_path, *asked)
+    said = words(cli("auto", *digits.model, *given, *EVERY_LAYER))
+    assert "of top-1 and" in said
+    found = read(tmp_path / "auto.json")
+    assert found["metric"] == "top1"
+    assert found["met"]
+    assert found["unseen"]["images"] == 120
 
 
 def test_a_described_file_needs_no_preset(
