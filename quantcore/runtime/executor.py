@@ -21,7 +21,13 @@ from quantcore.runtime.worker import Worker
 
 
 class Executor(ABC):
-    """Runs jobs somewhere; a context manager."""
+    """Runs jobs somewhere; a context manager.
+
+    Attributes:
+        width: Jobs that are worth having under way at a time.
+    """
+
+    width = 1
 
     @abstractmethod
     def submit(self, job: Job[Any], finish: Finish, progress: Progress) -> Running:
@@ -87,7 +93,7 @@ class LocalExecutor(Executor):
     """
 
     def __init__(self, processes: int = 1) -> None:
-        self._processes = processes
+        self._processes = self.width = processes
         self._pool = ThreadPoolExecutor(processes, thread_name_prefix="quantcore-job")
         self._running: set[Running] = set()
         self._lock = threading.Lock()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quantcore.runtime.executor import Executor
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +170,7 @@ class Runtime:
         self.progress = progress or Silent()
         self.computed = self.reused = 0
         self._lock = threading.Lock()
+        self._open: set[Running] = set()
 
     def run(self, job: Job[R]) -> list[R]:
         """The values of a job's pieces, in order; only what is not in the store is computed.
@@ -184,7 +186,8 @@ class Runtime:
                 if found is not None:
                     values[number] = found
         missing = [number for number in range(len(job.pieces)) if number not in values]
-        self.reused += len(values)
+        with self._lock:
+            self.reused += len(values)
         if missing:
             part = replace(job, pieces=tuple(job.pieces[number] for number in missing))
 
@@ -197,6 +200,28 @@ class Runtime:
             lost = len(job.pieces) - len(values)
             raise OutputError(f"{job.what}: {lost} of {len(job.pieces)} pieces did not come back")
         return [values[number] for number in range(len(job.pieces))]
+
+    def together(self, works: Sequence[Callable[[], T]]) -> list[T]:
+        """What some functions return that each run jobs; beside each other where there is room.
+
+        Raises:
+            BaseException: As the first of them raises it; the jobs of the others are cancelled.
+        """
+        width = min(self.executor.width, len(works))
+        if width < 2:
+            return [work() for work in works]
+        with ThreadPoolExecutor(width, thread_name_prefix="quantcore-study") as pool:
+            futures = [pool.submit(work) for work in works]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                with self._lock:
+                    left = tuple(self._open)
+                for running in left:
+                    running.cancel()
+                raise
 
     def one(self, job: Job[R]) -> R:
         """The value of a job of one piece; see `run`."""
@@ -212,13 +237,17 @@ class Runtime:
         """The machine that times will be measured on; see `Executor.host`."""
         return self.executor.host(needs)
 
-    @staticmethod
-    def _wait(running: Running) -> None:
+    def _wait(self, running: Running) -> None:
+        with self._lock:
+            self._open.add(running)
         try:
             running.result()
         except BaseException:  # Ctrl-C here ends the job there
             running.cancel()
             raise
+        finally:
+            with self._lock:
+                self._open.discard(running)
 
     def summary(self) -> str:
         """What was computed and what was there, in one line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Sized
@@ -34,6 +35,10 @@ class Progress(ABC):
     @abstractmethod
     def stop(self, task: int) -> None:
         """The task is over, finished or not."""
+
+    def tell(self, task: int, told: str) -> None:
+        """What else there is to say of a task, shown behind its description from now on."""
+        return
 
     def track(
         self, items: Iterable[T], description: str, total: int | None = None
@@ -76,20 +81,22 @@ class Bars(Progress):
     def __init__(self, console: Console) -> None:
         self._bars = RichBars(
             TextColumn("{task.description}", markup=False),
+            TextColumn("{task.fields[told]}", markup=False, style="dim"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=console,
             transient=True,
         )
-        self._open = 0
+        self._open, self._lock = 0, threading.Lock()
 
     def start(self, description: str, total: int | None) -> int:
         """See Progress."""
-        if not self._open:
-            self._bars.start()
-        self._open += 1
-        return int(self._bars.add_task(one_line(description, _WIDEST), total=total))
+        with self._lock:
+            if not self._open:
+                self._bars.start()
+            self._open += 1
+        return int(self._bars.add_task(one_line(description, _WIDEST), total=total, told=""))
 
     def advance(self, task: int) -> None:
         """See Progress."""
@@ -98,9 +105,14 @@ class Bars(Progress):
     def stop(self, task: int) -> None:
         """See Progress."""
         self._bars.remove_task(task)  # type: ignore[arg-type]
-        self._open -= 1
-        if not self._open:
-            self._bars.stop()
+        with self._lock:
+            self._open -= 1
+            if not self._open:
+                self._bars.stop()
+
+    def tell(self, task: int, told: str) -> None:
+        """See Progress."""
+        self._bars.update(task, told=one_line(told, _WIDEST))  # type: ignore[arg-type]
 
 
 class Lines(Progress):
@@ -111,28 +123,37 @@ class Lines(Progress):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._tasks: dict[int, tuple[str, int | None, int, float, float]] = {}
-        self._next = 0
+        self._told: dict[int, str] = {}
+        self._next, self._lock = 0, threading.Lock()
 
     def start(self, description: str, total: int | None) -> int:
         """See Progress."""
         now = time.monotonic()
-        self._next += 1
-        self._tasks[self._next] = (one_line(description, _WIDEST), total, 0, now, now)
-        return self._next
+        with self._lock:
+            self._next += 1
+            self._tasks[self._next] = (one_line(description, _WIDEST), total, 0, now, now)
+            return self._next
 
     def advance(self, task: int) -> None:
         """See Progress."""
-        description, total, done, began, last = self._tasks[task]
-        done, now = done + 1, time.monotonic()
-        if now - last >= self.interval:
+        with self._lock:
+            description, total, done, began, last = self._tasks[task]
+            done, now = done + 1, time.monotonic()
+            due = now - last >= self.interval
+            self._tasks[task] = (description, total, done, began, now if due else last)
+        if due:
             of = f"/{total}" if total else ""
             left = f", {(now - began) / done * (total - done):.0f} s left" if total else ""
-            self._print(f"{description}: {done}{of}{left}")
-            last = now
-        self._tasks[task] = (description, total, done, began, last)
+            told = f" ({self._told[task]})" if self._told.get(task) else ""
+            self._print(f"{description}: {done}{of}{left}{told}")
+
+    def tell(self, task: int, told: str) -> None:
+        """See Progress."""
+        self._told[task] = one_line(told, _WIDEST)
 
     def stop(self, task: int) -> None:
         """See Progress."""
+        self._told.pop(task, None)
         description, total, done, began, _ = self._tasks.pop(task)
         of = f" of {total}" if total and done != total else ""
         self._print(f"{description}: {done}{of} in {time.monotonic() - began:.1f} s")

@@ -81,8 +81,7 @@ def compare(
         for name in what.rewrites:
             run.rewrite(name)
         run.float_model()
-        for backend in what.backends:
-            run.backend(backend)
+        runtime.together([partial(run.backend, name) for name in what.backends])
         run.time()
         run.look_closer()
         record = run.record()
@@ -281,15 +280,17 @@ class _Comparing:
         }
 
     def record(self) -> RunRecord:
-        """Everything that was found."""
+        """Everything that was found, in the order of the backends whichever came first."""
+        order = self._what.backends.index
+        tables = {name: self._tables[name] for name in sorted(self._tables, key=order)}
         return RunRecord(
             model=self._what.model.name,
             weights=self._what.weights.name if self._what.weights else self._what.model.name,
             data=str(self._what.data.root),
             floats=tuple(self._floats),
-            variants=tuple(self._variants),
+            variants=tuple(sorted(self._variants, key=lambda v: order(str(v.backend)))),
             failures=tuple(self._failures),
-            thresholds=tuple(thresholds(self._tables)),
+            thresholds=tuple(thresholds(tables)),
             host=self._runtime.host(run_by(self._what.engines[0])),
             rewrites=tuple(self._rewrites),
             evidence=self._evidence,

@@ -4,7 +4,8 @@ An executor of one's own gives a `Link`, which lists workers and calls a functio
 `ClusterExecutor` does the rest.
 """
 
-from quantcore.executors.cluster.executor import ClusterExecutor, ClusterOptions
+from quantcore.executors.cluster.crew import ClusterOptions
+from quantcore.executors.cluster.executor import ClusterExecutor
 from quantcore.executors.cluster.link import Link, WorkerAt, WorkerLost
 from quantcore.executors.cluster.post import Post
 

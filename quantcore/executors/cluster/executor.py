@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from quantcore.errors import BackendError, ExecutorError, QuantcoreError
 from quantcore.executors.cluster import post
-from quantcore.executors.cluster.announced import announced
-from quantcore.executors.cluster.board import Board, Seat, Share, Task
-from quantcore.executors.cluster.exchange import Exchange
-from quantcore.executors.cluster.files import Mapped
-from quantcore.executors.cluster.link import Link, WorkerAt, WorkerLost
+from quantcore.executors.cluster.board import Seat, Share, Task
+from quantcore.executors.cluster.crew import ClusterOptions, Crew, Outcomes
+from quantcore.executors.cluster.link import Link
 from quantcore.executors.cluster.order import Report
 from quantcore.executors.cluster.parcel import Parts, name_of, packed
 from quantcore.executors.cluster.shares import Cost, cut
@@ -26,31 +24,16 @@ from quantcore.runtime.notes import note
 from quantcore.runtime.progress import Progress
 from quantcore.showing import one_line
 
-#: Seconds between two looks at which workers are there.
-_LOOK = 0.5
 
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterOptions:
-    """How work is spread.
-
-    Attributes:
-        mapped: Folders that workers find elsewhere; see `files.reach`.
-        any_versions: Whether workers may have other versions than this process.
-        deaths: Workers that may die of a share before its job is given up.
-        wait: Seconds to wait for a worker, at the start and where all able ones are gone.
-    """
-
-    mapped: tuple[Mapped, ...] = ()
-    any_versions: bool = False
-    deaths: int = 2
-    wait: float = 60.0
-
-
-class ClusterExecutor(Executor):
+class ClusterExecutor(Executor, Outcomes):
     """Runs jobs on the workers of a link; jobs whose data lie here are done here.
 
     One thread for each worker takes what is next for it, sends it and takes in what comes back.
+
+    Attributes:
+        done: Shares that came back whole.
+        failed: Jobs that ended with an error, or were cancelled.
+        retried: Shares that are done again because a worker or its process died.
     """
 
     def __init__(self, link: Link, options: ClusterOptions | None = None) -> None:
@@ -60,48 +43,24 @@ class ClusterExecutor(Executor):
             ExecutorError: There is none, or workers have other versions than this process.
         """
         self._link, self._options = link, options or ClusterOptions()
-        self._board, self._changed = Board(), threading.Condition()
-        self._exchange = Exchange(link, self._options.mapped, self._is_over)
+        self._at_hand = threading.Lock()
         self._tasks: list[Task] = []
         self._costs: dict[str, Cost] = {}
-        self._refused: dict[str, str] = {}
-        self._greeted: set[str] = set()
-        self._closed, self.retried = False, 0
-        self._lost: ExecutorError | None = None
+        self.done = self.failed = self.retried = 0
         self._able_since = time.monotonic()
-        self._mine = announced(1, None)
-        self._watcher = threading.Thread(target=self._watch, name="quantcore-workers", daemon=True)
-        self._watcher.start()
+        self._crew = Crew(link, self._options, self)
+        self._board, self._changed = self._crew.board, self._crew.changed
         try:
-            self._begin()
+            self._crew.begin()
         except BaseException:
             self.close()
             raise
 
-    def _is_over(self) -> bool:
-        return self._closed or self._lost is not None
-
-    def _begin(self) -> None:
-        """Waits until every worker that is there has said what it is."""
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        """See Executor; every worker has something to do while others end."""
         with self._changed:
-            ready = self._changed.wait_for(self._all_known, self._options.wait)
-            if self._lost is not None:
-                raise self._lost
-            if self._refused and not self._options.any_versions:
-                told = "; ".join(f"{who}: {why}" for who, why in sorted(self._refused.items()))
-                raise ExecutorError(
-                    f"workers with other versions than here: {told}; install the same, or allow "
-                    "it (--executor-option any-versions=true)"
-                )
-            if not ready or not self._board.seats:
-                raise ExecutorError(
-                    f"no worker came within {self._options.wait:.0f} s; start some, or wait longer "
-                    "(--executor-option wait=SECONDS)"
-                )
-
-    def _all_known(self) -> bool:
-        known = len(self._board.seats) + len(self._refused)
-        return self._lost is not None or (known > 0 and known >= len(self._greeted))
+            return 2 * max(1, len(self._board.seats))
 
     def describe(self) -> str:
         """For people: how many workers there are, and where they can be watched."""
@@ -120,18 +79,24 @@ class ClusterExecutor(Executor):
 
     def check(self, needs: Iterable[Needs]) -> None:
         """See Executor."""
-        with self._changed:
-            for each in needs:
-                if self._board.seats and not self._board.able(each):
-                    raise self._unable(each)
+        for each in needs:
+            self._check(each, "")
 
-    def _unable(self, needs: Needs) -> ExecutorError:
-        lacks = "; ".join(
-            f"{seat.at.name} has no {', no '.join(seat.told.lacks(needs))}"
-            for seat in self._board.seats.values()
-            if seat.there
-        )
-        return ExecutorError(f"no worker can do this: {lacks or 'none is left'}")
+    def _check(self, needs: Needs, root: str) -> None:
+        """Raises ExecutorError where workers are there, and none can do a job or see its files."""
+        with self._changed:
+            if self._board.seats and not self._board.able(needs, root):
+                raise self._unable(needs, root)
+
+    def _unable(self, needs: Needs, root: str) -> ExecutorError:
+        told = []
+        for seat in self._board.seats.values():
+            lacks, why = seat.told.lacks(needs), seat.blind.get(root)
+            if lacks:
+                told.append(f"{seat.at.name} has no {', no '.join(lacks)}")
+            elif why is not None:
+                told.append(f"{seat.at.name} cannot read {root}: {why}")
+        return ExecutorError(f"no worker can do this: {'; '.join(told) or 'none is left'}")
 
     def submit(self, job: Job[Any], finish: Finish, progress: Progress) -> Running:
         """See Executor."""
@@ -139,23 +104,17 @@ class ClusterExecutor(Executor):
         running.set_running_or_notify_cancel()
         try:
             if job.at_hand:
-                here(job, finish, progress, running)
+                with self._at_hand:  # they compute in Python: beside each other they gain nothing
+                    here(job, finish, progress, running)
                 running.set_result(None)
             else:
-                root = os.path.commonpath(job.reads) if job.reads else ""
-                self.check([job.needs])
-                self._check_sees(job.needs, root)
+                root = os.path.commonpath({path.parent for path in job.reads}) if job.reads else ""
+                self._crew.check()
+                self._check(job.needs, root)
                 self._enter(self._task(job, root, finish, progress, running))
         except Exception as error:
             running.set_exception(error)
         return running
-
-    def _check_sees(self, needs: Needs, root: str) -> None:
-        with self._changed:
-            seats = self._board.able(needs)
-            if seats and all(root in seat.blind for seat in seats):
-                why = seats[0].blind[root]
-                raise ExecutorError(f"no worker can read {root}: {why}")
 
     def _task(
         self, job: Job[Any], root: str, finish: Finish, progress: Progress, running: Running
@@ -198,6 +157,7 @@ class ClusterExecutor(Executor):
                 return
             self._tasks.remove(task)
             self._board.drop(task)
+            self.failed += error is not None
             self._changed.notify_all()
         task.progress.stop(task.bar)
         if error is None and task.running.cancelled_midway.is_set():
@@ -207,40 +167,40 @@ class ClusterExecutor(Executor):
         else:
             task.running.set_result(None)
 
-    def _watch(self) -> None:
-        """Sees workers come and go."""
-        while not self._closed:
-            try:
-                found = self._link.workers()
-            except ExecutorError as error:
-                self._give_up(error)
-                return
-            with self._changed:
-                for id in self._board.seats.keys() - found.keys():
-                    self._board.seats.pop(id).there = False
-                self._greeted &= found.keys()
-                for id, at in found.items():
-                    if id not in self._greeted:
-                        self._greeted.add(id)
-                        threading.Thread(target=self._attend, args=(at,), daemon=True).start()
-                self._changed.notify_all()
-                stuck = self._stuck()
-            for task, why in stuck:
-                self._over(task, why)
-            time.sleep(_LOOK)
-
-    def _give_up(self, error: ExecutorError) -> None:
+    def looked(self) -> None:
+        """See Outcomes: ends what nobody can do, and shows what all workers do."""
         with self._changed:
-            self._lost = error
+            stuck = self._stuck()
+        for task, why in stuck:
+            self._over(task, why)
+        with self._changed:
+            seats = [seat for seat in self._board.seats.values() if seat.there]
+            running = sum(seat.share is not None for seat in seats)
+            told = (
+                f"all jobs: {self.done} parts done, {running} running, "
+                f"{len(self._board.waiting)} waiting, {self.failed} failed, {self.retried} again; "
+                f"{len(seats)} workers"
+            )
             tasks = list(self._tasks)
-            self._changed.notify_all()
+        for task in tasks:
+            with contextlib.suppress(KeyError):  # over meanwhile
+                task.progress.tell(task.bar, told)
+
+    def unsent(self, share: Share, error: Exception) -> None:
+        """See Outcomes."""
+        self._over(share.task, _of_ours(error))
+
+    def lost(self, error: ExecutorError) -> None:
+        """See Outcomes."""
+        with self._changed:
+            tasks = list(self._tasks)
         for task in tasks:
             self._over(task, error)
 
     def _stuck(self) -> list[tuple[Task, ExecutorError]]:
         """Jobs that no worker can do any more."""
         stuck = {
-            share.task: self._unable(share.task.job.needs)
+            share.task: self._unable(share.task.job.needs, share.task.root)
             for share in self._board.waiting
             if not self._board.able(share.task.job.needs, share.task.root)
         }
@@ -251,56 +211,8 @@ class ClusterExecutor(Executor):
             return []
         return list(stuck.items())
 
-    def _attend(self, at: WorkerAt) -> None:
-        """One worker from its coming to its going."""
-        try:
-            told = self._exchange.greet(at)
-        except (QuantcoreError, ValueError) as error:
-            self._refuse(at, f"says nothing usable of itself ({error})")
-            return
-        differing = [] if self._options.any_versions else told.differs(self._mine)
-        if differing:
-            self._refuse(at, "; ".join(differing))
-            return
-        seat = Seat(at, told)
-        with self._changed:
-            self._board.seats[at.id] = seat
-            self._changed.notify_all()
-        while (share := self._next(seat)) is not None:
-            try:
-                report = self._exchange.send(seat, share)
-            except WorkerLost:
-                self._died(seat, share, "it was lost")
-            except Exception as error:
-                self._over(share.task, _of_ours(error))
-            else:
-                self._take_in(seat, share, report)
-            with self._changed:
-                self._board.ended(seat)
-                self._changed.notify_all()
-        with self._changed:
-            self._board.ended(seat)
-
-    def _refuse(self, at: WorkerAt, why: str) -> None:
-        with self._changed:
-            late = bool(self._board.seats)
-            self._refused[at.name] = why
-            self._changed.notify_all()
-        if late:
-            note(f"worker {at.name} is given no work: {why}")
-
-    def _next(self, seat: Seat) -> Share | None:
-        """What a worker does next; None once it is gone."""
-        with self._changed:
-            while seat.there and not self._is_over():
-                share = self._board.next(seat)
-                if share is not None:
-                    return share
-                self._changed.wait()
-        return None
-
-    def _take_in(self, seat: Seat, share: Share, report: Report) -> None:
-        """Keeps what a share has brought, and does what else its end asks for."""
+    def came_back(self, seat: Seat, share: Share, report: Report) -> None:
+        """See Outcomes: keeps what a share has brought, and does what else its end asks for."""
         task, done = share.task, set()
         try:
             for place, content in report.pieces:
@@ -317,13 +229,14 @@ class ClusterExecutor(Executor):
         elif report.error is not None:
             self._over(task, post.error_of(report.error))
         elif report.died is not None:
-            self._died(seat, share, report.died)
+            self.died(seat, share, report.died)
         elif share.numbers:
             self._over(task, BackendError(f"{task.job.what}: {len(share.numbers)} pieces missing"))
         else:
             self._learn(task.job, report)
             with self._changed:
                 task.open -= 1
+                self.done += 1
                 last = not task.open
             if last:
                 self._over(task, None)
@@ -347,13 +260,14 @@ class ClusterExecutor(Executor):
                 self._changed.notify_all()
         if first:
             note(f"worker {seat.at.name} is given no work on {task.root}: {why}")
-        if not left:
-            self._over(task, ExecutorError(f"no worker can read {task.root}: {why}"))
+            error = None if left else self._unable(task.job.needs, task.root)
+        if error is not None:
+            self._over(task, error)
 
-    def _died(self, seat: Seat, share: Share, why: str) -> None:
-        """A worker, or its process, died in the middle of a share: another one does it."""
+    def died(self, seat: Seat, share: Share, why: str) -> None:
+        """See Outcomes; also where only its process died: another worker does it."""
         task = share.task
-        if self._is_over() or task.over:
+        if self._crew.is_over() or task.over:
             return
         share.died.append(seat.at.name)
         if len(share.died) >= self._options.deaths:
@@ -370,15 +284,10 @@ class ClusterExecutor(Executor):
     def close(self) -> None:
         """See Executor."""
         with self._changed:
-            if self._closed:
-                return
-            self._closed = True
             tasks = list(self._tasks)
-            self._changed.notify_all()
         for task in tasks:
             self._over(task, BackendError(f"{task.job.what}: cancelled"))
-        self._watcher.join()
-        self._link.close()
+        self._crew.close()
 
 
 def _kind(job: Job[Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 from quantcore.contracts import registry
@@ -93,6 +94,10 @@ def run(
     return found
 
 
+#: A cell that was run: whose table, as what, and by whom.
+_CellRun = tuple[Recipe, str, str]
+
+
 class _Deploying:
     """A study under way: what is finished so far."""
 
@@ -102,7 +107,7 @@ class _Deploying:
         self._study, self._runtime, self._say = study, runtime, say
         self._progress = runtime.progress
         self._made: dict[str, _TableUnderStudy] = {}
-        self._cells_run: list[tuple[Recipe, str, str]] = []
+        self._cells_run: list[_CellRun] = []
         self._unsupported: list[Lost] = []
         self._failures: list[Lost] = []
         self._plugins: Mapping[str, BackendPlugin] = {
@@ -158,13 +163,14 @@ class _Deploying:
         steps = len(self._recipes) * (2 + len(self._simulating)) + 1
         self._task = self._progress.start("steps of the study", steps)
         try:
-            for recipe in self._recipes:
-                self._calibrate(recipe)
+            together = self._runtime.together
+            together([partial(self._calibrate, recipe) for recipe in self._recipes])
+            names = [recipe.name for recipe in self._recipes if recipe.name in self._made]
+            self._made = {name: self._made[name] for name in names}
+            work = [partial(self._graph, made) for made in self._made.values()]
             for made in self._made.values():
-                self._graph(made)
-            for made in self._made.values():
-                self._simulations(made)
-            names = list(self._made)
+                work += [partial(self._simulation, made, name) for name in self._frameworks(made)]
+            self._cells_run = [cell for cell in together(work) if cell is not None]
             reference = study.reference if study.reference in names else next(iter(names), None)
             floor = self._floor(reference)
         finally:
@@ -245,28 +251,32 @@ class _Deploying:
         job = whole(name, key, dict[str, float], layer_errors, *given, reads=digests)
         return self._runtime.one(job)
 
-    def _graph(self, made: _TableUnderStudy) -> None:
-        """The table as the shared Q/DQ graph."""
+    def _graph(self, made: _TableUnderStudy) -> _CellRun | None:
+        """The table as the shared Q/DQ graph; None where that failed."""
         where = place(GRAPH, self._study.how.engine)
         with self._step(made.name, where):
             self._cells.graph(made.name, made.qdq.proto)
-            self._ran(made, GRAPH, self._study.how.engine)
+            return self._ran(made, GRAPH, self._study.how.engine)
+        return None
 
-    def _simulations(self, made: _TableUnderStudy) -> None:
-        """The table in every framework's own simulation, that of its maker first."""
-        own = made.cost.recipe.backend
-        for backend in sorted(self._simulating, key=lambda name: name != own):
-            with self._step(made.name, place(SIMULATE, backend)):
-                self._check_simulates(backend, made.plan)
-                how = Simulated(
-                    backend=backend,
-                    device=self._study.device,
-                    arithmetic=self._study.arithmetic,
-                    plan=made.plan,
-                    ranges=made.table.tensors,
-                )
-                self._cells.simulation(made.name, made.model, how)
-                self._ran(made, SIMULATE, backend)
+    def _frameworks(self, made: _TableUnderStudy) -> list[str]:
+        """Backends that simulate, a table's maker first."""
+        return sorted(self._simulating, key=lambda name: name != made.cost.recipe.backend)
+
+    def _simulation(self, made: _TableUnderStudy, backend: str) -> _CellRun | None:
+        """The table in a framework's own simulation; None where that failed."""
+        with self._step(made.name, place(SIMULATE, backend)):
+            self._check_simulates(backend, made.plan)
+            how = Simulated(
+                backend=backend,
+                device=self._study.device,
+                arithmetic=self._study.arithmetic,
+                plan=made.plan,
+                ranges=made.table.tensors,
+            )
+            self._cells.simulation(made.name, made.model, how)
+            return self._ran(made, SIMULATE, backend)
+        return None
 
     def _check_simulates(self, backend: str, sites: Plan) -> None:
         """Raises CapabilityError where a framework cannot simulate a plan as the study has it."""
@@ -274,13 +284,13 @@ class _Deploying:
         check_arithmetic(backend, capabilities, self._study.arithmetic)
         check_simulates(backend, capabilities, sites)
 
-    def _ran(self, made: _TableUnderStudy, kind: str, runner: str) -> None:
-        """Notes a cell that has been run, and tells its main figure."""
-        self._cells_run.append((made.cost.recipe, kind, runner))
+    def _ran(self, made: _TableUnderStudy, kind: str, runner: str) -> _CellRun:
+        """A cell that has been run; tells its main figure."""
         name, here = made.name, place(kind, runner)
         change = estimate(self._cells.difference(name, here), sign="+")
         main = f"{self._cells.task.metric.title} {self._cells.figure(name, here).value:.3f}"
         self._say(f"{name}, {here}: {main}, against float {change}")
+        return made.cost.recipe, kind, runner
 
     def _deployment(self, recipe: Recipe, kind: str, runner: str) -> Deployment:
         """A cell and what it is held against, once all have been run."""
