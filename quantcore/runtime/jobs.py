@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -80,6 +81,12 @@ class Job(Generic[R]):
     needs: Needs = Needs()
     reads: Mapping[Path, str] = field(default_factory=dict)
     at_hand: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What jobs that take alike have in common."""
+        function = self.arguments[0] if self.function is _whole else self.function
+        return f"{function.__module__}.{function.__qualname__} {self.needs}"
 
 
 def whole(
@@ -201,12 +208,31 @@ class Runtime:
             raise OutputError(f"{job.what}: {lost} of {len(job.pieces)} pieces did not come back")
         return [values[number] for number in range(len(job.pieces))]
 
-    def together(self, works: Sequence[Callable[[], T]]) -> list[T]:
+    def together(self, works: Sequence[Callable[[], T]], what: str | None = None) -> list[T]:
         """What some functions return that each run jobs; beside each other where there is room.
+
+        Args:
+            works: The functions.
+            what: A few words for the progress; None for none.
 
         Raises:
             BaseException: As the first of them raises it; the jobs of the others are cancelled.
         """
+        task = self.progress.start(what, len(works)) if what is not None else None
+
+        def done(work: Callable[[], T]) -> T:
+            found = work()
+            if task is not None:
+                self.progress.advance(task)
+            return found
+
+        try:
+            return self._together([partial(done, work) for work in works])
+        finally:
+            if task is not None:
+                self.progress.stop(task)
+
+    def _together(self, works: Sequence[Callable[[], T]]) -> list[T]:
         width = min(self.executor.width, len(works))
         if width < 2:
             return [work() for work in works]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from quantcore.data.dataset import Dataset
 from quantcore.errors import UsageError
@@ -110,8 +110,10 @@ def measure(
     scorer = Scorer(task, dataset, outcomes[0], runtime, labels or by_figure)
     if by_figure and not scorer.labelled:
         raise UsageError(f"{dataset.source}: no labels on these images; use --method {metric.kept}")
-    scored = runtime.progress.track(outcomes[1:], "scoring")
-    costs = _costs(studied, names, [scorer.loss(outcome) for outcome in scored], metric)
+    losses = runtime.together(
+        [partial(scorer.loss, outcome) for outcome in outcomes[1:]], "scoring"
+    )
+    costs = _costs(studied, names, losses, metric)
     ordered = sorted(costs, key=lambda cost: cost.by(method), reverse=True)
     return Sensitivity(
         model=studied.model.name,

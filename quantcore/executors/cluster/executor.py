@@ -15,7 +15,7 @@ from quantcore.executors.cluster.board import Seat, Share, Task
 from quantcore.executors.cluster.crew import ClusterOptions, Crew, Outcomes
 from quantcore.executors.cluster.link import Link
 from quantcore.executors.cluster.order import Report
-from quantcore.executors.cluster.parcel import Parts, name_of, packed
+from quantcore.executors.cluster.parcel import Parts, packed_job
 from quantcore.executors.cluster.shares import Cost, cut
 from quantcore.runtime.codec import decoded
 from quantcore.runtime.executor import Executor, here
@@ -23,6 +23,9 @@ from quantcore.runtime.jobs import Finish, Job, Needs, Running
 from quantcore.runtime.notes import note
 from quantcore.runtime.progress import Progress
 from quantcore.showing import one_line
+
+#: Seconds from which on a job whose data lie here is sent to a worker all the same.
+_LONG = 2.0
 
 
 class ClusterExecutor(Executor, Outcomes):
@@ -103,10 +106,8 @@ class ClusterExecutor(Executor, Outcomes):
         running = Running()
         running.set_running_or_notify_cancel()
         try:
-            if job.at_hand:
-                with self._at_hand:  # they compute in Python: beside each other they gain nothing
-                    here(job, finish, progress, running)
-                running.set_result(None)
+            if job.at_hand and not self._is_long(job):
+                self._here(job, finish, progress, running)
             else:
                 root = os.path.commonpath({path.parent for path in job.reads}) if job.reads else ""
                 self._crew.check()
@@ -116,13 +117,25 @@ class ClusterExecutor(Executor, Outcomes):
             running.set_exception(error)
         return running
 
+    def _is_long(self, job: Job[Any]) -> bool:
+        """Whether a job whose data lie here takes so long that sending them is worth it."""
+        cost = self._costs.get(job.kind)
+        return self.width > 2 and cost is not None and cost.piece > _LONG
+
+    def _here(self, job: Job[Any], finish: Finish, progress: Progress, running: Running) -> None:
+        """Does a job in this thread, one at a time: they compute in Python."""
+        with self._at_hand:
+            began = time.monotonic()
+            here(job, finish, progress, running)
+            seconds = time.monotonic() - began
+        self._costs[job.kind] = Cost(piece=seconds / max(len(job.pieces), 1))
+        running.set_result(None)
+
     def _task(
         self, job: Job[Any], root: str, finish: Finish, progress: Progress, running: Running
     ) -> Task:
         parts: Parts = {}
-        content = packed((job.function, job.arguments), job.reads, parts)
-        name = name_of(content)
-        parts[name] = content
+        name = packed_job(job, parts)
         bar = progress.start(job.what, len(job.pieces))
         return Task(
             job=job,
@@ -140,7 +153,7 @@ class ClusterExecutor(Executor, Outcomes):
         job = task.job
         with self._changed:
             able = len(self._board.able(job.needs, task.root))
-            for numbers in cut(job.pieces, able, self._costs.get(_kind(job))):
+            for numbers in cut(job.pieces, able, self._costs.get(job.kind)):
                 quiet = any(job.pieces[number].quiet for number in numbers)
                 self._board.waiting.append(Share(task, numbers, quiet))
                 task.open += 1
@@ -246,7 +259,7 @@ class ClusterExecutor(Executor, Outcomes):
         count = len(report.pieces)
         if count > 1:
             piece = (report.seconds - report.first) / (count - 1)
-            self._costs[_kind(job)] = Cost(max(report.first - piece, 1e-3), piece)
+            self._costs[job.kind] = Cost(max(report.first - piece, 1e-3), piece)
 
     def _blind(self, seat: Seat, share: Share, why: str) -> None:
         """A worker cannot read a job's files: others do the job."""
@@ -288,11 +301,6 @@ class ClusterExecutor(Executor, Outcomes):
         for task in tasks:
             self._over(task, BackendError(f"{task.job.what}: cancelled"))
         self._crew.close()
-
-
-def _kind(job: Job[Any]) -> str:
-    """Jobs that take alike."""
-    return f"{job.function.__module__}.{job.function.__qualname__} {job.needs}"
 
 
 def _of_ours(error: Exception) -> QuantcoreError:

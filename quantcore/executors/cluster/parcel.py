@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 
 from quantcore.errors import ExecutorError
+from quantcore.runtime.jobs import Job
 
 #: Bytes from which on an array or a graph's constant is a part of its own.
 _LARGE = 1 << 14
@@ -64,13 +65,43 @@ def packed(value: object, reads: Mapping[Path, str], parts: Parts) -> bytes:
     return file.getvalue()
 
 
-def unpacked(content: bytes, find: Find, reach: Reach) -> Any:
+def packed_job(job: Job[Any], parts: Parts) -> str:
+    """The function and arguments of a job; the name of their part.
+
+    Arguments are parts by themselves: jobs after one another share most of them.
+
+    Args:
+        job: The job.
+        parts: Takes what it consists of, by name.
+
+    Raises:
+        ExecutorError: Something does not pickle.
+    """
+    found = []
+    for argument in job.arguments:
+        content = packed(argument, job.reads, parts)
+        found.append(name_of(content))
+        parts[found[-1]] = content
+    content = packed((job.function, tuple(found)), {}, parts)
+    parts[name_of(content)] = content
+    return name_of(content)
+
+
+def unpacked_job(name: str, find: Find, reach: Reach) -> tuple[Any, tuple[Any, ...]]:
+    """The function and arguments of `packed_job`."""
+    made: dict[Any, Any] = {}
+    function, names = unpacked(find(name), find, reach, made)
+    return function, tuple(unpacked(find(each), find, reach, made) for each in names)
+
+
+def unpacked(content: bytes, find: Find, reach: Reach, made: dict[Any, Any] | None = None) -> Any:
     """The value that `packed` was given.
 
     Args:
         content: From `packed`.
         find: Gives parts.
         reach: Gives files.
+        made: What was made of parts before, so that equal ones stay one object.
 
     Raises:
         ExecutorError: It names something that is neither a value nor of quantcore or a plugin, or
@@ -78,7 +109,7 @@ def unpacked(content: bytes, find: Find, reach: Reach) -> Any:
         Unreachable: As `reach` raises it.
     """
     try:
-        return _Unpacker(io.BytesIO(content), find, reach).load()
+        return _Unpacker(io.BytesIO(content), find, reach, made).load()
     except (pickle.UnpicklingError, AttributeError, ImportError, EOFError) as error:
         raise ExecutorError(
             f"a job that cannot be read ({error}); has the worker the same quantcore and plugins?"
@@ -124,10 +155,12 @@ class _Packer(pickle.Pickler):
 
 
 class _Unpacker(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, find: Find, reach: Reach) -> None:
+    def __init__(
+        self, file: io.BytesIO, find: Find, reach: Reach, made: dict[Any, Any] | None
+    ) -> None:
         super().__init__(file)
         self._find, self._reach = find, reach
-        self._made: dict[Any, Any] = {}
+        self._made = {} if made is None else made
 
     def find_class(self, module: str, name: str) -> Any:
         """Only what quantcore itself packs."""

@@ -19,7 +19,7 @@ from quantcore.errors import BackendError, ExecutorError, QuantcoreError
 from quantcore.executors.cluster.announced import announced
 from quantcore.executors.cluster.files import reach
 from quantcore.executors.cluster.order import Order, Report
-from quantcore.executors.cluster.parcel import name_of, unpacked
+from quantcore.executors.cluster.parcel import name_of, unpacked, unpacked_job
 from quantcore.runtime.codec import decoded, encoded
 from quantcore.runtime.files import write_whole
 from quantcore.runtime.progress import Progress, Silent
@@ -107,7 +107,7 @@ def _pieces(folder: str, order: Order, progress: Progress) -> Iterator[tuple[int
     def found(path: Path, digest: str) -> Path:
         return reach(path, digest, order.mapped)
 
-    function, arguments = unpacked(find(order.job), find, found)
+    function, arguments = unpacked_job(order.job, find, found)
     wanted = unpacked(order.wanted, find, found)
     for number, value in function(*arguments, wanted, progress):
         yield number, encoded(value)

@@ -16,7 +16,7 @@ _WORTH = 3.0
 _EACH = 2
 
 #: What a job costs as long as none of its kind was seen.
-_UNKNOWN_START, _UNKNOWN_PIECE = 2.0, 0.2
+_UNKNOWN_START, _UNKNOWN_PIECE = 2.0, 0.03
 
 
 @dataclass(frozen=True)
