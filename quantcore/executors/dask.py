@@ -146,7 +146,8 @@ class DaskLink(Link):
         try:
             if self._client.status != "running":
                 raise OSError(f"the connection is {self._client.status}")
-            found = self._client.scheduler_info()["workers"]
+            # `scheduler_info` returns what a periodic update of the client may just have emptied.
+            found = self._client.sync(self._client.scheduler.identity)["workers"]
         except Exception as error:  # Dask's own, of the network, and of a client that is closed
             raise ExecutorError(
                 f"the scheduler is gone ({one_line(str(error), 200)}); what is finished is kept: "

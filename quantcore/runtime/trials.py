@@ -45,6 +45,7 @@ def trial(
     kills: Path | None = None,
     reads: dict[Path, str] | None = None,
     quiet: bool = False,
+    load: npt.NDArray[Any] | None = None,
     name: str = "trial",
     **more: Any,
 ) -> Job[Trial]:
@@ -58,13 +59,14 @@ def trial(
             a folder ends each.
         reads: Files, each of which every piece reads.
         quiet: Whether the pieces must run alone.
+        load: What goes along with the job.
         name: Of the job.
         more: Of `Job`.
     """
     pieces = tuple(
         Piece(key=f"{name} {number}", kind=Trial, about=number, quiet=quiet) for number in numbers
     )
-    given = (seconds, fails_at, kills, tuple(reads or ()))
+    given = (seconds, fails_at, kills, tuple(reads or ()), load)
     return Job(what=name, function=_run, arguments=given, pieces=pieces, reads=reads or {}, **more)
 
 
@@ -73,6 +75,7 @@ def _run(
     fails_at: int | None,
     kills: Path | None,
     files: tuple[Path, ...],
+    load: npt.NDArray[Any] | None,
     wanted: Sequence[int],
     progress: Progress,
 ) -> Iterator[tuple[int, Trial]]:
@@ -86,7 +89,7 @@ def _run(
             os.kill(os.getpid(), signal.SIGKILL)
         read = sum(len(path.read_bytes()) for path in files)
         time.sleep(seconds)
-        values = np.linspace(0, number, 5) ** 0.5 + read
+        values = np.linspace(0, number, 5) ** 0.5 + read + (0 if load is None else load.sum())
         yield (
             place,
             Trial(

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from quantcore.executors.cluster import ClusterOptions
 from quantcore.executors.dask import DaskExecutor
 
 
@@ -26,5 +25,5 @@ def cluster(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def dask(cluster) -> Iterator[DaskExecutor]:
-    with cluster.get_client() as client, DaskExecutor(client, ClusterOptions(wait=10)) as executor:
+    with cluster.get_client() as client, DaskExecutor(client) as executor:
         yield executor

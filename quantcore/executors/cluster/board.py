@@ -7,7 +7,7 @@ idle, under its lock.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,7 @@ class Board:
         self.seats: dict[str, Seat] = {}
         self._kind: dict[Needs, str] = {}
         self._held: dict[str, tuple[Share, Seat]] = {}
+        self._running: set[Seat] = set()
 
     def able(self, needs: Needs, root: str = "") -> list[Seat]:
         """The workers that have what a job needs and see its files."""
@@ -139,6 +140,7 @@ class Board:
     def ended(self, seat: Seat) -> None:
         """A worker is idle again, or gone."""
         seat.share = None
+        self._running.discard(seat)
         self._release(lambda share, chosen: chosen is seat)
 
     def drop(self, task: Task) -> None:
@@ -163,12 +165,11 @@ class Board:
         return all(other.at.name in share.died for other in able)
 
     def _busy(self, machine: str) -> bool:
-        return any(s.share and s.told.machine == machine for s in self._there())
-
-    def _there(self) -> Iterable[Seat]:
-        return (seat for seat in self.seats.values() if seat.there)
+        """Whether work runs on a machine, as far as is known: also that of a worker just gone."""
+        return any(seat.told.machine == machine for seat in self._running)
 
     def _take(self, share: Share, seat: Seat) -> Share:
         self.waiting.remove(share)
         seat.share = share
+        self._running.add(seat)
         return share

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
 
 from quantcore.errors import ExecutorError, QuantcoreError
@@ -18,6 +19,9 @@ from quantcore.runtime.notes import note
 
 #: Seconds between two looks at which workers are there.
 _LOOK = 0.5
+
+#: Looks after one another that find a worker gone before that is believed.
+_GONE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,7 @@ class Crew:
         self._mine = announced(1, None)
         self._refused: dict[str, str] = {}
         self._greeted: set[str] = set()
+        self._missing: Counter[str] = Counter()
         self._closed = False
         self._lost: ExecutorError | None = None
         self._watcher = threading.Thread(target=self._watch, name="quantcore-workers", daemon=True)
@@ -140,9 +145,13 @@ class Crew:
                 self._outcomes.lost(error)
                 return
             with self.changed:
-                for id in self.board.seats.keys() - found.keys():
-                    self.board.seats.pop(id).there = False
-                self._greeted &= found.keys()
+                self._missing = Counter(
+                    {id: self._missing[id] + 1 for id in self._greeted - found.keys()}
+                )
+                for id in [id for id, looks in self._missing.items() if looks >= _GONE]:
+                    self._greeted.discard(id)
+                    if id in self.board.seats:
+                        self.board.seats.pop(id).there = False
                 for id, at in found.items():
                     if id not in self._greeted:
                         self._greeted.add(id)
