@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--preset")
     parser.add_argument("--auto", type=Path, required=True)
     parser.add_argument("--data", nargs="+", required=True, metavar="ROOT:SPLIT")
+    parser.add_argument("--graphs", type=int, default=6)
     parser.add_argument("--engine-option", nargs="*", default=[])
     given = parser.parse_args()
     record = json.loads((given.auto / "auto.json").read_text())
@@ -64,7 +65,9 @@ def main() -> None:
     dataset = reduce(pooled, map(opened, given.data))
     with kept_in(given.auto, for_console()) as runtime:
         judge = Judge(model, dataset, dataset.images, how, runtime)
-        found = judge.mean(recipe.model, list(recipe.graphs(6)), "images that nobody has seen")
+        found = judge.mean(
+            recipe.model, list(recipe.graphs(given.graphs)), "images that nobody has seen"
+        )
     promised = record["unseen"]["drop"]
     drop = found.drop_estimate
     inside = promised["low"] <= drop.value <= promised["high"]

@@ -34,6 +34,7 @@ from quantcore.commands.options import (
     unique,
 )
 from quantcore.contracts import registry
+from quantcore.contracts.capabilities import Capabilities, Support
 from quantcore.engines import REFERENCE_ENGINE
 from quantcore.errors import PluginError, UsageError
 from quantcore.policy.profiles import Profile
@@ -178,15 +179,15 @@ def _observers(written: list[str]) -> tuple[TensorPolicy, ...]:
 
 def _able() -> str:
     """The installed backend that can do most: show its activations, and train."""
-    found = []
+    found: dict[str, Capabilities] = {}
     for info in registry.installed(registry.BACKENDS, for_console()):
         if info.unavailable is None:
             able = registry.load_backend(info.name).capabilities
             if "portable" in able.implementations:
-                found.append((able.train.value, info.name))
+                found[info.name] = able
     if not found:
         raise PluginError(
             "no backend is installed that shows its activations; `quantcore list` shows them, "
             "requirements/demo.txt has one"
         )
-    return max(found)[1]
+    return max(found, key=lambda name: (found[name].train is not Support.NONE, name))
