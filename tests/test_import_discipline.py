@@ -52,7 +52,8 @@ def test_listing_plugins_imports_no_framework_no_compiler_and_no_test_runner() -
         "from quantcore.contracts import registry\n"
         f"found = [i.name for g in {GROUPS!r} for i in registry.installed(g)]\n"
         "print(len(found))\n"
-        "slow = ('torch', 'paddle', 'onnxruntime', 'numba', 'pytest', 'unittest.mock')\n"
+        "slow = ('torch', 'paddle', 'onnxruntime', 'numba', 'matplotlib', 'distributed',\n"
+        "        'pytest', 'unittest.mock')\n"
         "print(' '.join(m for m in slow if m in sys.modules))"
     )
     count, found = imported(code)

@@ -8,17 +8,17 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
-
 from quantcore.showing import one_line
+
+# Commands that draw nothing do not wait for matplotlib, which takes most of a second to import.
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 #: Stand-ins that matplotlib takes for colours, what the page calls them, and what they are alone.
 _COLORS = {
@@ -89,11 +89,13 @@ class Spot:
 
 def scatter(spots: Sequence[Spot], across: str, up: str) -> str:
     """Points between two axes with intervals on both: a colour each group, a mark each name."""
+    from matplotlib.lines import Line2D
+
     groups = list(dict.fromkeys(spot.group for spot in spots))
     names = list(dict.fromkeys(spot.name for spot in spots))
     colors = {group: CYCLE[n % len(CYCLE)] for n, group in enumerate(groups)}
     marks = {name: _MARKS[n % len(_MARKS)] for n, name in enumerate(names)}
-    with rc_context(_STYLE):
+    with _styled():
         figure, axes = _axes(3.6 + 0.1 * (len(groups) + len(names)))
         for spot in spots:
             axes.errorbar(
@@ -119,7 +121,7 @@ def scatter(spots: Sequence[Spot], across: str, up: str) -> str:
 
 def intervals(spots: Sequence[Spot], across: str, bars: bool = False) -> str:
     """A row for each value, around a line at zero; the first on top."""
-    with rc_context(_STYLE):
+    with _styled():
         figure, axes = _axes(0.9 + 0.27 * len(spots))
         axes.axvline(0, color=MUTED, linewidth=1)
         for row, spot in enumerate(spots):
@@ -151,7 +153,7 @@ def lines(
     marks: bool = False,
 ) -> str:
     """Values along an axis, a line for each series."""
-    with rc_context(_STYLE):
+    with _styled():
         figure, axes = _axes(3.0)
         for number, (name, points) in enumerate(series.items()):
             xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -177,7 +179,7 @@ def lines(
 
 def points(spots: Sequence[Spot], across: str, up: str) -> str:
     """Points with their names and intervals on both axes; lines at no change."""
-    with rc_context(_STYLE):
+    with _styled():
         figure, axes = _axes(3.4)
         axes.axhline(0, color=MUTED, linewidth=1)
         axes.axvline(1, color=MUTED, linewidth=1)
@@ -207,7 +209,7 @@ def frontier(
     limits: tuple[float, float],
 ) -> str:
     """Measured points, the line through the best ones, and the target."""
-    with rc_context(_STYLE):
+    with _styled():
         figure, axes = _axes(3.8)
         axes.axhline(target, color=RED, linewidth=1, linestyle="--")
         axes.annotate(
@@ -246,8 +248,8 @@ def panels(
     logs: Sequence[bool],
 ) -> str:
     """Bars to either side of no difference, a panel for each column; 2 to a power where `logs`."""
-    with rc_context(_STYLE):
-        figure = Figure((_WIDTH, 1.0 + 0.24 * len(names)), layout="constrained")
+    with _styled():
+        figure = _figure(1.0 + 0.24 * len(names))
         found = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
         for axes, (title, values), log in zip(found, columns, logs, strict=True):
             known = [0.0 if v is None else v for v in values]
@@ -281,8 +283,23 @@ def titled(svg: str, title: str, subtitle: str) -> str:
     )
 
 
+def _styled() -> AbstractContextManager[None]:
+    from matplotlib import rc_context
+
+    style: AbstractContextManager[None] = rc_context(_STYLE)
+    return style
+
+
+def _figure(height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure((_WIDTH, height), layout="constrained")
+
+
 def _axes(height: float) -> tuple[Figure, Axes]:
-    figure = Figure((_WIDTH, height), layout="constrained")
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(height)
     axes = figure.subplots()
     axes.xaxis.set_major_locator(MaxNLocator(6))
     return figure, axes
@@ -302,6 +319,8 @@ def _short(name: str) -> str:
 
 def _svg(figure: Figure) -> str:
     """The drawing without a file's head, its stand-ins replaced by the page's colours."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     out = io.StringIO()
     FigureCanvasSVG(figure)
     # Names of layers hold what they like; none of it is mathematics.
