@@ -10,6 +10,7 @@ import pytest
 import typer
 from onnx import TensorProto, helper
 
+import quantcore
 from quantcore.commands.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,6 +69,13 @@ def test_the_check_finds_what_is_wrong() -> None:
 def test_links_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    told = {line.rpartition(".")[2] for page in pages for line in page.read_text().splitlines()}
+    errors = {name for name in quantcore.__all__ if name.endswith("Error")}  # on a page of all
+    assert set(quantcore.__all__) - told - errors == {"__version__"}
 
 
 @pytest.mark.parametrize("name", WHOLE)
