@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quantcore.data.coco import CocoDataset
+from quantcore.data.boxes import BoxDataset
 from quantcore.evaluation.detections import Predictions
 from quantcore.evaluation.matching import matches
 from quantcore.ir.model import Array
@@ -37,14 +37,15 @@ class Truth:
     crowds: Array
 
 
-def truths(dataset: CocoDataset, predictions: Predictions) -> dict[int, Truth]:
+def truths(dataset: BoxDataset, predictions: Predictions) -> dict[int, Truth]:
     """The objects of each image that was run, under the model's class indices."""
     index = {category: n for n, category in enumerate(predictions.category_ids)}
     rows: dict[int, dict[bool, list[tuple[float, ...]]]] = {
         image: {False: [], True: []} for image in predictions.by_image
     }
-    for label in dataset.annotations:
-        if label.image_id in rows and label.category_id in index:
+    ran = [image for image in dataset.images if image.id in rows]
+    for label in dataset.annotations_of(ran):
+        if label.category_id in index:
             x, y, w, h = label.bbox
             row = (x, y, x + w, y + h, 1.0, index[label.category_id])
             rows[label.image_id][label.iscrowd].append(row)

@@ -100,3 +100,7 @@ class ListedBoxes(BoxDataset):
         """See BoxDataset."""
         wanted = {image.id for image in images}
         return tuple(a for a in self.annotations if a.image_id in wanted)
+
+    def labelled(self, ids: Collection[int]) -> bool:
+        """See Dataset."""
+        return not {a.image_id for a in self.annotations}.isdisjoint(ids)

@@ -11,8 +11,9 @@ import numpy as np
 import onnx
 
 from quantcore.analysis.deployed import THRESHOLDS, USUAL, Truth, count, points, shift, truths
-from quantcore.data.coco import CocoDataset, CocoImage
-from quantcore.data.images import Pixels, decode_image
+from quantcore.data.boxes import BoxDataset
+from quantcore.data.dataset import ImageFile
+from quantcore.data.images import Pixels, image_size, read_image
 from quantcore.data.opening import open_dataset
 from quantcore.evaluation.detections import Predictions
 from quantcore.ir.model import FloatModel
@@ -99,7 +100,7 @@ def deployed(looked: Sequence[Looked], data: Data) -> list[Deployed]:
         data: What was evaluated.
     """
     dataset = open_dataset(data.root, data.evaluation)
-    if not looked or not isinstance(dataset, CocoDataset):
+    if not looked or not isinstance(dataset, BoxDataset):
         return []
     truth = truths(dataset, looked[0].found)
     if not any(len(one.objects) for one in truth.values()):
@@ -142,7 +143,7 @@ def changed_images(
         QuantcoreError: An image cannot be read, or a picture not be written.
     """
     dataset = open_dataset(data.root, data.evaluation)
-    if not isinstance(dataset, CocoDataset):
+    if not isinstance(dataset, BoxDataset):
         return None
     truth = truths(dataset, whole.found)
     gains = count(other.found, truth).at(_USUAL) - count(whole.found, truth).at(_USUAL)
@@ -157,16 +158,16 @@ def changed_images(
         image, there = by_id[ids[place]], truth[ids[place]]
         boxes = [np.asarray(e.found.by_image[image.id]) for e in (other, whole)]
         boxes = [found[np.argsort(-found[:, 4], kind="stable")] for found in boxes]
-        size = (image.width, image.height)
+        size = image.size or image_size(image.path)
         picture = picture_of(model, boxes[0], boxes[1], USUAL, image.path.name, size)
         images.append(_drawn(model, image, picture, there, float(gains[place]), folder))
     return ChangedImages(variant=other.variant.name, confidence=USUAL, images=tuple(images))
 
 
 def _drawn(
-    model: FloatModel, image: CocoImage, picture: Picture, truth: Truth, gain: float, folder: Path
+    model: FloatModel, image: ImageFile, picture: Picture, truth: Truth, gain: float, folder: Path
 ) -> ChangedImage:
-    pixels = decode_image(image.path)
+    pixels = read_image(image)
     scale = min(_SIDE / max(pixels.shape[:2]), 1.0)
     way = cv2.INTER_AREA
     small: Pixels = np.asarray(cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=way))
@@ -278,7 +279,7 @@ def _errors(
     model: FloatModel,
     quantized: onnx.ModelProto,
     names: tuple[str, ...],
-    images: tuple[CocoImage, ...],
+    images: tuple[ImageFile, ...],
     alone: bool,
     progress: Progress,
 ) -> dict[str, float]:

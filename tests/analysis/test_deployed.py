@@ -1,6 +1,6 @@
 """Detections at fixed thresholds: right, wrong, missed, and how scores shift."""
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantcore.analysis.deployed import THRESHOLDS, Truth, count, points, shift, truths
+from quantcore.data.boxes import Annotation, ListedBoxes
+from quantcore.data.dataset import ImageFile
 from quantcore.evaluation.detections import Predictions
 
 NOTHING = np.empty((0, 6), np.float32)
@@ -62,9 +64,9 @@ def test_what_lies_in_a_crowd_is_neither_right_nor_wrong() -> None:
 
 
 def test_the_truth_is_under_the_models_classes() -> None:
-    label = SimpleNamespace(image_id=0, category_id=2, bbox=(1, 2, 3, 4), iscrowd=False)
-    other = SimpleNamespace(image_id=7, category_id=2, bbox=(1, 2, 3, 4), iscrowd=False)
-    found = truths(SimpleNamespace(annotations=(label, other)), predictions(NOTHING))
+    labels = tuple(Annotation(image, 2, (1, 2, 3, 4), 12, False) for image in (0, 7))
+    images = tuple(ImageFile(image, Path(f"{image}.jpg")) for image in (0, 7))
+    found = truths(ListedBoxes(Path("a.json"), images, (), labels), predictions(NOTHING))
     assert found[0].objects.tolist() == [[1, 2, 4, 6, 1, 1]]
     assert list(found) == [0]
 

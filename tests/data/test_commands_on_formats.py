@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 from quantcore_onnx import OnnxOptions
 
+from quantcore.analysis.deployed import truths
 from quantcore.data.coco import CocoDataset
 from quantcore.data.unlabelled import UnlabelledImages
+from quantcore.data.yolo import YoloDataset
+from quantcore.evaluation.detections import Detections
 from quantcore.pipeline import load_model
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import MINIMAL
@@ -78,3 +82,21 @@ def test_layers_are_ranked_without_labels(
         found = measure(StudiedModel(model, ranges, policy), bare, "val2017", runtime, images=2)
     assert found.layers
     assert found.method == "detections"
+
+
+def test_a_report_on_a_data_yaml_has_what_one_on_coco_has(
+    shared_squares: SimpleNamespace, tmp_path: Path
+) -> None:
+    coco = CocoDataset.open(shared_squares.data, "val2017")
+    yolo = YoloDataset.open(write_yolo(coco, tmp_path), "val")
+    names = ["red", "blue"]
+    found = {
+        one: Detections({image.id: np.empty((0, 6)) for image in one.images}, ids)
+        for one in (coco, yolo)
+        for ids in [one.check_classes(names)]
+    }
+    files = [{i.id: i.path.name for i in one.images} for one in (coco, yolo)]
+    told = [truths(one, found[one]) for one in (coco, yolo)]
+    assert {files[1][i]: t.objects.tolist() for i, t in told[1].items()} == {
+        files[0][i]: t.objects.tolist() for i, t in told[0].items()
+    }
