@@ -56,7 +56,7 @@ def _find(where: Path, split: str) -> _Found:
     if not where.is_dir():
         what = "is a file" if where.exists() else "no such data set folder"
         raise DataError(f"{where}: {what}; give {LAYOUTS}")
-    ways = (_coco, _exported, _yaml_inside, _voc, _class_folders, _images)
+    ways = (_coco, _files, _exported, _yaml_inside, _voc, _class_folders, _images)
     found = (way(where, names) for way in ways)
     return next(way for way in found if way is not None)
 
@@ -92,10 +92,19 @@ def _described(source: Path, names: tuple[str, ...]) -> _Found:
 
 def _coco(root: Path, names: tuple[str, ...]) -> _Found | None:
     folder = root / "annotations"
-    if not folder.is_dir() or annotation_folder(root) == folder:
+    name = _first(names, lambda n: (folder / f"instances_{n}.json").exists())
+    others = annotation_folder(root) == folder or _files(root, names) is not None
+    if name is None and (not folder.is_dir() or others):
         return None
-    name = _first(names, lambda n: (folder / f"instances_{n}.json").exists()) or names[0]
-    return name, lambda: CocoDataset.open(root, name)
+    split = name or names[0]
+    return split, lambda: CocoDataset.open(root, split)
+
+
+def _files(root: Path, names: tuple[str, ...]) -> _Found | None:
+    """Annotation files with the names of the splits alone: `annotations/val.json`, `val.json`."""
+    files = (root / at / f"{name}.json" for name in names for at in ("annotations", ""))
+    source = next((file for file in files if file.is_file()), None)
+    return None if source is None else _annotated(source, None)
 
 
 def _exported(root: Path, names: tuple[str, ...]) -> _Found | None:

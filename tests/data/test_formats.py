@@ -273,6 +273,12 @@ def test_an_annotation_file_with_its_images(
     found = open_dataset(Path(f"{file}:{moved}"), "train2017")
     assert [image.path.parent for image in found.select()] == [moved] * 5
     assert split_in(file, "train2017") == "val2017"
+    short = tmp_path / "short"
+    (short / "annotations").mkdir(parents=True)
+    (short / "annotations" / "val.json").write_bytes(file.read_bytes())
+    (short / "images").symlink_to(moved)
+    assert len(open_dataset(short, "val2017").select()) == 5
+    assert split_in(short, "val2017") == "val"
     exported = tmp_path / "exported" / "valid"
     exported.parent.mkdir()
     moved.rename(exported)
