@@ -58,6 +58,8 @@ def image_size(path: Path) -> Size:
         DataError: As `decode_image`; of what the header tells, no more is read.
     """
     head = read_start(path, _HEAD, DataError)
+    if len(head) == _HEAD and not head.startswith(b"\xff\xd8"):  # EXIF may stand at the end
+        head = read_bytes(path, MOST_BYTES, DataError)
     size, turn = header_size(head), turned(head)
     if size and min(size) > 0 and turn is not None:
         return size[::-1] if turn else size

@@ -50,6 +50,23 @@ def test_what_was_annotated_unturned_is_read_unturned(tmp_path: Path) -> None:
         read_image(CocoImage(1, path, 100, 320))
 
 
+@pytest.mark.parametrize("ending", ["png", "webp"])
+def test_exif_at_the_end_of_a_large_file_is_seen(tmp_path: Path, ending: str) -> None:
+    image = pytest.importorskip("PIL.Image")
+    noise = RNG.integers(0, 255, (240, 320, 3)).astype(np.uint8)
+    exif = image.Exif()
+    exif[274] = 6
+    path = tmp_path / f"a.{ending}"
+    image.fromarray(noise).save(path, exif=exif, **({"lossless": True} if ending == "webp" else {}))
+    if ending == "png":  # the chunk behind the pixels, where tools put it, too
+        content = path.read_bytes()
+        at = content.index(b"eXIf") - 4
+        chunk = content[at : at + 12 + int.from_bytes(content[at : at + 4], "big")]
+        path.write_bytes(content[:at] + content[at + len(chunk) : -12] + chunk + content[-12:])
+    assert path.stat().st_size > 1 << 17
+    assert image_size(path) == decode_image(path).shape[1::-1]
+
+
 def test_broken_exif_turns_nothing(tmp_path: Path) -> None:
     path = photo(tmp_path / "a.jpg", 6)
     content = path.read_bytes()
