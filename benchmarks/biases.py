@@ -12,6 +12,9 @@ each, paired by image:
   the quantized network, all of them measured before any is changed. What an early layer does is
   counted again by every layer behind it.
 - outputs, in order: the same, but each is measured after those before it were corrected.
+
+With `--places` it prints instead how far quantization moves the heads' objectness, as the mean of
+all places and as that of those where the float network sees something (anchor heads only).
 """
 
 from __future__ import annotations
@@ -85,13 +88,37 @@ def shifted(
     return now
 
 
+def places(model: FloatModel, quantized: onnx.ModelProto, batches: Sequence[Array]) -> None:
+    """Prints the mean shift of each head's objectness, anchor by anchor."""
+    engine, options = load_engine(REFERENCE_ENGINE), EngineOptions()
+    found = {name: [np.zeros(3), 0, np.zeros(3), 0] for name in model.output_names}
+    with engine.build(model.proto, options) as before, engine.build(quantized, options) as after:
+        for batch in batches:
+            expected, changed = before.infer(batch), after.infer(batch)
+            for name, sums in found.items():
+                head, moved = (
+                    v[name][0].reshape(3, -1, *v[name].shape[2:])[:, 4] for v in (expected, changed)
+                )
+                seen = (1 / (1 + np.exp(-head))).max(axis=0) > 0.2
+                sums[0] += (moved - head).sum(axis=(1, 2))
+                sums[1] += seen.size
+                sums[2] += (moved - head)[:, seen].sum(axis=1)
+                sums[3] += int(seen.sum())
+    for name, (everywhere, count, there, few) in found.items():
+        print(
+            f"{name}: objectness moves by {(everywhere / count).round(2)} over {count} places, by "
+            f"{(there / max(few, 1)).round(2)} over the {few} where something is seen"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--table", type=Path, required=True)
-    parser.add_argument("--judge", action="append", required=True, metavar="COCO:SPLIT")
+    parser.add_argument("--judge", action="append", default=[], metavar="COCO:SPLIT")
+    parser.add_argument("--places", action="store_true", help="print where means move instead")
     parser.add_argument("--images", type=int, default=24, help="that the means are taken from")
     parser.add_argument("--every", type=int, default=1, help="judge on each so many-th image")
     given = parser.parse_args()
@@ -101,6 +128,9 @@ def main() -> None:
     chosen = CocoDataset.open(given.data, "train2017").select(given.images)
     source = Batches(chosen, model.preprocessing, 1)
     batches = list(source.inputs())
+    if given.places:
+        places(model, graph(model, table), batches)
+        return
     correction = load_rewrite("bias-correction")
     dataset = pooled(given.judge)
     images = dataset.select()[:: given.every]
