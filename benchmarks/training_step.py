@@ -111,9 +111,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--placement", default="minimal")
     given = parser.parse_args()
     model = quantcore.load_model("yolov5n", given.weights)
-    policy, recipe = CalibrationPolicy(images=4), Recipe()
+    # As many quantizers as by hand: one for the input of each convolution, but for shared ones.
+    policy = CalibrationPolicy.from_dict({"placement": given.placement, "images": 4})
+    recipe = Recipe()
     sites = plan(model, policy)
     done = quantcore.calibrate(model, given.data, backend="pytorch-quantization", policy=policy)
     images = CocoDataset.open(given.data, "train2017").select(8)
@@ -139,6 +142,7 @@ def main() -> None:
                 began = time.perf_counter()
                 step()
                 took.append(time.perf_counter() - began)
+            print(f"pair {pair + 1}: {took[0]:.3f} s, by hand {took[1]:.3f} s", flush=True)
             if pair >= 2:  # the first two warm up
                 ours.append(took[0])
                 theirs.append(took[1])
