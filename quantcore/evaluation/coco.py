@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from quantcore.data.boxes import BoxDataset
 from quantcore.errors import DataError
@@ -99,11 +100,17 @@ def hotcoco_evaluation(truth: dict[str, Any], detections: Detections) -> Any:
     import hotcoco
 
     reference = hotcoco.COCO(truth)
-    if len(detections):
-        found = reference.load_res(detections.to_rows())
-    else:
-        found = hotcoco.COCO({**truth, "annotations": []})
+    rows = _rows(truth, detections)
+    nothing = {**truth, "annotations": []}
+    found = reference.load_res(rows) if len(rows) else hotcoco.COCO(nothing)
     return hotcoco.COCOeval(reference, found, "bbox")
+
+
+def _rows(truth: dict[str, Any], detections: Detections) -> npt.NDArray[np.float64]:
+    """Detections of classes that the data set has; hotcoco tells of each other one by itself."""
+    rows = detections.to_rows()
+    known = [category["id"] for category in truth["categories"]]
+    return np.asarray(rows[np.isin(rows[:, 6], known)])
 
 
 def _pycocotools(truth: dict[str, Any], detections: Detections) -> Any:
@@ -115,8 +122,9 @@ def _pycocotools(truth: dict[str, Any], detections: Detections) -> Any:
     reference, found = COCO(), COCO()
     reference.dataset = {"info": {}, **truth}
     reference.createIndex()
-    if len(detections):
-        found = reference.loadRes(detections.to_rows())
+    rows = _rows(truth, detections)
+    if len(rows):
+        found = reference.loadRes(rows)
     else:
         # loadRes looks at the first detection.
         found.dataset = {"info": {}, **truth, "annotations": []}

@@ -57,6 +57,21 @@ def _found(dataset, seed=0, jitter=6.0):
 
 
 @pytest.mark.parametrize("implementation", BOTH)
+def test_classes_that_the_data_set_does_not_have_change_nothing(implementation, capfd):
+    dataset = _dataset(seed=3, images=6)
+    found = _found(dataset)
+    extra = {
+        image: np.concatenate([rows, rows * [1, 1, 1, 1, 1, 0] + [0, 0, 0, 0, 0, 3]])
+        for image, rows in found.by_image.items()
+    }
+    wider = Detections(extra, (*found.category_ids, 91))
+    assert score(dataset, wider, implementation) == score(dataset, found, implementation)
+    only = {image: rows[len(rows) // 2 :] for image, rows in extra.items()}
+    assert score(dataset, Detections(only, wider.category_ids), implementation).figures["map"] == 0
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("implementation", BOTH)
 def test_perfect_detections(implementation):
     dataset = _dataset()
     row = np.array([[10, 20, 60, 60, 0.9, 0]], np.float32)
