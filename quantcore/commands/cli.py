@@ -21,6 +21,7 @@ from quantcore.commands import (
     portability,
     report,
     rewrites,
+    show,
     stages,
     study,
     tables,
@@ -87,6 +88,7 @@ _COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
     },
     "Look closer": {
         "detect": detect.detect,
+        "show": show.show,
         "report": report.report,
         "diff": tables.diff,
         "verify": verify.verify,
