@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,7 @@ from quantcore.results.comparison import Evaluated
 from quantcore.results.difference import TableDifference
 from quantcore.results.estimate import Estimate
 from quantcore.results.latency import LatencyResult
-from quantcore.showing import for_terminal, one_line
+from quantcore.showing import one_line
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -59,7 +60,10 @@ def console() -> Console:
 
 def say(line: str) -> None:
     """Prints a text, whatever the names in it hold; broken between words on a terminal alone."""
-    print(for_terminal(one_line(line), sys.stdout))
+    text = one_line(line)
+    if sys.stdout.isatty():
+        text = textwrap.fill(text, console().width, break_long_words=False, break_on_hyphens=False)
+    print(text)
 
 
 def evaluation(found: Evaluated) -> Table:

@@ -239,8 +239,8 @@ def errors(
     """
     images = open_dataset(data.root, data.evaluation).select()[:_IMAGES]
     names = quantized_layers(model, policy)
-    digests = list(file_digests((image.path for image in images), runtime.progress).values())
-    about = (REVISION, model.key, graph_digest(quantized), names, digests)
+    digests = file_digests((image.path for image in images), runtime.progress)
+    about = (REVISION, model.key, graph_digest(quantized), names, list(digests.values()))
     own, reached = (
         runtime.one(
             whole(
@@ -254,6 +254,7 @@ def errors(
                 images,
                 alone,
                 apart=False,
+                reads=digests,
             )
         )
         for alone in (True, False)

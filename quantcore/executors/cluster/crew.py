@@ -184,6 +184,8 @@ class Crew:
         """Lets a worker say what it is; None where it is given no work."""
         try:
             told = self._exchange.greet(at)
+        except WorkerLost:  # gone again, or nothing is wanted any more
+            return None
         except (QuantcoreError, ValueError) as error:
             self._refuse(at, f"says nothing usable of itself ({error})")
             return None

@@ -1,0 +1,88 @@
+"""Studies on a real Dask cluster: the same figures, whatever happens to a worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import quantcore
+from quantcore.commands.cli import app
+from quantcore.executors.cluster import shares
+from quantcore.pipeline import Evaluation, evaluate
+from quantcore.runtime.executor import InProcess
+from quantcore.runtime.jobs import Runtime
+from quantcore.runtime.notes import Note
+from quantcore.runtime.store import Store
+from quantcore.runtime.trials import trial
+
+
+@pytest.fixture(scope="module")
+def demo():
+    demo = quantcore.demo()
+    return quantcore.load_model(demo.model, demo.weights), demo.data
+
+
+def test_an_evaluation_in_shares_gives_the_same_figures(
+    demo, dask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "_WORTH", 1e-3)
+    model, data = demo
+    options = quantcore.EngineOptions(threads=1)
+    how = Evaluation(images=6, runs=0, options=options)
+    before = dask.done
+    with Store(tmp_path) as store:
+        found = evaluate(model, None, data, how, Runtime(dask, store))
+        again = Runtime(InProcess(), store)
+        kept = evaluate(model, None, data, how, again)
+    assert dask.done - before == 4
+    here = evaluate(model, None, data, how)
+    assert found.draws == here.draws == kept.draws
+    assert found.accuracy.main == here.accuracy.main
+    assert again.computed == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_killed_worker_costs_what_it_was_doing(dask, cluster) -> None:
+    pids = {name: worker.pid for name, worker in cluster.workers.items()}
+
+    def kill() -> None:
+        time.sleep(1.0)
+        busy = next(s for s in dask._board.seats.values() if s.share is not None)
+        name = next(n for n, w in cluster.workers.items() if w.worker_address in busy.at.id)
+        os.kill(pids[name], signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
+    with pytest.warns(Note, match="is done again elsewhere"):
+        found = Runtime(dask).run(trial([1, 2], seconds=1.5))
+    assert [each.number for each in found] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--executor", "dask"], "say where the scheduler is: --scheduler tcp://HOST:PORT"),
+        (["--executor", "dusk"], "unknown executor 'dusk' (did you mean 'dask'?)"),
+        (["--scheduler", "tcp://127.0.0.1:1"], "executor 'local' has no option 'scheduler'"),
+        (
+            ["--executor", "dask", "--executor-option", "files=a=b", "--scheduler", "tcp://h:1"],
+            "files is written FOLDER=URL with an absolute folder",
+        ),
+        (
+            ["--executor=dask", "--scheduler=tcp://127.0.0.1:1", "--executor-option=wait=0.5"],
+            "tcp://127.0.0.1:1: no scheduler answers",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(words, said, tmp_path: Path) -> None:
+    demo = quantcore.demo()
+    call = ["compare", demo.model, "--weights", str(demo.weights), "--data", str(demo.data)]
+    call += ["--backend", "pytorch-quantization", "--out", str(tmp_path), *words]
+    done = CliRunner().invoke(app, call)
+    assert said in str(done.exception)
+    assert isinstance(done.exception, quantcore.QuantcoreError)
