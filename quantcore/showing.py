@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import reprlib
-from typing import Any
+import shutil
+import textwrap
+from typing import Any, TextIO
 
 #: Longer numbers are shown by their size: turning one into text takes quadratic time.
 _DIGITS = 64
@@ -21,6 +23,14 @@ def one_line(text: str, most: int = _LONGEST) -> str:
     plain = text[: most + 1].replace("\n", " ").replace("\t", " ")
     plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in plain)
     return plain if len(plain) <= most else plain[: most - 3] + "..."
+
+
+def for_terminal(text: str, stream: TextIO) -> str:
+    """A text broken between words where a terminal shows it; on one line for logs and programs."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 class _Short(reprlib.Repr):

@@ -71,6 +71,11 @@ def test_links_lead_to_files(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+def test_every_command_is_on_the_page_of_commands() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text()
+    assert set(COMMANDS.commands) - {line.split()[1] for line in commands(text)} == set()
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     pages = (ROOT / "docs" / "reference").glob("*.md")
     told = {line.rpartition(".")[2] for page in pages for line in page.read_text().splitlines()}

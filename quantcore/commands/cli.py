@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from quantcore.commands import (
     portability,
     report,
     rewrites,
+    show,
     stages,
     study,
     tables,
@@ -27,6 +29,7 @@ from quantcore.commands import (
     trust,
     verify,
 )
+from quantcore.commands.command import Group, add
 from quantcore.contracts import remote
 from quantcore.runtime.notes import as_lines
 from quantcore.runtime.signals import ending
@@ -35,8 +38,8 @@ from quantcore.runtime.threads import limit_this_process
 app = typer.Typer(
     name="quantcore",
     help="Quantize one detector through any framework, and compare what comes out.",
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -62,39 +65,51 @@ def _root(
         os.environ[remote.CONFIG_VARIABLE] = str(config)
 
 
-app.command("demo")(compare.demo)
-app.command("compare")(compare.compare)
-app.command("auto")(auto.auto)
-app.command("list")(plugins.list_plugins)
-backends = typer.Typer(help="For authors of backends.", no_args_is_help=True)
-backends.command("check")(plugins.check)
-backends.command("new")(authoring.new)
-app.add_typer(backends, name="backends")
-app.command("data")(data.data)
-app.command("layers")(stages.layers)
-app.command("export")(stages.export)
-app.command("rewrite")(rewrites.rewrite)
-app.command("equalize")(rewrites.equalize)
-app.command("calibrate")(stages.calibrate)
-app.command("quantize")(stages.quantize)
-app.command("evaluate")(stages.evaluate)
-app.command("detect")(detect.detect)
-app.command("correct")(rewrites.correct)
-app.command("report")(report.report)
-app.command("diff")(tables.diff)
-app.command("recalibrate")(tables.recalibrate)
-app.command("verify")(verify.verify)
-app.command("build")(engines.build)
-app.command("inspect")(engines.inspect)
-app.command("qat")(training.qat)
-app.command("sensitivity")(study.sensitivity)
-app.command("mixed")(study.mixed)
-app.command("portability")(portability.portability)
-app.command("trust")(trust.trust)
+_COMMANDS: Mapping[str, Mapping[str, Callable[..., None]]] = {
+    "Start here": {
+        "demo": compare.demo,
+        "list": plugins.list_plugins,
+        "data": data.data,
+        "compare": compare.compare,
+        "auto": auto.auto,
+    },
+    "Stage by stage": {
+        "layers": stages.layers,
+        "export": stages.export,
+        "rewrite": rewrites.rewrite,
+        "equalize": rewrites.equalize,
+        "calibrate": stages.calibrate,
+        "recalibrate": tables.recalibrate,
+        "correct": rewrites.correct,
+        "quantize": stages.quantize,
+        "qat": training.qat,
+        "build": engines.build,
+        "evaluate": stages.evaluate,
+    },
+    "Look closer": {
+        "detect": detect.detect,
+        "show": show.show,
+        "report": report.report,
+        "diff": tables.diff,
+        "verify": verify.verify,
+        "inspect": engines.inspect,
+        "sensitivity": study.sensitivity,
+        "mixed": study.mixed,
+        "portability": portability.portability,
+    },
+    "Surroundings": {"trust": trust.trust},
+}
+for _panel, _commands in _COMMANDS.items():
+    for _name, _function in _commands.items():
+        add(app, _panel, _name, _function)
+backends = typer.Typer(cls=Group, help="For authors of backends.", no_args_is_help=True)
+add(backends, "Commands", "check", plugins.check)
+add(backends, "Commands", "new", authoring.new)
+app.add_typer(backends, name="backends", rich_help_panel="Surroundings")
 
 
 def main() -> None:
     """Runs the command line."""
     limit_this_process()
     with ending(), as_lines():
-        app()
+        app(prog_name="quantcore")

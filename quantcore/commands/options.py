@@ -15,6 +15,7 @@ import onnx
 import typer
 
 from quantcore import pipeline
+from quantcore.commands.command import names_of
 from quantcore.contracts import registry
 from quantcore.contracts.engine import EngineOptions, EnginePlugin
 from quantcore.contracts.options import described, filled, pairs
@@ -28,7 +29,11 @@ from quantcore.runtime.executor import Executor
 from quantcore.training.recipe import Recipe
 
 Model = Annotated[
-    str, typer.Argument(help="yolov7-tiny, yolov5n, onnx, ...: see `quantcore list`.")
+    str,
+    typer.Argument(
+        help="yolov7-tiny, yolov5n, onnx, ...: see `quantcore list`.",
+        autocompletion=names_of(registry.MODELS),
+    ),
 ]
 Weights = Annotated[Path, typer.Option(help="Checkpoint (.pt, .safetensors) or ONNX file.")]
 DataRoot = Annotated[
@@ -57,8 +62,20 @@ Size = Annotated[
         metavar="H[xW]",
     ),
 ]
-Backend = Annotated[str, typer.Option(help="Backend plugin: see `quantcore list`.")]
-Engine = Annotated[str, typer.Option(help="Engine plugin: see `quantcore list`.")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="Backend plugin: see `quantcore list`.",
+        autocompletion=names_of(registry.BACKENDS),
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="Engine plugin: see `quantcore list`.",
+        autocompletion=names_of(registry.ENGINES),
+    ),
+]
 EngineOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -80,7 +97,8 @@ Images = Annotated[
     int | None, typer.Option(help="Images to calibrate on; overrides the policy.", min=1)
 ]
 EvalImages = Annotated[
-    int | None, typer.Option(help="Images to evaluate on; all by default.", min=1)
+    int | None,
+    typer.Option("--eval-images", help="Images to evaluate on; all by default.", min=1),
 ]
 Decode = Annotated[
     str,
@@ -115,8 +133,10 @@ ExecutorOption = Annotated[
         help="NAME=VALUE of the executor; repeatable. `quantcore list --options NAME` shows them."
     ),
 ]
-CalibrationSplit = Annotated[str, typer.Option(help="Split to calibrate on.")]
-EvaluationSplit = Annotated[str, typer.Option(help="Split to evaluate on.")]
+CalibrationSplit = Annotated[
+    str, typer.Option("--calibration-split", help="Split to calibrate on.")
+]
+EvaluationSplit = Annotated[str, typer.Option("--evaluation-split", help="Split to evaluate on.")]
 
 #: The executor that is there without anything else.
 LOCAL = "local"

@@ -106,6 +106,8 @@ def layers(
         print(json.dumps(found, indent=1))
     else:
         terminal.console().print(layer_report.table(found, plugins))
+        for line in layer_report.summary(found):
+            terminal.say(line)
 
 
 def calibrate(

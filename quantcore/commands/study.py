@@ -12,6 +12,7 @@ from quantcore.commands.options import (
     LOCAL,
     DataRoot,
     EvalImages,
+    EvaluationSplit,
     ExecutorName,
     ExecutorOption,
     Model,
@@ -65,7 +66,7 @@ def sensitivity(
     size: Size = None,
     preset: Preset = None,
     model_option: ModelOption = None,
-    split: Annotated[str, typer.Option(help="Split to measure on.")] = pipeline.EVALUATION_SPLIT,
+    split: EvaluationSplit = pipeline.EVALUATION_SPLIT,
     workers: Workers = None,
     executor: ExecutorName = LOCAL,
     scheduler: Scheduler = None,
@@ -116,7 +117,10 @@ def mixed(
     preset: Preset = None,
     model_option: ModelOption = None,
     split: Annotated[
-        str, typer.Option(help="Split to search on; keep the evaluation split unseen.")
+        str,
+        typer.Option(
+            "--calibration-split", help="Split to search on; keep the evaluation split unseen."
+        ),
     ] = pipeline.CALIBRATION_SPLIT,
     verify: Annotated[
         str | None, typer.Option(help="Split to measure the frontier on again, once it is found.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from rich.table import Table
@@ -71,10 +72,25 @@ def table(found: list[dict[str, Any]], backends: list[BackendPlugin]) -> Table:
             row["name"],
             row["op"],
             how,
-            row["reason"],
+            row["reason"].partition(":")[0],  # the summary spells it out, once
             *(_cell(row["frameworks"][b.name]) for b in backends),
         )
     return view
+
+
+def summary(found: list[dict[str, Any]]) -> list[str]:
+    """How many layers are quantized, and why the others are not, each reason once."""
+    reasons = Counter((row["quantized"], row["reason"]) for row in found)
+    quantized = Counter(row["op"] for row in found if row["quantized"])
+    kinds = ", ".join(f"{count} {op}" for op, count in quantized.most_common())
+    lines = [
+        f"{sum(quantized.values())} of {len(found)} layers are quantized"
+        + (f": {kinds}" if kinds else "")
+    ]
+    return lines + [
+        f"{count} ({count / len(found):.0%}) {'quantized' if is_ else 'in float'}: {reason}"
+        for (is_, reason), count in reasons.most_common()
+    ]
 
 
 def _cell(framework: dict[str, Any] | None) -> str:

@@ -51,12 +51,14 @@ class Table:
         columns: Their heads; the first names the row.
         rows: Cells, or texts.
         note: Below it.
+        opened: Whether it is shown however long it is.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
     note: str = ""
+    opened: bool = False
     kind: str = field(default="table", init=False)
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +16,7 @@ from quantcore.results.comparison import Evaluated
 from quantcore.results.difference import TableDifference
 from quantcore.results.estimate import Estimate
 from quantcore.results.latency import LatencyResult
-from quantcore.showing import one_line
+from quantcore.showing import for_terminal, one_line
 
 
 def figure(value: float | None, digits: int = 3) -> str:
@@ -60,10 +59,7 @@ def console() -> Console:
 
 def say(line: str) -> None:
     """Prints a text, whatever the names in it hold; broken between words on a terminal alone."""
-    text = one_line(line)
-    if sys.stdout.isatty():
-        text = textwrap.fill(text, console().width, break_long_words=False, break_on_hyphens=False)
-    print(text)
+    print(for_terminal(one_line(line), sys.stdout))
 
 
 def evaluation(found: Evaluated) -> Table:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from quantcore.showing import one_line
+from quantcore.showing import for_terminal, one_line
 
 
 class Note(UserWarning):
@@ -30,7 +30,7 @@ def as_lines() -> Iterator[None]:
             usual(message, category, *rest, **more)
         elif (line := f"note: {one_line(str(message), 600)}") not in told:
             told.add(line)
-            print(line, file=sys.stderr)
+            print(for_terminal(line, sys.stderr), file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", Note)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from quantcore.errors import QuantcoreError
-from quantcore.showing import one_line
+from quantcore.showing import for_terminal, one_line
 
 #: Seconds to clean up in.
 GRACE = 8.0
@@ -179,7 +179,7 @@ def _say(line: str) -> None:
     if not line:
         return
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(for_terminal(line, sys.stderr) + "\n")
         sys.stderr.flush()
 
 

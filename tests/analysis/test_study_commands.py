@@ -41,7 +41,7 @@ def call(shared_squares: SimpleNamespace, table: Callable, tmp_path: Path) -> Ca
 
 def test_sensitivity_writes_report_and_picture(call: Callable, tmp_path: Path) -> None:
     out = tmp_path / "study"
-    done = call("sensitivity", "--table", tmp_path / "table.json", "--out", out, "--images", 4)
+    done = call("sensitivity", "--table", tmp_path / "table.json", "--out", out, "--eval-images", 4)
     assert done.exit_code == 0, done.output
     report = json.loads((out / "sensitivity.json").read_text())
     assert (report["images"], report["split"], report["method"]) == (4, "val2017", "detections")
