@@ -62,6 +62,10 @@ def auto(
         float,
         typer.Option(help="Times as fast as the fastest float network (FP32, BF16, FP16)."),
     ] = 1.0,
+    confidence: Annotated[
+        float,
+        typer.Option(help="How surely a recipe must meet the drop; more than 0.5 climbs higher."),
+    ] = 0.5,
     budget: Annotated[
         str | None,
         typer.Option(help="No further rung is begun after so long: 90s, 30m, 2h.", metavar="TIME"),
@@ -132,6 +136,7 @@ def auto(
         engines=tuple(pipeline.Evaluation(name, options[name]) for name in engines),
         max_drop=max_drop,
         min_speedup=min_speedup,
+        confidence=confidence,
         budget=_seconds(budget),
         policy=read_policy(policy),
         observers=_observers(observer) if observer else settings.OBSERVERS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any
 
 from quantcore.results.estimate import Estimate
@@ -28,6 +29,10 @@ class Belief:
     deviation: float
     lost: float
 
+    def at(self, confidence: float) -> float:
+        """The drop that is not exceeded so surely, 0..1; 0.5 gives the most likely value."""
+        return self.drop + NormalDist().inv_cdf(confidence) * self.deviation
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
@@ -36,11 +41,13 @@ class Asked:
     Attributes:
         max_drop: Largest drop of the main figure.
         min_speedup: Least speed over the fastest float network that meets the drop.
+        confidence: How surely a recipe must meet the drop to be taken, 0.5 up to below 1.
         budget: Seconds; None for no limit.
     """
 
     max_drop: float
     min_speedup: float
+    confidence: float
     budget: float | None
 
 

@@ -179,6 +179,12 @@ def test_structures_are_equal_where_only_values_differ(net: FloatModel, table) -
 
 def test_nothing_is_asked_that_cannot_be(model: FloatModel, squares: SimpleNamespace) -> None:
     about = {"model": model, "data": Data(squares.data), "out": squares.root, "backends": ("x",)}
-    for wrong in ({"max_drop": 1.0}, {"graphs": 0}, {"budget": 0.0}, {"backends": ()}):
+    for wrong in (
+        {"max_drop": 1.0},
+        {"confidence": 0.2},
+        {"graphs": 0},
+        {"budget": 0.0},
+        {"backends": ()},
+    ):
         with pytest.raises(UsageError):
             AutoStudy(**{**about, **wrong})

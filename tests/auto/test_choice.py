@@ -111,3 +111,11 @@ def tried(rung: str, speedup: float, drop: float, lost: float = 0.05) -> Tried:
 )
 def test_which_recipe_is_taken(recipes: list[Tried], chosen: int) -> None:
     assert best(recipes, [recipe.belief for recipe in recipes], 0.005) == chosen
+
+
+def test_who_wants_to_be_surer_climbs_higher() -> None:
+    recipes = [tried("a", 1.5, 0.0045), tried("b", 1.5, 0.001)]
+    beliefs = [recipe.belief for recipe in recipes]
+    assert [best(recipes, beliefs, 0.005, confidence) for confidence in (0.5, 0.9)] == [0, 1]
+    assert beliefs[0].at(0.5) == pytest.approx(0.0045)
+    assert beliefs[0].at(0.9) == pytest.approx(0.0045 + 1.2816 * 0.001, abs=1e-6)

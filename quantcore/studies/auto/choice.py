@@ -80,7 +80,9 @@ def _under(judged: Judged, row: int, metric: Metric) -> Belief:
     return believed(known, metric)
 
 
-def best(tried: Sequence[Tried], beliefs: Sequence[Belief], max_drop: float) -> int:
+def best(
+    tried: Sequence[Tried], beliefs: Sequence[Belief], max_drop: float, confidence: float = 0.5
+) -> int:
     """Of all recipes the one to take, if their drops were as believed.
 
     Of the first rung that has any which meet both targets the fastest wins, for the rungs come
@@ -92,9 +94,10 @@ def best(tried: Sequence[Tried], beliefs: Sequence[Belief], max_drop: float) -> 
         tried: The recipes.
         beliefs: What is held against the drop; not what `tried` says of it.
         max_drop: The drop that is asked for.
+        confidence: How surely it must be met.
     """
     numbers = range(len(tried))
-    accurate = [n for n in numbers if beliefs[n].drop <= max_drop]
+    accurate = [n for n in numbers if beliefs[n].at(confidence) <= max_drop]
     fast = [n for n in numbers if tried[n].fast]
     if meeting := [n for n in accurate if n in fast]:
         rung = tried[meeting[0]].rung  # they are in the order of the rungs

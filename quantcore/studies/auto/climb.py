@@ -212,7 +212,7 @@ class _Climb:
 
     def _best(self, beliefs: Sequence[Belief]) -> int:
         tried = [entry.tried for entry in self._entries]
-        return choice.best(tried, beliefs, self._what.max_drop)
+        return choice.best(tried, beliefs, self._what.max_drop, self._what.confidence)
 
     def _end(self) -> AutoRecord:
         """Judges the chosen one where nothing was chosen, writes it, and says what it is worth."""

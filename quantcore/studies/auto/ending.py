@@ -68,7 +68,7 @@ class Entry:
             belief=belief,
             ms=ms,
             speedup=speedup,
-            accurate=belief.drop <= what.max_drop,
+            accurate=belief.at(what.confidence) <= what.max_drop,
             fast=speedup.value >= what.min_speedup,
         )
         return cls(attempt, how, options, judged, tried)
@@ -98,7 +98,12 @@ def recorded(
         weights=what.weights.name if what.weights else what.model.name,
         data=str(data.root),
         metric=task_of(what.model).metric,
-        asked=Asked(max_drop=what.max_drop, min_speedup=what.min_speedup, budget=what.budget),
+        asked=Asked(
+            max_drop=what.max_drop,
+            min_speedup=what.min_speedup,
+            confidence=what.confidence,
+            budget=what.budget,
+        ),
         images=Images(
             split=split_in(data.root, data.calibration),
             seed=what.seed,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
+from glob import escape
 
 from quantcore.calibration.recalibration import recalibrate
 from quantcore.contracts import registry
@@ -15,8 +16,8 @@ from quantcore.data.dataset import ImageFile
 from quantcore.data.opening import split_in
 from quantcore.errors import CapabilityError, QuantcoreError
 from quantcore.ir.model import FloatModel
-from quantcore.policy.policy import CalibrationPolicy
-from quantcore.policy.profiles import PlacementRule, Profile
+from quantcore.policy.policy import CalibrationPolicy, LayerRule
+from quantcore.policy.profiles import Profile
 from quantcore.policy.tensor import TensorPolicy
 from quantcore.qdq.placement import plan
 from quantcore.runtime.files import ensure_folder
@@ -106,8 +107,8 @@ class Ladder:
 
     def reach(self) -> dict[str, tuple[float, float]]:
         """Largest magnitudes by activation: on the images to calibrate on, and that choose."""
-        model, policy = self._what.model, self._with(TensorPolicy("max"), self._widest)
-        told = replace(policy, images=len(self._parts.choosing))
+        model = self._what.model
+        told = replace(self._widest(model), images=len(self._parts.choosing))
         with self._spared("activations of the images that choose"):
             here = self._seen(model).tensors
             there = self._calibrated(model, told, self.backend, False, self._parts.choosing).tensors
@@ -152,13 +153,23 @@ class Ladder:
                     found.append(_attempt(rung, self.backend, model, table, done))
         return found
 
-    @cached_property
-    def _widest(self) -> Profile:
-        """A profile that quantizes whatever any of the placements may quantize."""
-        rules = (rule for placement in self._what.placements for rule in placement.rules)
-        ops = dict.fromkeys(op for rule in rules if rule.action != "float" for op in rule.ops)
-        why = "whatever one of the placements quantizes is observed"
-        return Profile("widest", (PlacementRule("widest", "quantize", tuple(ops), why),))
+    def _widest(self, model: FloatModel) -> CalibrationPolicy:
+        """The policy that observes whatever any of the placements quantizes, and nothing more.
+
+        What stands behind the last such tensor need not be materialised; often it cannot be.
+        """
+        policy = self._with(TensorPolicy("max"), self._what.placements[0])
+        plans = [plan(model, replace(policy, placement=p)) for p in self._what.placements]
+        wanted = {d.layer for found in plans for d in found.decisions if d.inputs or d.weights}
+        rules = []
+        for layer in model.layers:
+            if layer.name in wanted:
+                own = policy.rule_for(layer)
+                how = (own.activations, own.weights) if own else (None, None)
+                rules.append(LayerRule(escape(layer.name), True, *how))
+        affine = any(placement.zero_points for placement in self._what.placements)
+        widest = Profile("widest", (), affine)
+        return replace(policy, placement=widest, layers=(*rules, *policy.layers))
 
     def _with(
         self, observer: TensorPolicy, placement: Profile, **changes: object
@@ -172,8 +183,7 @@ class Ladder:
     def _seen(self, model: FloatModel) -> CalibrationTable:
         """A table with the histograms of all tensors that any of the placements quantizes."""
         if model.fingerprint not in self._tables:
-            policy = self._with(TensorPolicy("max"), self._widest)
-            found = self._calibrated(model, policy, self.backend, keep=True)
+            found = self._calibrated(model, self._widest(model), self.backend, keep=True)
             self._tables[model.fingerprint] = found
         return self._tables[model.fingerprint]
 

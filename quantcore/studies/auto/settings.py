@@ -41,6 +41,8 @@ class AutoStudy:
         max_drop: The model may lose so much of its main figure.
         min_speedup: It must run so many times as fast as the fastest float network that loses no
             more.
+        confidence: How surely a recipe must meet the drop to be taken: 0.5 goes by the most likely
+            value, more climbs higher.
         budget: Seconds after which no further rung is begun; None for no limit.
         policy: What holds for all recipes: codes, rules, seed; observer and placement are searched.
         observers: Observers to try.
@@ -64,6 +66,7 @@ class AutoStudy:
     engines: tuple[Evaluation, ...] = (Evaluation(),)
     max_drop: float = 0.005
     min_speedup: float = 1.0
+    confidence: float = 0.5
     budget: float | None = None
     policy: CalibrationPolicy = field(default_factory=CalibrationPolicy)
     observers: tuple[TensorPolicy, ...] = OBSERVERS
@@ -93,6 +96,8 @@ class AutoStudy:
             raise UsageError(f"--max-drop must lie in 0..1, below 1, not {self.max_drop}")
         if not self.min_speedup > 0:
             raise UsageError(f"--min-speedup must be above 0, not {self.min_speedup}")
+        if not 0.5 <= self.confidence < 1:
+            raise UsageError(f"--confidence must lie in 0.5..1, below 1, not {self.confidence}")
         if not 0 < self.choosing < 1:
             raise UsageError(f"--choosing must lie between 0 and 1, not {self.choosing}")
         if self.graphs < 1 or self.steps < 1:
