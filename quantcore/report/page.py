@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 #: A table with more rows is folded on the page.
-LONG = 30
+LONG = 20
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Page:
     @property
     def filled(self) -> list[Section]:
         """The sections that have something to show."""
-        return [section for section in self.sections if section.blocks]
+        return [s for s in self.sections if any(map(_shows, s.blocks))]
 
     @property
     def tables(self) -> list[Table]:
@@ -191,6 +191,13 @@ class Page:
             writer.writerow(table.columns)
             writer.writerows([_inert(cell.text) for cell in row] for row in table.cells)
         return out.getvalue()
+
+
+def _shows(block: Block) -> bool:
+    """Whether there is anything in a block."""
+    if isinstance(block, Table):
+        return bool(block.rows)
+    return not isinstance(block, Words) or bool(block.lines)
 
 
 def _row(cells: Iterable[str]) -> str:

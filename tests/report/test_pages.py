@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from quantcore.report.page import LONG, Cell, Page, Section, Table, Words
-from quantcore.report.pages import comparison, evidence, layers, training
+from quantcore.report.pages import auto, comparison, evidence, layers, portability, training
 from quantcore.results.comparison import Failure, RunRecord
 from quantcore.results.estimate import Estimate
 from quantcore.runtime.plain import json_text
@@ -160,12 +160,119 @@ TRAINING = {
     "losses": {"heads": [1 / (n + 1) for n in range(40)], "features": [0.0] * 40},
 }
 
+CHANGE = {"map_difference": estimate(-0.02), "agreement": estimate(0.9)}
+PORTABILITY = {
+    "format": "quantcore.portability/1",
+    "model": NASTY,
+    "weights": "w.pt",
+    "data": "coco",
+    "calibration_split": "train2017",
+    "evaluation_split": "val2017",
+    "images": 8,
+    "engine": "onnxruntime",
+    "arithmetic": "float32",
+    "host": {"processor": "a processor", "cores": 2},
+    "float_map": estimate(0.4),
+    "reference": "a.p.native",
+    "tables": [
+        {"name": name, "calibration_seconds": 1.0, "peak_rss_mb": 100.0, "file": f"{name}.json"}
+        for name in ("a.p.native", NASTY)
+    ],
+    "deployments": [
+        {
+            "table": name,
+            "kind": kind,
+            "runner": runner,
+            "map": estimate(0.38),
+            "against_float": CHANGE,
+            "against_graph": CHANGE if kind == "simulate" else None,
+            "against_own": CHANGE if runner == "b" else None,
+            "against_host": None,
+        }
+        for name in ("a.p.native", NASTY)
+        for kind, runner in (("graph", "onnxruntime"), ("simulate", "a"), ("simulate", "b"))
+    ],
+    "pairs": [
+        {
+            "first": "a.p.native",
+            "second": NASTY,
+            "activations": 10,
+            "equal": 3,
+            "median_ratio": 1.01,
+            "worst_ratio": 2.0,
+            "worst_tensor": NASTY,
+            "layers": 9,
+            "spearman": {"value": 0.9, "low": 0.8, "high": 1.0},
+            "kendall": {"value": 0.8, "low": 0.7, "high": 0.9},
+        }
+    ],
+    "floor": CHANGE,
+    "unsupported": [{"table": "a", "where": "b", "reason": "no"}],
+    "failures": [{"table": "a", "where": "c", "reason": NASTY}],
+}
+TRIED = {
+    "rung": "calibrate",
+    "name": NASTY,
+    "engine": "openvino",
+    "graphs": 1,
+    "lost": estimate(0.05),
+    "drop": estimate(0.01),
+    "belief": {"drop": 0.008, "deviation": 0.002},
+    "ms": 10.0,
+    "speedup": estimate(1.5),
+    "accurate": True,
+    "fast": True,
+}
+AUTO = {
+    "format": "quantcore.auto/1",
+    "model": NASTY,
+    "weights": "w.pt",
+    "data": "coco",
+    "metric": "map",
+    "asked": {"max_drop": 0.01, "min_speedup": 1.2, "budget": None},
+    "images": {"split": "train2017", "seed": 0, "calibrating": [1, 2], "choosing": [3]},
+    "rivals": [
+        {
+            "engine": "openvino",
+            "precision": "FP32",
+            "ms": 15.0,
+            "lost": estimate(0.0),
+            "drop": estimate(0.0),
+            "counts": True,
+        }
+    ],
+    "tried": [TRIED, {**TRIED, "accurate": False}],
+    "chosen": 0,
+    "unseen": {
+        "split": "val2017",
+        "images": 8,
+        "graphs": 3,
+        "float_figure": estimate(0.4),
+        "lost": estimate(0.05),
+        "drop": estimate(0.01),
+        "graph_drop": 0.01,
+        "speedups": {"FP32 on openvino": estimate(1.5)},
+        "ms": {"INT8": 10.0, "FP32 on openvino": 15.0},
+        "int8": [9, 10],
+        "not_int8": {NASTY: "no kernel"},
+    },
+    "met": True,
+    "verdict": ["deploy it"],
+    "warnings": ["few images"],
+    "skipped": {"train": "no backend trains"},
+    "seconds": 60.0,
+    "host": {"processor": "a processor", "cores": 2},
+    "artifacts": {"onnx": "qdq.onnx"},
+}
+
 PAGES: dict[str, Callable[[Path], Page]] = {
     "comparison": comparison_page,
     "sensitivity": lambda folder: layers.sensitivity(SENSITIVITY),
     "mixed": lambda folder: layers.mixed(searched(None)),
     "mixed, timed": lambda folder: layers.mixed(searched("openvino")),
     "training": lambda folder: training.page(TRAINING),
+    "portability": lambda folder: portability.page(PORTABILITY),
+    "auto": lambda folder: auto.page(AUTO),
 }
 
 

@@ -57,7 +57,7 @@ def _verdict(data: _Json, change: str, metric: Metric) -> list[str]:
         f"{c['table']} as {place(c['kind'], c['runner'])}"
         for c in (best, worst)
     ]
-    lines = [f"best: {told[0]}; worst: {told[1]}"]
+    lines = [told[0] if best is worst else f"best: {told[0]}; worst: {told[1]}"]
     carried = [c["against_own"] for c in data["deployments"] if c["against_own"]]
     if carried:
         moves = max(abs(c[change]["value"] or 0.0) for c in carried)
