@@ -146,6 +146,8 @@ def changed_images(
     if not isinstance(dataset, BoxDataset):
         return None
     truth = truths(dataset, whole.found)
+    if not any(len(there.objects) for there in truth.values()):
+        return None  # without labels nobody knows what is right
     gains = count(other.found, truth).at(_USUAL) - count(whole.found, truth).at(_USUAL)
     order = np.argsort(gains, kind="stable")
     ids = list(truth)
