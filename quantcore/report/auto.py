@@ -15,11 +15,11 @@ def table(record: AutoRecord) -> Table:
     found = Table(title=title, title_justify="left")
     for column in ("", "recipe", "engine"):
         found.add_column(column, overflow="fold")
-    lost = (f"{metric.kept} lost", f"{metric.title} lost", "believed")
+    lost = (f"{metric.kept} lost", f"{metric.title} against float", "believed")
     for column in (*lost, "ms", "times as fast"):
         found.add_column(column, justify="right")
     for rival in record.rivals:
-        losses = (estimate(rival.lost, 4), estimate(rival.drop, 4, "+"))
+        losses = (estimate(rival.lost, 4), estimate(-rival.drop, 4, "+"))
         name = f"float, {rival.precision}"
         found.add_row("", name, rival.engine, *losses, "", f"{rival.ms:.1f}", "")
     for number, tried in enumerate(record.tried):
@@ -28,8 +28,8 @@ def table(record: AutoRecord) -> Table:
             tried.name,
             tried.engine,
             estimate(tried.lost, 4),
-            estimate(tried.drop, 4, "+"),
-            f"{tried.belief.drop:+.4f} ± {tried.belief.deviation:.4f}",
+            estimate(-tried.drop, 4, "+"),
+            f"{-tried.belief.drop:+.4f} ± {tried.belief.deviation:.4f}",
             f"{tried.ms:.1f}",
             estimate(tried.speedup, 2),
         )

@@ -28,8 +28,9 @@ def tried(found: Tried, metric: Metric) -> str:
         ends.append("too slow")
     return (
         f"{found.rung}: {found.name} on {found.engine}: {metric.kept} lost "
-        f"{estimate(found.lost, 4)}, {metric.title} lost {estimate(found.drop, 4, '+')}, believed "
-        f"{found.belief.drop:+.4f}; {found.ms:.1f} ms, {estimate(found.speedup, 2)} times as fast; "
+        f"{estimate(found.lost, 4)}, {metric.title} against float "
+        f"{estimate(-found.drop, 4, '+')}, believed {-found.belief.drop:+.4f}; "
+        f"{found.ms:.1f} ms, {estimate(found.speedup, 2)} times as fast; "
         + (" and ".join(ends) or "meets both")
     )
 
