@@ -49,7 +49,7 @@ def data(
         ensure_folder(out)
         for name, dataset in opened.items():
             for image, pixels in progress.track(overviews.pictures(dataset, draw), "drawing"):
-                target = out / f"{name}-{image.path.stem}.jpg"
+                target = out / f"{name}-{image.id}-{image.path.stem}.jpg"
                 write_whole(target, cv2.imencode(".jpg", pixels)[1].tobytes())
         if not as_json:
             terminal.say(f"{out}: some images of each split, with their labels drawn in")

@@ -27,7 +27,7 @@ def test_splits_classes_and_sizes(
     assert "train2017: 5 of 6 images were opened" in done.out
     drawn = sorted(out.iterdir())
     assert len(drawn) == 4
-    name, stem = drawn[0].stem.split("-")
+    name, _, stem = drawn[0].stem.split("-")
     before = cv2.imread(str(shared_squares.data / name / f"{stem}.png")).astype(int)
     changed = np.abs(before - cv2.imread(str(drawn[0]))).max(axis=2) > 60
     assert 50 < changed.sum() < changed.size / 2
