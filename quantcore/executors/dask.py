@@ -180,7 +180,10 @@ class DaskLink(Link):
         with self._lock:
             held = self._scattered.get(name)
             if held is None or held.status != "finished":
-                held = self._client.scatter({name: content}, hash=False)[name]
+                try:
+                    held = self._client.scatter({name: content}, hash=False)[name]
+                except Exception as error:  # Dask's own, where the worker that it chose is gone
+                    raise WorkerLost(one_line(f"{type(error).__name__}: {error}", 300)) from None
                 self._scattered[name] = held
         return self._submit(worker, post.keep, name.encode(), held)
 

@@ -95,7 +95,7 @@ def start(words: Sequence[str], out: Path, where: Cluster | None) -> subprocess.
     call = [sys.executable, "-m", "quantcore", *words, "--out", str(out)]
     if where is not None:
         call += ["--executor", "dask", "--scheduler", where.address]
-        call += ["--executor-option", "wait=30"]
+        call += ["--executor-option", "wait=120"]
     return subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

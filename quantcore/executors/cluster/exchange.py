@@ -18,6 +18,9 @@ from quantcore.runtime.codec import decoded, encoded
 #: Seconds after which a call looks whether its worker is still there.
 _PATIENCE = 0.2
 
+#: Times that a worker is sent a part before it is taken for lost.
+_TRIES = 4
+
 #: Bytes of parts that go along with an order; larger ones are kept by the worker beforehand.
 _ALONG = 1 << 16
 
@@ -66,8 +69,7 @@ class Exchange:
             if len(content) <= _ALONG:
                 along[name] = content
             else:
-                self._result(self._link.keep(seat.at, name, content), over)
-                seat.kept.add(name)
+                self._keep(seat, name, content, over)
         order = Order(
             what=task.job.what,
             job=task.name,
@@ -80,6 +82,18 @@ class Exchange:
         content = self._result(self._link.call(seat.at, post.work, encoded(order)), over)
         seat.kept.update(along)
         return decoded(content, Report)
+
+    def _keep(self, seat: Seat, name: str, content: bytes, over: Callable[[], bool]) -> None:
+        """Has a worker keep a part; again where what was lost is another one that had it."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self._result(self._link.keep(seat.at, name, content), over)
+            except WorkerLost:
+                if over() or not left:
+                    raise
+            else:
+                seat.kept.add(name)
+                return
 
     def _result(self, future: Future[bytes], over: Callable[[], bool]) -> bytes:
         """What a call returns, as long as it is wanted."""
