@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
+#: Seconds that a scheduler may take to answer, and that a client may take to leave one.
+_ANSWER, _GOODBYE = 40, 2
+
+
 @dataclass(frozen=True, kw_only=True)
 class DaskOptions(ExecutorOptions):
     """Where the cluster is, and how work is spread.
@@ -147,7 +151,8 @@ class DaskLink(Link):
             if self._client.status != "running":
                 raise OSError(f"the connection is {self._client.status}")
             # `scheduler_info` returns what a periodic update of the client may just have emptied.
-            found = self._client.sync(self._client.scheduler.identity)["workers"]
+            told = self._client.sync(self._client.scheduler.identity, callback_timeout=_ANSWER)
+            found = told["workers"]
         except Exception as error:  # Dask's own, of the network, and of a client that is closed
             raise ExecutorError(
                 f"the scheduler is gone ({one_line(str(error), 200)}); what is finished is kept: "
@@ -196,7 +201,7 @@ class DaskLink(Link):
         self._scattered.clear()
         if self._own:
             with contextlib.suppress(Exception):
-                self._client.close()
+                self._client.close(timeout=_GOODBYE)
 
 
 class _Carried(Future[bytes]):
