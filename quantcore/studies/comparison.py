@@ -82,6 +82,7 @@ def compare(
             run.rewrite(name)
         run.float_model()
         runtime.together([partial(run.backend, name) for name in what.backends])
+        run.arrange()
         run.time()
         run.look_closer()
         record = run.record()
@@ -143,6 +144,12 @@ class _Comparing:
             )
             self._floats.append(variant)
             self._say(f"float on {how.engine}: {found.metric.title} {figure(found.accuracy.main)}")
+
+    def arrange(self) -> None:
+        """Puts what was found in the order of the backends, whichever came first."""
+        order = self._what.backends.index
+        self._variants.sort(key=lambda variant: order(str(variant.backend)))
+        self._tables = {name: self._tables[name] for name in sorted(self._tables, key=order)}
 
     def backend(self, name: str) -> None:
         """Everything that is made with one backend."""
@@ -280,17 +287,15 @@ class _Comparing:
         }
 
     def record(self) -> RunRecord:
-        """Everything that was found, in the order of the backends whichever came first."""
-        order = self._what.backends.index
-        tables = {name: self._tables[name] for name in sorted(self._tables, key=order)}
+        """Everything that was found."""
         return RunRecord(
             model=self._what.model.name,
             weights=self._what.weights.name if self._what.weights else self._what.model.name,
             data=str(self._what.data.root),
             floats=tuple(self._floats),
-            variants=tuple(sorted(self._variants, key=lambda v: order(str(v.backend)))),
+            variants=tuple(self._variants),
             failures=tuple(self._failures),
-            thresholds=tuple(thresholds(tables)),
+            thresholds=tuple(thresholds(self._tables)),
             host=self._runtime.host(run_by(self._what.engines[0])),
             rewrites=tuple(self._rewrites),
             evidence=self._evidence,

@@ -25,7 +25,7 @@ BACKEND = "pytorch-quantization"
 
 #: Measured anew each time, whatever is computed.
 _MEASURED = re.compile(
-    r"_ms$|_ms_|seconds|peak_rss|images_per_second|latency|versions|host|caveat|verdict|_s$"
+    r"_ms$|_ms_|seconds|peak_rss|images_per_second|latency|versions|host|caveat|verdict|_s$|^command$|^date$"
 )
 
 
