@@ -52,7 +52,7 @@ import time
 import quantcore.__main__ as start
 from quantcore.commands import cli
 
-def command():
+def command(**options):
     print("in", flush=True)
     time.sleep(60)
 
