@@ -324,7 +324,8 @@ def _svg(figure: Figure) -> str:
     out = io.StringIO()
     FigureCanvasSVG(figure)
     # Names of layers hold what they like; none of it is mathematics.
-    for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
+    texts: Any = figure.findobj(lambda artist: hasattr(artist, "set_parse_math"))
+    for text in texts:
         text.set_parse_math(False)
     figure.savefig(
         out,
