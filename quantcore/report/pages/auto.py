@@ -81,6 +81,14 @@ def _unseen(unseen: _Json, metric: Metric) -> list[Block]:
 
 
 def _tried(data: _Json, metric: Metric) -> list[Block]:
+    plot = _speed_against_change(data, metric)
+    skipped = [f"{rung}: {why}" for rung, why in data["skipped"].items()]
+    blocks: list[Block] = [plot] if plot else []
+    blocks.append(_recipes(data, metric))
+    return [*blocks, Words(skipped)] if skipped else blocks
+
+
+def _recipes(data: _Json, metric: Metric) -> Table:
     heads = (
         "recipe",
         "",
@@ -125,7 +133,10 @@ def _tried(data: _Json, metric: Metric) -> list[Block]:
         f"On the images to choose by. Believed: what {metric.kept} lost and {metric.title} say "
         "together, each weighing by its own uncertainty."
     )
-    table = Table(title="Recipes", columns=heads, rows=rows, note=note)
+    return Table(title="Recipes", columns=heads, rows=rows, note=note)
+
+
+def _speed_against_change(data: _Json, metric: Metric) -> Plot | None:
     spots = [
         Spot(
             name=str(n + 1),
@@ -142,20 +153,13 @@ def _tried(data: _Json, metric: Metric) -> list[Block]:
         for n, t in enumerate(data["tried"])
         if t["belief"]["drop"] is not None and t["speedup"]["value"] is not None
     ]
-    skipped = [f"{rung}: {why}" for rung, why in data["skipped"].items()]
-    blocks: list[Block] = [table]
-    if spots:
-        drawing = figures.points(spots, "times as fast as the fastest float", "believed change")
-        blocks.insert(
-            0,
-            Plot(
-                drawing,
-                f"Recipes, numbered as they were tried: speed against the believed change of "
-                f"{metric.title}. Red: the "
-                "chosen one; blue: others that meet both targets.",
-            ),
-        )
-    return [*blocks, Words(skipped)] if skipped else blocks
+    if not spots:
+        return None
+    return Plot(
+        figures.points(spots, "times as fast as the fastest float", "believed change"),
+        "Recipes, numbered as they were tried: speed against the believed change of "
+        f"{metric.title}. Red: the chosen one; blue: others that meet both targets.",
+    )
 
 
 def _span(found: _Json) -> tuple[float, float] | None:
