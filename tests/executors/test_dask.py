@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import subprocess
+import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,35 +33,48 @@ def test_an_evaluation_in_shares_gives_the_same_figures(
     demo, dask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shares, "_WORTH", 1e-3)
+    monkeypatch.setattr(shares, "_EACH", 1)
     model, data = demo
     options = quantcore.EngineOptions(threads=1)
-    how = Evaluation(images=6, runs=0, options=options)
+    how = Evaluation(images=4, runs=0, options=options)
     before = dask.done
     with Store(tmp_path) as store:
         found = evaluate(model, None, data, how, Runtime(dask, store))
         again = Runtime(InProcess(), store)
         kept = evaluate(model, None, data, how, again)
-    assert dask.done - before == 4
+    assert dask.done - before == 2
     here = evaluate(model, None, data, how)
     assert found.draws == here.draws == kept.draws
     assert found.accuracy.main == here.accuracy.main
     assert again.computed == 0
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_killed_worker_costs_what_it_was_doing(dask, cluster) -> None:
-    pids = {name: worker.pid for name, worker in cluster.workers.items()}
+def test_a_killed_worker_costs_what_it_was_doing(dask, cluster, tmp_path: Path) -> None:
+    call = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address]
+    call += ["--no-nanny", "--no-dashboard", "--nthreads=1", "--host=127.0.0.1", "--name=mortal"]
+    mortal = subprocess.Popen([*call, "--local-directory", str(tmp_path)])
+
+    def seats():
+        return [s for s in dask._board.seats.values() if s.at.name.startswith("mortal")]
 
     def kill() -> None:
-        time.sleep(1.0)
-        busy = next(s for s in dask._board.seats.values() if s.share is not None)
-        name = next(n for n, w in cluster.workers.items() if w.worker_address in busy.at.id)
-        os.kill(pids[name], signal.SIGKILL)
+        while seats()[0].share is None:
+            time.sleep(0.05)
+        mortal.kill()
 
-    threading.Thread(target=kill).start()
-    with pytest.warns(Note, match="is done again elsewhere"):
-        found = Runtime(dask).run(trial([1, 2], seconds=1.5))
-    assert [each.number for each in found] == [1, 2]
+    try:
+        while not seats():
+            assert mortal.poll() is None
+            time.sleep(0.1)
+        threading.Thread(target=kill).start()
+        runtime = Runtime(dask)
+        works = [partial(runtime.one, trial([n], seconds=1, name=f"trial {n}")) for n in range(3)]
+        with pytest.warns(Note, match=r"worker mortal .*: trial \d is done again elsewhere"):
+            found = runtime.together(works)
+    finally:
+        mortal.kill()
+        mortal.wait()
+    assert [each.number for each in found] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

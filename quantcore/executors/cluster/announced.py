@@ -7,7 +7,7 @@ import json
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,9 @@ def _differing(whose: str, mine: Mapping[str, str], theirs: Mapping[str, str]) -
             yield f"{whose}{name} {mine.get(name, 'missing')}, here {theirs.get(name, 'missing')}"
 
 
+@lru_cache
 def announced(threads: int, memory: int | None) -> Announced:
-    """What this process says of itself.
+    """What this process says of itself; found out once.
 
     Args:
         threads: That it may use.
