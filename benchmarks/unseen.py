@@ -3,7 +3,7 @@
     python benchmarks/unseen.py MODEL --weights FILE --auto FOLDER --data ROOT:SPLIT ...
 
 FOLDER is what `quantcore auto MODEL --weights FILE --out FOLDER` wrote. Data sets are pooled.
-The chosen recipe is judged as there, by its own graph and others that hardly differ.
+What it delivers is judged as there, by its own graph and others that hardly differ.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def main() -> None:
     promised = record["unseen"]["drop"]
     drop = found.drop_estimate
     inside = promised["low"] <= drop.value <= promised["high"]
-    print(f"{model.name}: {chosen['name']}")
+    calibrated = len(recipe.table.provenance.image_ids)
+    print(f"{model.name}: {chosen['name']}, calibrated on {calibrated} images")
     print(
         f"  promised {promised['value']:+.4f} ({promised['low']:+.4f} to {promised['high']:+.4f})"
     )

@@ -64,8 +64,11 @@ def auto(
     ] = 1.0,
     confidence: Annotated[
         float,
-        typer.Option(help="How surely a recipe must meet the drop; more than 0.5 climbs higher."),
-    ] = 0.5,
+        typer.Option(
+            help="How surely a recipe must meet the drop before the climb stops; 0.5 goes by the "
+            "most likely value, more climbs higher."
+        ),
+    ] = 0.8,
     budget: Annotated[
         str | None,
         typer.Option(help="No further rung is begun after so long: 90s, 30m, 2h.", metavar="TIME"),
@@ -107,6 +110,10 @@ def auto(
         int, typer.Option(help="Graphs that stand for a recipe, which hardly differ.", min=1)
     ] = 6,
     steps: Annotated[int, typer.Option(help="Of a training.", min=1)] = 200,
+    refit: Annotated[
+        bool,
+        typer.Option(help="Make the chosen recipe again with all images of the calibration split."),
+    ] = True,
     size: Size = None,
     preset: Preset = None,
     model_option: ModelOption = None,
@@ -147,6 +154,7 @@ def auto(
         seed=seed,
         graphs=graphs,
         steps=steps,
+        refit=refit,
         device=device,
         threads=threads,
     )

@@ -60,6 +60,8 @@ class Images:
         seed: Of its division.
         calibrating: Ids of the images that were calibrated and trained on.
         choosing: Ids of those that recipes were chosen by.
+        delivered: Ids of those that the network to deploy was calibrated on: both, unless it was
+            trained, or stays as it was chosen.
         labelled: Whether those have labels.
         evaluation: The split that was looked at once, at the end.
     """
@@ -68,6 +70,7 @@ class Images:
     seed: int
     calibrating: tuple[int, ...]
     choosing: tuple[int, ...]
+    delivered: tuple[int, ...]
     labelled: bool
     evaluation: str
 

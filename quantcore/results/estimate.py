@@ -60,7 +60,8 @@ class Estimate:
 
     def __neg__(self) -> Estimate:
         """The same the other way round: a drop as a change."""
-        return replace(self, value=-self.value, low=-self.high, high=-self.low)
+        # Not `-x`, which makes a negative zero of zero.
+        return replace(self, value=0 - self.value, low=0 - self.high, high=0 - self.low)
 
     @classmethod
     def of(cls, values: Floats) -> Estimate:

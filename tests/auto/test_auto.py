@@ -16,6 +16,8 @@ from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Data, load_model
 from quantcore.runtime import executor
 from quantcore.studies.auto import climb, ending, judging
+from quantcore.studies.auto.attempt import Attempt
+from quantcore.studies.auto.ladder import Ladder
 from quantcore.studies.auto.parts import divided
 from quantcore.studies.auto.settings import AutoStudy
 from quantcore.studies.auto.timing import structure
@@ -67,7 +69,10 @@ def test_the_first_recipe_that_meets_both_is_taken(
     assert [len(part) for part in ids] == [3, 3]
     assert not set(ids[0]) & set(ids[1])
     table = quantcore.CalibrationTable.load(out / "table.json")
-    assert list(table.provenance.image_ids) == ids[0]
+    # What is delivered is made again with the images that chose, too, and so says the verdict.
+    assert list(table.provenance.image_ids) == sorted([*ids[0], *ids[1]])
+    assert report["images"]["delivered"] == list(table.provenance.image_ids)
+    assert any("calibrated anew on all 6 images" in line for line in report["verdict"])
     for file in report["artifacts"].values():
         assert (out / file).stat().st_size > 0
     # What is written is what was judged.
@@ -120,18 +125,63 @@ def test_every_rung_is_climbed_before_the_search_gives_up(
         assert any("what could help: the rung qat (left out as asked)" in v for v in record.verdict)
 
 
+def test_a_recipe_is_made_again_with_all_images(
+    squares: SimpleNamespace, model: FloatModel
+) -> None:
+    what = AutoStudy(
+        model=model,
+        data=Data(squares.data),
+        out=squares.root / "auto",
+        backends=(BACKEND,),
+        observers=(quantcore.TensorPolicy("mse"),),
+    )
+    parts = divided(what.data, what.choosing, what.seed)
+
+    def climbed(ladder: Ladder) -> list[Attempt]:
+        equalized = ladder.attempts("equalize", lambda _: {}, None, False)[0]
+        start = equalized.leaving("mixed", ["head.32"])
+        return ladder.attempts("rounding", lambda _: {}, start, True)
+
+    said: list[str] = []
+    with executor.kept_in(what.out) as runtime:
+        some, whole = (Ladder(what, p, runtime, said.append) for p in (parts, parts.whole))
+        chosen, expected = climbed(some), climbed(whole)
+        made = [whole.anew(attempt) for attempt in chosen]
+        trained = replace(chosen[0], rung="qat")
+        assert whole.anew(trained) is trained
+    assert not any("left out" in line for line in said)
+    assert [a.done[-1] for a in made] == ["bias-correction", "gptq"]
+    for old, new, as_if in zip(chosen, made, expected, strict=True):
+        assert (new.name, new.rung) == (old.name, old.rung) == (as_if.name, as_if.rung)
+        assert len(old.table.provenance.image_ids) == 3
+        assert len(new.table.provenance.image_ids) == 6
+        assert new.table.tensors == as_if.table.tensors
+        assert new.model.fingerprint == as_if.model.fingerprint != old.model.fingerprint
+
+
 def test_a_target_of_speed_that_nothing_meets(
     cli: Callable[..., SimpleNamespace], squares: SimpleNamespace
 ) -> None:
     out = squares.root / "auto"
-    asked = ["--max-drop", 0.9, "--min-speedup", 1000, "--backend", BACKEND, "--graphs", 1]
+    asked = [
+        "--max-drop",
+        0.9,
+        "--min-speedup",
+        1000,
+        "--backend",
+        BACKEND,
+        "--graphs",
+        1,
+        "--no-refit",
+    ]
     given = [*squares.model, "--data", squares.data, "--out", out, "--without", "equalize"]
     done = cli("auto", *given, *asked, "--observer", "max")
     assert done.code == 1, done.err
     assert "asked were 1000" in done.out
     assert "not in INT8: " in done.out
-    skipped = json.loads((out / "auto.json").read_text())["skipped"]
-    assert "makes nothing faster" in skipped["rounding"]
+    report = json.loads((out / "auto.json").read_text())
+    assert "makes nothing faster" in report["skipped"]["rounding"]
+    assert report["images"]["delivered"] == report["images"]["calibrating"]
 
 
 @pytest.mark.parametrize(

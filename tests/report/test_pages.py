@@ -230,7 +230,13 @@ AUTO = {
     "data": "coco",
     "metric": "map",
     "asked": {"max_drop": 0.01, "min_speedup": 1.2, "budget": None},
-    "images": {"split": "train2017", "seed": 0, "calibrating": [1, 2], "choosing": [3]},
+    "images": {
+        "split": "train2017",
+        "seed": 0,
+        "calibrating": [1, 2],
+        "choosing": [3],
+        "delivered": [1, 2, 3],
+    },
     "rivals": [
         {
             "engine": "openvino",

@@ -54,6 +54,8 @@ def page(data: _Json) -> Page:
                             f"{images['split']}",
                             "chosen on": f"{len(images['choosing'])} others of it, seed "
                             f"{images['seed']}",
+                            "delivered network calibrated on": f"{len(images['delivered'])} "
+                            f"images of {images['split']}",
                             "judged on": f"{unseen['images']} images of {unseen['split']}",
                             "minutes": f"{data['seconds'] / 60:.1f}",
                             "files": ", ".join(data["artifacts"].values()),

@@ -31,8 +31,8 @@ def change(found: _Json | None) -> dict[str, Any] | None:
         return None
     ends = {"low": found.get("high"), "high": found.get("low")}
     return {
-        "value": -found["value"],
-        **{name: None if end is None else -end for name, end in ends.items()},
+        "value": 0 - found["value"],  # -0.0 of no drop would be shown as one
+        **{name: None if end is None else 0 - end for name, end in ends.items()},
     }
 
 

@@ -214,13 +214,19 @@ class _Climb:
         tried = [entry.tried for entry in self._entries]
         return choice.best(tried, beliefs, self._what.max_drop, self._what.confidence)
 
+    def _delivered(self, chosen: Attempt) -> Attempt:
+        """The chosen recipe with all images: those that chose have done their work."""
+        if not self._what.refit:
+            return chosen
+        return Ladder(self._what, self._parts.whole, self._runtime, self._say).anew(chosen)
+
     def _end(self) -> AutoRecord:
         """Judges the chosen one where nothing was chosen, writes it, and says what it is worth."""
         number = self._best(self._beliefs)
         judged = [entry.judged for entry in self._entries]
-        record = recorded(
-            self._what, self._parts, self._rivals, self._entries, number, self._runtime
-        )
+        delivered = self._delivered(self._entries[number].attempt)
+        about = (self._what, self._parts, self._rivals, self._entries, number)
+        record = recorded(*about, delivered, self._runtime)
         return verdict.told(
             replace(
                 record,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import yaml
 
@@ -80,6 +80,7 @@ def recorded(
     rivals: Rivals,
     entries: Sequence[Entry],
     number: int,
+    delivered: Attempt,
     runtime: Runtime,
 ) -> AutoRecord:
     """What was tried and chosen, and what the chosen one is worth; writes its files.
@@ -90,6 +91,7 @@ def recorded(
         rivals: What had to be beaten.
         entries: All recipes.
         number: Of the chosen one.
+        delivered: The chosen one as it is written and judged, with all images.
         runtime: Where the last look is done and kept.
     """
     best, data = entries[number], what.data
@@ -109,15 +111,16 @@ def recorded(
             seed=what.seed,
             calibrating=tuple(image.id for image in parts.calibrating),
             choosing=tuple(image.id for image in parts.choosing),
+            delivered=delivered.table.provenance.image_ids,
             labelled=parts.labelled,
             evaluation=split_in(data.root, data.evaluation),
         ),
         rivals=tuple(sorted((rival for _, rival in rivals.all), key=lambda rival: rival.ms)),
         tried=tuple(entry.tried for entry in entries),
         chosen=number,
-        unseen=_unseen(what, rivals, best, runtime),
+        unseen=_unseen(what, rivals, replace(best, attempt=delivered), runtime),
         host=runtime.host(needs_of(what.engines)),
-        artifacts=_written(what, best.attempt),
+        artifacts=_written(what, delivered),
     )
 
 

@@ -42,7 +42,7 @@ Gained = Callable[[Attempt], Mapping[str, Gain]]
 
 #: Rewrites that make up for rounding, and the one that makes channels alike.
 CORRECTIONS = ("bias-correction", "gptq")
-EQUALIZE = "equalize"
+EQUALIZE, EQUALIZED = "equalize", "equalized"
 
 
 def check_backends(names: Sequence[str]) -> str:
@@ -98,12 +98,29 @@ class Ladder:
             return self._grid(rung, self._what.model, placements[1:])
         if rung == "equalize":
             with self._spared(rung):
-                return self._grid(rung, self._equalized, placements, ("equalized",))
+                return self._grid(rung, self._equalized, placements, (EQUALIZED,))
             return []
         assert best is not None
         if rung == "mixed":
             return self._mixed(best, gained, fast)
         return self._rounding(best) if rung == "rounding" else self._trained(best)
+
+    def anew(self, attempt: Attempt) -> Attempt:
+        """The recipe of an attempt that another ladder made, from the images of this one.
+
+        A training stays as it is: nothing would tell whether another one went well.
+        """
+        if attempt.rung == "qat":
+            return attempt
+        with self._spared(f"{attempt.name}, on all images"):
+            model = self._equalized if EQUALIZED in attempt.done else self._what.model
+            policy = replace(attempt.policy, images=self._policy.images)
+            table = self._calibrated(model, policy, attempt.backend, keep=False)
+            for name in CORRECTIONS:
+                if name in attempt.done:
+                    model, table = self._corrected(name, model, table)
+            return replace(attempt, model=model, table=table)
+        return attempt
 
     def reach(self) -> dict[str, tuple[float, float]]:
         """Largest magnitudes by activation: on the images to calibrate on, and that choose."""
@@ -260,12 +277,17 @@ class Ladder:
         found = []
         for name in CORRECTIONS:
             with self._spared(name):
-                given = (self._data, self._policy, self._runtime, best.table)
-                done = rewritten(best.model, name, *given)
-                assert done.table is not None
-                words = (*best.done, name)
-                found.append(_attempt("rounding", best.backend, done.model, done.table, words))
+                made = self._corrected(name, best.model, best.table)
+                found.append(_attempt("rounding", best.backend, *made, (*best.done, name)))
         return found
+
+    def _corrected(
+        self, name: str, model: FloatModel, table: CalibrationTable
+    ) -> tuple[FloatModel, CalibrationTable]:
+        """What a correction makes of a model and its table."""
+        done = rewritten(model, name, self._data, self._policy, self._runtime, table)
+        assert done.table is not None
+        return done.model, done.table
 
     def _trained(self, best: Attempt) -> list[Attempt]:
         """Weights and scales trained with the quantizers in place, by the first that can."""

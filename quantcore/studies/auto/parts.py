@@ -33,6 +33,11 @@ class Parts:
         return replace(whole, images=frozenset(image.id for image in self.calibrating))
 
     @property
+    def whole(self) -> Parts:
+        """All images to calibrate on, once the choice is made."""
+        return replace(self, calibrating=self.dataset.select())
+
+    @property
     def labelled(self) -> bool:
         """Whether the images to choose by have labels."""
         return self.dataset.labelled([image.id for image in self.choosing])

@@ -42,7 +42,8 @@ class AutoStudy:
         min_speedup: It must run so many times as fast as the fastest float network that loses no
             more.
         confidence: How surely a recipe must meet the drop to be taken: 0.5 goes by the most likely
-            value, more climbs higher.
+            value, more climbs higher. There is a single look at the evaluation split, and even odds
+            would fail at every other.
         budget: Seconds after which no further rung is begun; None for no limit.
         policy: What holds for all recipes: codes, rules, seed; observer and placement are searched.
         observers: Observers to try.
@@ -54,6 +55,7 @@ class AutoStudy:
         seed: Of the division.
         graphs: Graphs that stand for a recipe: its own, and others that hardly differ.
         steps: Steps of a training.
+        refit: Whether the chosen recipe is made again with all images of the calibration split.
         device: Where frameworks compute.
         threads: CPU threads of the framework; None for all.
         weights: Where the model came from, for the record.
@@ -66,7 +68,7 @@ class AutoStudy:
     engines: tuple[Evaluation, ...] = (Evaluation(),)
     max_drop: float = 0.005
     min_speedup: float = 1.0
-    confidence: float = 0.5
+    confidence: float = 0.8
     budget: float | None = None
     policy: CalibrationPolicy = field(default_factory=CalibrationPolicy)
     observers: tuple[TensorPolicy, ...] = OBSERVERS
@@ -77,6 +79,7 @@ class AutoStudy:
     seed: int = 0
     graphs: int = 6
     steps: int = 200
+    refit: bool = True
     device: str = "auto"
     threads: int | None = None
     weights: Path | None = None

@@ -23,13 +23,14 @@ def tried(found: Tried, metric: Metric) -> str:
     """A recipe, as it is tried."""
     ends = []
     if not found.accurate:
-        ends.append("loses too much")
+        ends.append("may lose too much")
     if not found.fast:
         ends.append("too slow")
     return (
         f"{found.rung}: {found.name} on {found.engine}: {metric.kept} lost "
         f"{estimate(found.lost, 4)}, {metric.title} against float "
-        f"{estimate(-found.drop, 4, '+')}, believed {-found.belief.drop:+.4f}; "
+        f"{estimate(-found.drop, 4, '+')}, believed {-found.belief.drop:+.4f} "
+        f"± {found.belief.deviation:.4f}; "
         f"{found.ms:.1f} ms, {estimate(found.speedup, 2)} times as fast; "
         + (" and ".join(ends) or "meets both")
     )
@@ -40,7 +41,7 @@ def told(record: AutoRecord) -> AutoRecord:
     unseen, asked = record.unseen, record.asked
     accurate = not unseen.drop.value > asked.max_drop  # without labels there is nothing to measure
     fast = record.speedup.value >= asked.min_speedup
-    lines = [_worth(record), _certainty(record), _selection(record)]
+    lines = [_worth(record), _certainty(record), _selection(record), _images(record)]
     others = unseen.others or 0.0
     if others > QUIET:
         lines.append(
@@ -91,6 +92,18 @@ def _selection(record: AutoRecord) -> str:
         f"believed to lose {best.belief.drop:.4f} (a selected figure, {luck}measured there "
         f"{best.drop.value:+.4f})"
     )
+
+
+def _images(record: AutoRecord) -> str:
+    """What the delivered network was calibrated on."""
+    images = record.images
+    count, split = len(images.delivered), images.split
+    if count > len(images.calibrating):
+        return (
+            f"then calibrated anew on all {count} images of {split}, and judged; the table of "
+            f"recipes is of {len(images.calibrating)}"
+        )
+    return f"calibrated on {count} images of {split}, as it was chosen"
 
 
 def _missed(record: AutoRecord, accurate: bool, fast: bool) -> str:
