@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_quantization.nn import TensorQuantizer
 from torch import Tensor
@@ -56,6 +57,11 @@ class Network(torch.nn.Module):
     def tensor(self, values: Array) -> Tensor:
         """Images or activations as the network takes them."""
         return torch.tensor(values, device=self.device, dtype=self.dtype)
+
+    def shared(self, values: Array) -> Tensor:
+        """As `tensor`, in the array's own memory where that is possible; for what is only read."""
+        writable = np.require(values, requirements="W")  # torch warns of others
+        return torch.as_tensor(writable, device=self.device, dtype=self.dtype)
 
     def tap(self, site: Site, function: Callable[[Tensor], Tensor]) -> None:
         """Puts a quantizer at an activation, for the site's consumers."""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from quantcore.contracts.training import (
     Extent,
@@ -59,6 +60,7 @@ class TorchTraining(FrameworkTraining):
             else [{"params": list(self._tensors.values())}],
             betas=(0.9, 0.999),
             eps=1e-8,
+            fused=True,
         )
         self._weight_quantizers = [
             (s, self._weight_quantizer(s, ranges[s.tensor])) for s in sites if s.role == "weight"
@@ -119,15 +121,18 @@ class TorchTraining(FrameworkTraining):
         self, name: str, target: Target, losses: dict[str, Tensor]
     ) -> Callable[[Tensor], Tensor]:
         def compare(x: Tensor) -> Tensor:
-            values, weights = (
-                self._network.tensor(part) for part in (target.values, target.weights)
-            )
+            values = self._network.shared(target.values)
             if x.shape != values.shape:
                 raise BackendError(
                     f"tensor {name!r} has the shape {tuple(x.shape)} in training, "
                     f"{tuple(values.shape)} at the teacher"
                 )
-            losses[name] = ((x - values).square() * weights).sum()
+            if target.weights.size == 1:  # one pass over the values each way
+                squares = mse_loss(x, values, reduction="sum")
+                losses[name] = squares * float(target.weights.item())
+            else:
+                weights = self._network.shared(target.weights)
+                losses[name] = ((x - values).square() * weights).sum()
             if target.labels.size:
                 labels = self._network.tensor(target.labels)
                 losses[name] = losses[name] - (labels * torch.log_softmax(x, 1)).sum()
@@ -180,6 +185,5 @@ class TorchTraining(FrameworkTraining):
                 tensor.copy_(torch.from_numpy(np.array(state[f"value/{name}"])))
                 kept = {p: state[f"{p}/{name}"] for p in parts if f"{p}/{name}" in state}
                 self._adam.state[tensor] = {
-                    p: torch.from_numpy(np.array(v)).to("cpu" if p == "step" else tensor.device)
-                    for p, v in kept.items()
+                    p: torch.from_numpy(np.array(v)).to(tensor.device) for p, v in kept.items()
                 }
