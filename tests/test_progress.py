@@ -80,6 +80,20 @@ def test_nothing_to_do_is_said_too(clock: Callable[[float], None]) -> None:
     assert text.getvalue() == "reading: 0 in 0.0 s\n"
 
 
+def test_what_is_told_of_a_task_is_a_line_where_nothing_advances(
+    clock: Callable[[float], None],
+) -> None:
+    text = io.StringIO()
+    lines = Lines(console(text))
+    task = lines.start("calibration", 1)
+    lines.tell(task, "a: images: 3/8")
+    assert text.getvalue() == ""
+    clock(11)
+    lines.tell(task, "")
+    lines.tell(task, "a: images: 4/8")
+    assert text.getvalue() == "calibration: 0/1 (a: images: 4/8)\n"
+
+
 @pytest.mark.parametrize("kind", [Lines, Bars])
 def test_items_pass_unchanged(kind: type) -> None:
     items = [object(), object()]

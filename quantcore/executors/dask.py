@@ -242,7 +242,7 @@ def _name(address: str, about: Mapping[str, Any]) -> str:
 
 def _run(function: Called, *arguments: bytes) -> bytes:
     """On the worker: calls a function with the worker's post."""
-    from distributed import get_worker
+    from distributed import get_worker, secede
     from distributed.worker import thread_state
 
     worker, key = get_worker(), thread_state.key
@@ -251,6 +251,7 @@ def _run(function: Called, *arguments: bytes) -> bytes:
         task = worker.state.tasks.get(key)
         return task is not None and task.state in ("executing", "long-running")
 
+    secede()  # a worker of one thread can be looked at all the same
     folder = Path(worker.local_directory) / "quantcore"
     memory = worker.memory_manager.memory_limit
     return function(Post(folder, worker.state.nthreads, memory, wanted), *arguments)

@@ -148,8 +148,16 @@ class Lines(Progress):
             self._print(f"{description}: {done}{of}{left}{told}")
 
     def tell(self, task: int, told: str) -> None:
-        """See Progress."""
+        """See Progress; also a line where nothing else has been said for long."""
         self._told[task] = one_line(told, _WIDEST)
+        now = time.monotonic()
+        with self._lock:
+            description, total, done, began, last = self._tasks[task]
+            due = bool(told) and now - last >= self.interval
+            self._tasks[task] = (description, total, done, began, now if due else last)
+        if due:
+            of = f"/{total}" if total else ""
+            self._print(f"{description}: {done}{of} ({self._told[task]})")
 
     def stop(self, task: int) -> None:
         """See Progress."""

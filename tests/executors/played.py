@@ -70,8 +70,8 @@ class PlayedLink(Link):
         at = Post(self._folder / name, 1)
         if function is post.announce:
             future.set_result(encoded(worker.told))
-        elif function is post.keep:
-            future.set_result(post.keep(at, *arguments))
+        elif function in (post.keep, post.glance):
+            future.set_result(function(at, *arguments))
         elif worker.dies:
             with self._lock:
                 del self.played[name]  # and no answer, ever
@@ -92,4 +92,4 @@ class PlayedLink(Link):
                 pieces.append(found)
         except QuantcoreError as error:
             return Report(pieces=pieces, error=(type(error).__name__, str(error)))
-        return Report(pieces=pieces, seconds=0.1 * len(pieces), first=0.1)
+        return Report(pieces=pieces, finished=len(pieces), seconds=0.1 * len(pieces), first=0.1)

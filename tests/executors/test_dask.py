@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 import quantcore
 from quantcore.commands.cli import app
-from quantcore.executors.cluster import shares
+from quantcore.executors.cluster import exchange, shares
 from quantcore.pipeline import Evaluation, evaluate
 from quantcore.runtime.executor import InProcess
 from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.notes import Note
+from quantcore.runtime.progress import Silent
 from quantcore.runtime.store import Store
 from quantcore.runtime.trials import trial
 
@@ -75,6 +76,23 @@ def test_a_killed_worker_costs_what_it_was_doing(dask, cluster, tmp_path: Path) 
         mortal.kill()
         mortal.wait()
     assert [each.number for each in found] == [0, 1, 2]
+
+
+def test_what_is_finished_comes_while_the_job_runs(dask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_GLANCE", 0.1)
+    kept: dict[int, object] = {}
+    some = threading.Event()
+
+    def finish(number: int, value: object) -> None:
+        kept[number] = value
+        if len(kept) > 3:
+            some.set()
+
+    running = dask.submit(trial(range(200), seconds=0.1, apart=False), finish, Silent())
+    assert some.wait(30)
+    running.cancel()
+    assert 3 < len(kept) < 200
+    assert list(kept) == list(range(len(kept)))
 
 
 @pytest.mark.parametrize(

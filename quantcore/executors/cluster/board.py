@@ -58,12 +58,20 @@ class Share:
         numbers: Of the pieces.
         quiet: Whether nothing else may run on the machine meanwhile.
         died: Names of the workers that died of it.
+        taken: Places in `numbers` of the pieces that are here already.
     """
 
     task: Task
     numbers: list[int]
     quiet: bool
     died: list[str] = field(default_factory=list)
+    taken: set[int] = field(default_factory=set)
+
+    def rest(self) -> list[int]:
+        """From now on only what is not here yet; the numbers of those pieces."""
+        left = [number for place, number in enumerate(self.numbers) if place not in self.taken]
+        self.numbers, self.taken = left, set()
+        return left
 
 
 @dataclass(eq=False)
@@ -75,6 +83,7 @@ class Seat:
         told: What it says of itself.
         there: Whether it is still there.
         share: What it is doing.
+        doing: What it says of that.
         kept: Names of the parts that it has.
         blind: Folders whose files it cannot read, and why.
     """
@@ -83,6 +92,7 @@ class Seat:
     told: Announced
     there: bool = True
     share: Share | None = None
+    doing: str = ""
     kept: set[str] = field(default_factory=set)
     blind: dict[str, str] = field(default_factory=dict)
 
@@ -139,7 +149,7 @@ class Board:
 
     def ended(self, seat: Seat) -> None:
         """A worker is idle again, or gone."""
-        seat.share = None
+        seat.share, seat.doing = None, ""
         self._running.discard(seat)
         self._release(lambda share, chosen: chosen is seat)
 

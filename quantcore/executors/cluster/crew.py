@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 
 from quantcore.errors import ExecutorError, QuantcoreError
 from quantcore.executors.cluster.announced import announced
@@ -14,7 +15,7 @@ from quantcore.executors.cluster.board import Board, Seat, Share
 from quantcore.executors.cluster.exchange import Exchange
 from quantcore.executors.cluster.files import Mapped
 from quantcore.executors.cluster.link import Link, WorkerAt, WorkerLost
-from quantcore.executors.cluster.order import Report
+from quantcore.executors.cluster.order import Glance, Report
 from quantcore.runtime.notes import note
 
 #: Seconds between two looks at which workers are there.
@@ -43,6 +44,10 @@ class ClusterOptions:
 
 class Outcomes(ABC):
     """Is told what becomes of shares; from any thread."""
+
+    @abstractmethod
+    def glanced(self, seat: Seat, share: Share, glance: Glance) -> None:
+        """A worker has told how far it is."""
 
     @abstractmethod
     def came_back(self, seat: Seat, share: Share, report: Report) -> None:
@@ -167,7 +172,8 @@ class Crew:
             return
         while (share := self._next(seat)) is not None:
             try:
-                report = self._exchange.send(seat, share)
+                glanced = partial(self._outcomes.glanced, seat, share)
+                report = self._exchange.send(seat, share, glanced)
             except WorkerLost:
                 self._outcomes.died(seat, share, "it was lost")
             except Exception as error:

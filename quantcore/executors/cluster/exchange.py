@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -11,12 +14,15 @@ from quantcore.executors.cluster.announced import Announced
 from quantcore.executors.cluster.board import Seat, Share
 from quantcore.executors.cluster.files import Mapped
 from quantcore.executors.cluster.link import Link, WorkerAt, WorkerLost
-from quantcore.executors.cluster.order import Order, Report
+from quantcore.executors.cluster.order import Glance, Order, Report
 from quantcore.executors.cluster.parcel import packed
 from quantcore.runtime.codec import decoded, encoded
 
 #: Seconds after which a call looks whether its worker is still there.
 _PATIENCE = 0.2
+
+#: Seconds between two glances at what a worker has under way.
+_GLANCE = 5.0
 
 #: Times that a worker is sent a part before it is taken for lost.
 _TRIES = 4
@@ -46,8 +52,13 @@ class Exchange:
         """
         return decoded(self._result(self._link.call(at, post.announce), self._over), Announced)
 
-    def send(self, seat: Seat, share: Share) -> Report:
+    def send(self, seat: Seat, share: Share, glanced: Callable[[Glance], None]) -> Report:
         """Has a share done.
+
+        Args:
+            seat: By whom.
+            share: What.
+            glanced: Is told now and then how far it is.
 
         Raises:
             WorkerLost: The worker is gone, or nobody wants the share any more.
@@ -71,6 +82,7 @@ class Exchange:
             else:
                 self._keep(seat, name, content, over)
         order = Order(
+            id=uuid.uuid4().hex,
             what=task.job.what,
             job=task.name,
             wanted=wanted,
@@ -79,7 +91,9 @@ class Exchange:
             apart=task.job.apart,
             threads=task.job.threads,
         )
-        content = self._result(self._link.call(seat.at, post.work, encoded(order)), over)
+        # Nothing else runs beside what measures time.
+        look = None if share.quiet else _Look(self._link, seat.at, order.id, glanced)
+        content = self._result(self._link.call(seat.at, post.work, encoded(order)), over, look)
         seat.kept.update(along)
         return decoded(content, Report)
 
@@ -95,7 +109,9 @@ class Exchange:
                 seat.kept.add(name)
                 return
 
-    def _result(self, future: Future[bytes], over: Callable[[], bool]) -> bytes:
+    def _result(
+        self, future: Future[bytes], over: Callable[[], bool], look: _Look | None = None
+    ) -> bytes:
         """What a call returns, as long as it is wanted."""
         while True:
             try:
@@ -104,3 +120,28 @@ class Exchange:
                 if over():
                     future.cancel()
                     raise WorkerLost("the worker is gone, or the work not wanted") from None
+                if look is not None:
+                    look.on()
+
+
+class _Look:
+    """Glances at an order from time to time; one that is never answered does no harm."""
+
+    def __init__(
+        self, link: Link, at: WorkerAt, order: str, glanced: Callable[[Glance], None]
+    ) -> None:
+        self._link, self._at, self._order, self._glanced = link, at, order, glanced
+        self._due, self._have = time.monotonic() + _GLANCE, 0
+        self._asked: Future[bytes] | None = None
+
+    def on(self) -> None:
+        """Asks where it is time, and passes on what has been answered."""
+        if self._asked is None and time.monotonic() >= self._due:
+            given = self._order.encode(), str(self._have).encode()
+            self._asked = self._link.call(self._at, post.glance, *given)
+        elif self._asked is not None and self._asked.done():
+            with contextlib.suppress(Exception):  # of Dask's: the work itself will tell
+                found = decoded(self._asked.result(), Glance)
+                self._have += len(found.pieces)
+                self._glanced(found)
+            self._asked, self._due = None, time.monotonic() + _GLANCE

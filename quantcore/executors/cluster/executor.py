@@ -14,7 +14,7 @@ from quantcore.executors.cluster import post
 from quantcore.executors.cluster.board import Seat, Share, Task
 from quantcore.executors.cluster.crew import ClusterOptions, Crew, Outcomes
 from quantcore.executors.cluster.link import Link
-from quantcore.executors.cluster.order import Report
+from quantcore.executors.cluster.order import Glance, Report
 from quantcore.executors.cluster.parcel import Parts, packed_job
 from quantcore.executors.cluster.shares import Cost, cut
 from quantcore.runtime.codec import decoded
@@ -191,13 +191,28 @@ class ClusterExecutor(Executor, Outcomes):
             running = sum(seat.share is not None for seat in seats)
             told = (
                 f"all jobs: {self.done} parts done, {running} running, "
-                f"{len(self._board.waiting)} waiting, {self.failed} failed, {self.retried} again; "
-                f"{len(seats)} workers"
+                f"{len(self._board.waiting)} waiting, {self.failed} failed, {self.retried} again"
+                f"{self._left()}; {len(seats)} workers"
             )
-            tasks = list(self._tasks)
-        for task in tasks:
+            lines = dict.fromkeys(self._tasks, "")
+            for seat in seats:
+                if seat.doing and seat.share is not None and seat.share.task in lines:
+                    lines[seat.share.task] = f"{seat.at.name}: {seat.doing}"
+        for number, (task, doing) in enumerate(lines.items()):
+            both = [doing] if doing else []
             with contextlib.suppress(KeyError):  # over meanwhile
-                task.progress.tell(task.bar, told)
+                task.progress.tell(task.bar, "; ".join(both if number else [told, *both]))
+
+    def _left(self) -> str:
+        """How long what waits and runs will take, in words; empty while a kind of it is new."""
+        shares = [seat.share for seat in self._board.seats.values() if seat.share is not None]
+        seconds = 0.0
+        for share in (*shares, *self._board.waiting):
+            cost = self._costs.get(share.task.job.kind)
+            if cost is None:
+                return ""
+            seconds += cost.start + cost.piece * (len(share.numbers) - len(share.taken))
+        return f", {seconds / max(len(self._board.seats), 1):.0f} s left"
 
     def unsent(self, share: Share, error: Exception) -> None:
         """See Outcomes."""
@@ -224,42 +239,62 @@ class ClusterExecutor(Executor, Outcomes):
             return []
         return list(stuck.items())
 
-    def came_back(self, seat: Seat, share: Share, report: Report) -> None:
-        """See Outcomes: keeps what a share has brought, and does what else its end asks for."""
-        task, done = share.task, set()
+    def glanced(self, seat: Seat, share: Share, glance: Glance) -> None:
+        """See Outcomes: what is finished is kept at once."""
+        seat.doing = glance.doing
+        self._take(share, glance.pieces)
+
+    def _take(self, share: Share, pieces: Iterable[tuple[int, bytes]]) -> bool:
+        """Keeps pieces of a share; whether that went well."""
+        task = share.task
         try:
-            for place, content in report.pieces:
-                number = share.numbers[place]
-                task.finish(number, decoded(content, task.job.pieces[number].kind))
-                task.progress.advance(task.bar)
-                done.add(number)
+            for place, content in pieces:
+                if place not in share.taken:
+                    number = share.numbers[place]
+                    task.finish(number, decoded(content, task.job.pieces[number].kind))
+                    task.progress.advance(task.bar)
+                    share.taken.add(place)
         except Exception as error:
             self._over(task, _of_ours(error))
+            return False
+        return True
+
+    def came_back(self, seat: Seat, share: Share, report: Report) -> None:
+        """See Outcomes: keeps what a share has brought, and does what else its end asks for."""
+        task = share.task
+        if not self._take(share, report.pieces):
             return
-        share.numbers = [number for number in share.numbers if number not in done]
+        left = share.rest()
         if report.error is not None and report.error[0] == "Unreachable":
             self._blind(seat, share, report.error[1])
         elif report.error is not None:
             self._over(task, post.error_of(report.error))
         elif report.died is not None:
             self.died(seat, share, report.died)
-        elif share.numbers:
-            self._over(task, BackendError(f"{task.job.what}: {len(share.numbers)} pieces missing"))
+        elif left:
+            self._over(task, BackendError(f"{task.job.what}: {len(left)} pieces missing"))
         else:
             self._learn(task.job, report)
-            with self._changed:
-                task.open -= 1
-                self.done += 1
-                last = not task.open
-            if last:
-                self._over(task, None)
+            self._whole(share)
+
+    def _whole(self, share: Share) -> None:
+        """A share is done, and its job where it was the last one."""
+        task = share.task
+        with self._changed:
+            task.open -= 1
+            self.done += 1
+            last = not task.open
+        if last:
+            self._over(task, None)
 
     def _learn(self, job: Job[Any], report: Report) -> None:
-        """Notes what jobs of this kind take, for the next one's shares."""
-        count = len(report.pieces)
+        """Notes what jobs of this kind take, for the next one's shares and the time left."""
+        count = report.finished
         if count > 1:
             piece = (report.seconds - report.first) / (count - 1)
             self._costs[job.kind] = Cost(max(report.first - piece, 1e-3), piece)
+        elif job.kind not in self._costs:
+            self._costs[job.kind] = Cost(piece=report.seconds)
 
     def _blind(self, seat: Seat, share: Share, why: str) -> None:
         """A worker cannot read a job's files: others do the job."""
@@ -281,6 +316,9 @@ class ClusterExecutor(Executor, Outcomes):
         """See Outcomes; also where only its process died: another worker does it."""
         task = share.task
         if self._crew.is_over() or task.over:
+            return
+        if not share.rest():  # all of it had come before
+            self._whole(share)
             return
         share.died.append(seat.at.name)
         if len(share.died) >= self._options.deaths:

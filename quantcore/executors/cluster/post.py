@@ -18,11 +18,11 @@ from typing import Any
 from quantcore.errors import BackendError, ExecutorError, QuantcoreError
 from quantcore.executors.cluster.announced import announced
 from quantcore.executors.cluster.files import reach
-from quantcore.executors.cluster.order import Order, Report
+from quantcore.executors.cluster.order import Glance, Order, Report
 from quantcore.executors.cluster.parcel import name_of, unpacked, unpacked_job
 from quantcore.runtime.codec import decoded, encoded
 from quantcore.runtime.files import write_whole
-from quantcore.runtime.progress import Progress, Silent
+from quantcore.runtime.progress import Progress
 from quantcore.runtime.worker import Worker
 
 #: Seconds between two looks at whether a job is still wanted and what memory it takes.
@@ -76,17 +76,88 @@ def work(post: Post, content: bytes) -> bytes:
     return encoded(_done(post, replace(order, parts={})))
 
 
+def glance(post: Post, order: bytes, have: bytes) -> bytes:
+    """Looks at an order that runs; a `Glance`.
+
+    Args:
+        post: Where this worker stands.
+        order: Its id.
+        have: How many of its pieces the asker has, as decimal digits.
+    """
+    found = _UNDER_WAY.get(order.decode())
+    return encoded(found.seen(int(have)) if found else Glance(pieces=[]))
+
+
+class _UnderWay(Progress):
+    """An order under way: the pieces that are finished, and what its process is at."""
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[int, bytes]] = []
+        self._known = self._next = 0
+        self._bars: dict[int, tuple[str, int, int | None]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, piece: tuple[int, bytes]) -> None:
+        """One more is finished."""
+        with self._lock:
+            self._pieces.append(piece)
+
+    def seen(self, have: int) -> Glance:
+        """What is new for somebody who has so many pieces."""
+        with self._lock:
+            self._known = max(self._known, have)
+            doing = ""
+            if self._bars:
+                description, done, total = list(self._bars.values())[-1]
+                doing = f"{description}: {done}" + (f"/{total}" if total else "")
+            return Glance(pieces=self._pieces[have:], doing=doing)
+
+    def left(self) -> tuple[list[tuple[int, bytes]], int]:
+        """The pieces that nobody is known to have, and how many there are in all."""
+        with self._lock:
+            return self._pieces[self._known :], len(self._pieces)
+
+    def start(self, description: str, total: int | None) -> int:
+        """See Progress."""
+        with self._lock:
+            self._next += 1
+            self._bars[self._next] = description, 0, total
+            return self._next
+
+    def advance(self, task: int) -> None:
+        """See Progress."""
+        with self._lock:
+            description, done, total = self._bars[task]
+            self._bars[task] = description, done + 1, total
+
+    def stop(self, task: int) -> None:
+        """See Progress."""
+        with self._lock:
+            del self._bars[task]
+
+
+#: Orders that run in this process, by id: in a cluster of threads there are several.
+_UNDER_WAY: dict[str, _UnderWay] = {}
+
+
 def _done(post: Post, order: Order) -> Report:
-    pieces: list[tuple[int, bytes]] = []
+    under = _UNDER_WAY[order.id] = _UnderWay()
+    try:
+        return _worked(post, order, under)
+    finally:
+        del _UNDER_WAY[order.id]
+
+
+def _worked(post: Post, order: Order, under: _UnderWay) -> Report:
     began, first = time.monotonic(), 0.0
     error: tuple[str, str] | None = None
     died: str | None = None
     threads = min(order.threads or post.threads, post.threads)
     with _process(order, threads) as process, _watch(post, process) as watch:
         try:
-            for found in process.run(_pieces, str(post.folder), order, progress=Silent()):
+            for found in process.run(_pieces, str(post.folder), order, progress=under):
                 first = first or time.monotonic() - began
-                pieces.append(found)
+                under.add(found)
         except (QuantcoreError, OSError) as raised:
             if process.ended:
                 died = watch.why or str(raised)
@@ -95,7 +166,10 @@ def _done(post: Post, order: Order) -> Report:
             else:
                 error = type(raised).__name__, str(raised)
     seconds = time.monotonic() - began
-    return Report(pieces=pieces, error=error, died=died, seconds=seconds, first=first)
+    pieces, finished = under.left()
+    return Report(
+        pieces=pieces, finished=finished, error=error, died=died, seconds=seconds, first=first
+    )
 
 
 def _pieces(folder: str, order: Order, progress: Progress) -> Iterator[tuple[int, bytes]]:
