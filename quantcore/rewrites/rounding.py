@@ -30,6 +30,9 @@ from quantcore.rewrites.patches import Values, moments, rounded_layers
 from quantcore.runtime.progress import Progress
 from quantcore.table.table import CalibrationTable
 
+#: Inputs whose errors are passed on to all later ones at once (the paper's lazy batches).
+_BLOCK = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoundingOptions:
@@ -140,13 +143,16 @@ def gptq(
     damped = second[np.ix_(order, order)].copy()
     damped[np.diag_indices_from(damped)] += damping * max(float(diagonal.mean()), 1e-12)
     factor = np.linalg.cholesky(np.linalg.inv(damped)).T  # upper: of the inverse
-    left = weight[:, order].astype(np.float64)
-    rounded = np.empty_like(left)
-    for column in range(left.shape[1]):
-        codes = np.clip(np.rint(left[:, column] / scales), *ends)
-        rounded[:, column] = codes * scales
-        error = (left[:, column] - rounded[:, column]) / factor[column, column]
-        left[:, column + 1 :] -= np.outer(error, factor[column, column + 1 :])
-    found = np.empty_like(rounded)
-    found[:, order] = rounded
+    # K x outputs: what is rounded at a time, and what is moved by it, lie together.
+    left = np.ascontiguousarray(weight[:, order].T, np.float64)
+    rounded, errors = np.empty_like(left), np.empty_like(left)
+    for first in range(0, len(left), _BLOCK):
+        last = min(first + _BLOCK, len(left))
+        for n in range(first, last):
+            rounded[n] = np.clip(np.rint(left[n] / scales), *ends) * scales
+            errors[n] = (left[n] - rounded[n]) / factor[n, n]
+            left[n + 1 : last] -= np.outer(factor[n, n + 1 : last], errors[n])
+        left[last:] -= factor[first:last, last:].T @ errors[first:last]
+    found = np.empty((left.shape[1], len(left)))
+    found[:, order] = rounded.T
     return found
