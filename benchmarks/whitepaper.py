@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +38,8 @@ from quantcore.policy.policy import CalibrationPolicy
 #: Every convolution, and activations that may be affine: no engine's rules.
 PLACEMENT = {"name": "every layer", "extends": "minimal", "zero_points": True}
 
-#: Chosen with `--choose`: trained on four fifths of the training images, judged on the rest.
+#: The digits' chosen with `--choose`: trained on four fifths of the training images, judged on the
+#: rest.
 COMMON = {"batch": 32, "zoom": 1.0, "held_out": 0.0, "warmup": 20}
 RECIPES = {
     "digits": {**COMMON, "steps": 400, "rate": 1e-3, "scale_rate": 0.01, "flip": 0.0},
@@ -77,16 +79,21 @@ def held_out(root: Path, target: Path) -> Path:
 
 
 class Table:
-    """Figures by row, column and seed, kept in a file: what is there is not computed again."""
+    """Figures by row, column and seed, kept in a file: what is there is not computed again.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: The file.
+        rows: Glob of the rows that are computed.
+    """
+
+    def __init__(self, path: Path, rows: str = "*") -> None:
+        self._path, self._rows = path, rows
         self._kept = json.loads(path.read_text()) if path.exists() else {}
 
     def add(self, row: str, column: str, seed: int, figure: Callable[[], float]) -> None:
-        """Takes in a share, and prints it in percent."""
+        """Takes in a share of a row that is wanted, and prints it in percent."""
         key = f"{row}|{column}|{seed}"
-        if key not in self._kept:
+        if key not in self._kept and fnmatchcase(row, self._rows):
             began = time.perf_counter()
             self._kept[key] = 100 * figure()
             self._path.write_text(json.dumps(self._kept, indent=1))
@@ -130,6 +137,7 @@ def main() -> None:
     parser.add_argument("--backend", default="pytorch-quantization")
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 4, 3])
     parser.add_argument("--ways", nargs="*", default=list(WAYS))
+    parser.add_argument("--rows", default="*", help="glob of the rows that are computed")
     parser.add_argument("--folding", action="store_true", help="the rows trained by hand")
     parser.add_argument("--rate", type=float)
     parser.add_argument("--steps", type=int)
@@ -149,7 +157,7 @@ def main() -> None:
     plan, pad, epochs = (DIGITS, 0, 40) if small else (CIFAR, 4, 15)
     images, labels = tensors(root / "train")
     test, wanted = tensors(root / "val")
-    table = Table(work / "figures.json")
+    table = Table(work / "figures.json", given.rows)
     for seed in range(given.first_seed, given.first_seed + given.seeds):
         torch.manual_seed(seed)
         net, kept = Nin(plan), work / f"float{seed}.pt"
