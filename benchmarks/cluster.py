@@ -2,6 +2,9 @@
 
 python benchmarks/cluster.py overhead
     Jobs with nothing to compute on two Dask workers of this machine, against two local processes.
+python benchmarks/cluster.py remote [COMMAND ...]
+    A whole command, without `--out`, here and on one Dask worker with as many threads, in turns. By
+    default the demo's network is compared with what one backend makes of it.
 python benchmarks/cluster.py simulate REPORT.json...
     Replays the times that comparisons have recorded (`report.json`, one for each network) on 1 to
     256 simulated workers: a study of every network x backends x policies x engines on 5,000 images.
@@ -14,8 +17,13 @@ import argparse
 import heapq
 import itertools
 import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+import quantcore
 from quantcore.executors.cluster.announced import Announced
 from quantcore.executors.cluster.board import Board, Seat, Share, Task
 from quantcore.executors.cluster.link import WorkerAt
@@ -30,6 +39,7 @@ from quantcore.executors.cluster.shares import Cost, cut
 from quantcore.runtime.executor import Executor, LocalExecutor
 from quantcore.runtime.jobs import Job, Piece, Running, Runtime
 from quantcore.runtime.progress import Silent
+from quantcore.runtime.threads import cores
 from quantcore.runtime.trials import trial
 
 JOBS = 1000
@@ -81,6 +91,48 @@ def overhead() -> None:
         print(f"dask, one after another: {each_alone(executor, JOBS) * 1e3:.2f} ms a job")
         print(f"dask, all at once: {all_together(executor, JOBS) * 1e3:.2f} ms a job")
         print(f"dask, a large argument: {large(executor):.0f} MB/s")
+
+
+# One remote worker.
+
+
+def took(words: Sequence[str], out: Path) -> float:
+    """Seconds of a whole command into a new folder."""
+    call = [sys.executable, "-m", "quantcore", *words, "--out", str(out)]
+    began = time.perf_counter()
+    done = subprocess.run(call, capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        sys.exit(f"{' '.join(words)}: {done.stderr}")
+    return time.perf_counter() - began
+
+
+def remote(words: Sequence[str], rounds: int) -> None:
+    """Prints how much longer a study takes on one worker than here."""
+    from distributed import LocalCluster
+
+    demo = quantcore.demo()
+    backend = ("--backend", "pytorch-quantization")
+    default = ("compare", demo.model, "--weights", demo.weights, "--data", demo.data, *backend)
+    given = [str(word) for word in words or default]
+    cluster = LocalCluster(
+        n_workers=1, threads_per_worker=cores(), host="127.0.0.1", dashboard_address="127.0.0.1:0"
+    )
+    ratios = []
+    with cluster, tempfile.TemporaryDirectory() as name:
+        there = [*given, "--executor", "dask", "--scheduler", cluster.scheduler_address]
+        for number in range(rounds):
+            seconds = {}
+            turns = [("here", given), ("there", there)]
+            for where, call in turns if number % 2 == 0 else reversed(turns):
+                seconds[where] = took(call, Path(name, f"{where}.{number}"))
+            ratios.append(seconds["there"] / seconds["here"])
+            load = os.getloadavg()[0]
+            print(
+                f"here {seconds['here']:.1f} s, on one worker {seconds['there']:.1f} s: "
+                f"{ratios[-1]:.3f} times (load {load:.1f})",
+                flush=True,
+            )
+    print(f"median of {rounds}: {statistics.median(ratios):.3f} times")
 
 
 # Simulation.
@@ -318,6 +370,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
     parts.add_parser("overhead")
+    two = parts.add_parser("remote")
+    two.add_argument("--rounds", type=int, default=3)
+    two.add_argument("command", nargs=argparse.REMAINDER)
     one = parts.add_parser("simulate")
     one.add_argument("reports", nargs="+", type=Path)
     for name, value in (("networks", 6), ("backends", 5), ("policies", 8), ("engines", 3)):
@@ -327,7 +382,12 @@ def main() -> None:
         one.add_argument(f"--{name}", type=float, default=seconds)
     one.add_argument("--megabytes", type=float, default=100.0)
     given = parser.parse_args()
-    overhead() if given.part == "overhead" else simulate(given)
+    if given.part == "overhead":
+        overhead()
+    elif given.part == "remote":
+        remote(given.command, given.rounds)
+    else:
+        simulate(given)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ worker for its death, and knows nothing of machines that must be quiet (docs/adr
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,15 +30,20 @@ from quantcore.executors.cluster import (
     WorkerLost,
 )
 from quantcore.executors.cluster.link import Called
+from quantcore.reading import parse_json, read_text
 from quantcore.runtime.executor import Executor
 from quantcore.showing import one_line, shown
 
 if TYPE_CHECKING:
     from distributed import Client
+    from distributed.security import Security
 
 
 #: Seconds that a scheduler may take to answer, and that a client may take to leave one.
 _ANSWER, _GOODBYE = 40, 2
+
+#: Bytes of a scheduler file, which tells of every worker too.
+_MOST_FILE = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,30 +113,77 @@ def _client(options: DaskOptions) -> Client:
 
     Raises:
         ExecutorError: It cannot be reached.
-        UsageError: None was named.
+        UsageError: None was named, or it is not said how to reach it.
     """
+    if options.scheduler is None:
+        raise UsageError("executor dask: say where the scheduler is: --scheduler tcp://HOST:PORT")
+    where = _address(options.scheduler)
+    given = {"address": where, "security": _security(options, where.startswith("tls://"))}
+    found: Future[Client] = Future()
+    # Dask itself waits forever for what takes the connection and says nothing.
+    threading.Thread(target=_connect, args=(found, given, options.wait), daemon=True).start()
+    try:
+        return found.result(options.wait + _GOODBYE)
+    except FutureTimeout:
+        why = f"nothing came within {options.wait:.0f} s"
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        why = f"{type(error).__name__}: {error}"
+    raise ExecutorError(one_line(f"{where}: no scheduler answers ({why})", 300))
+
+
+def _address(where: str) -> str:
+    """The scheduler's address, which may be given as a scheduler file."""
+    if "://" in where or not Path(where).is_file():
+        return where
+    try:
+        return str(parse_json(read_text(Path(where), _MOST_FILE, UsageError))["address"])
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(f"{where}: is no scheduler file: it tells no address") from None
+
+
+def _connect(found: Future[Client], given: Mapping[str, Any], seconds: float) -> None:
     from distributed import Client
+
+    # That the scheduler is gone, an error of ours says in one line; Dask would print every attempt.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    try:
+        found.set_result(Client(**given, set_as_default=False, timeout=seconds))
+    except BaseException as error:
+        found.set_exception(error)
+
+
+def _security(options: DaskOptions, encrypted: bool) -> Security:
+    """What this side shows and whom it trusts; what is not given, Dask's own configuration says.
+
+    Raises:
+        UsageError: A file is missing or none of its kind, or the scheduler wants more.
+    """
     from distributed.security import Security
 
-    where = options.scheduler
-    if where is None:
-        raise UsageError("executor dask: say where the scheduler is: --scheduler tcp://HOST:PORT")
-    file = {"scheduler_file": where} if "://" not in where and Path(where).is_file() else None
-    security = None
-    if options.tls_ca or options.tls_cert:
-        security = Security(
-            tls_ca_file=options.tls_ca and str(options.tls_ca),
-            tls_client_cert=options.tls_cert and str(options.tls_cert),
-            tls_client_key=options.tls_key and str(options.tls_key),
-            require_encryption=True,
-        )
-    given: dict[str, Any] = file or {"address": where}
+    told = {
+        "tls_ca_file": options.tls_ca,
+        "tls_client_cert": options.tls_cert,
+        "tls_client_key": options.tls_key,
+    }
+    files = {name: str(path) for name, path in told.items() if path is not None}
+    for path in files.values():
+        if not Path(path).is_file():
+            raise UsageError(f"executor dask: {path}: no such file")
+    security = Security(**files, **({"require_encryption": True} if files else {}))
     try:
-        return Client(**given, security=security, set_as_default=False, timeout=options.wait)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise ExecutorError(
-            one_line(f"{where}: no scheduler answers ({type(error).__name__}: {error})", 300)
+        context = security.get_connection_args("client")["ssl_context"]
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"executor dask: {', '.join(files.values())}: not to be used ({error})"
         ) from None
+    if files and not encrypted:
+        raise UsageError("executor dask: tls-ca, tls-cert and tls-key are for a tls:// scheduler")
+    if encrypted and context is None:
+        raise UsageError(
+            "executor dask: a tls:// scheduler wants --executor-option tls-ca=FILE, tls-cert=FILE "
+            "and tls-key=FILE (docs/cluster.md)"
+        )
+    return security
 
 
 class DaskLink(Link):

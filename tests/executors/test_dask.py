@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +15,9 @@ from typer.testing import CliRunner
 
 import quantcore
 from quantcore.commands.cli import app
+from quantcore.errors import ExecutorError
 from quantcore.executors.cluster import exchange, shares
+from quantcore.executors.dask import DaskOptions, DaskPlugin
 from quantcore.pipeline import Evaluation, evaluate
 from quantcore.runtime.executor import InProcess
 from quantcore.runtime.jobs import Runtime
@@ -78,6 +81,14 @@ def test_a_killed_worker_costs_what_it_was_doing(dask, cluster, tmp_path: Path) 
     assert [each.number for each in found] == [0, 1, 2]
 
 
+def test_who_never_answers_is_not_waited_for_forever() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        options = DaskOptions(scheduler=where, wait=0.2)
+        with pytest.raises(ExecutorError, match=f"{where}: no scheduler answers"):
+            DaskPlugin("dask").open(options)
+
+
 def test_what_is_finished_comes_while_the_job_runs(dask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "_GLANCE", 0.1)
     kept: dict[int, object] = {}
@@ -108,6 +119,28 @@ def test_what_is_finished_comes_while_the_job_runs(dask, monkeypatch: pytest.Mon
         (
             ["--executor=dask", "--scheduler=tcp://127.0.0.1:1", "--executor-option=wait=0.5"],
             "tcp://127.0.0.1:1: no scheduler answers",
+        ),
+        (
+            ["--executor=dask", "--scheduler=tls://127.0.0.1:1"],
+            "a tls:// scheduler wants --executor-option tls-ca=FILE",
+        ),
+        (
+            ["--executor=dask", "--scheduler=tls://h:1", "--executor-option=tls-ca=/no/ca.pem"],
+            "/no/ca.pem: no such file",
+        ),
+        (
+            ["--executor=dask", "--scheduler=tcp://h:1", f"--executor-option=tls-ca={__file__}"],
+            "tls-ca, tls-cert and tls-key are for a tls:// scheduler",
+        ),
+        (["--executor=dask", f"--scheduler={__file__}"], "is no scheduler file"),
+        (
+            [
+                "--executor=dask",
+                "--scheduler=tls://h:1",
+                f"--executor-option=tls-ca={__file__}",
+                f"--executor-option=tls-cert={__file__}",
+            ],
+            f"{__file__}: not to be used",
         ),
     ],
 )

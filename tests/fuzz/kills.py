@@ -25,7 +25,8 @@ BACKEND = "pytorch-quantization"
 
 #: Measured anew each time, whatever is computed.
 _MEASURED = re.compile(
-    r"_ms$|_ms_|seconds|peak_rss|images_per_second|latency|versions|host|caveat|verdict|_s$|^command$|^date$"
+    r"_ms$|_ms_|seconds|peak_rss|images_per_second|latency|versions|host|caveat|verdict|_s$|^command$"
+    r"|^date$|^ms$|speedup|^others$"
 )
 
 
@@ -66,6 +67,17 @@ def result(path: Path) -> Any:
         return [kept(v) for v in value] if isinstance(value, list) else value
 
     return kept(json.loads(path.read_text(encoding="utf-8")))
+
+
+def differing(wanted: Any, found: Any, where: str = "") -> list[str]:
+    """Where two results are not equal, as paths within the file."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        keys = sorted(wanted.keys() | found.keys())
+        return [d for k in keys for d in differing(wanted.get(k), found.get(k), f"{where}.{k}")]
+    if isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        pairs = enumerate(zip(wanted, found, strict=True))
+        return [d for n, pair in pairs for d in differing(*pair, f"{where}[{n}]")]
+    return [] if wanted == found else [where]
 
 
 def ended(process: subprocess.Popen[bytes]) -> str | None:

@@ -6,6 +6,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -141,13 +142,8 @@ class Crew:
     def _watch(self) -> None:
         """Sees workers come and go."""
         while not self._closed:
-            try:
-                found = self._link.workers()
-            except ExecutorError as error:
-                with self.changed:
-                    self._lost = error
-                    self.changed.notify_all()
-                self._outcomes.lost(error)
+            found = self._workers()
+            if found is None:
                 return
             with self.changed:
                 self._missing = Counter(
@@ -165,6 +161,17 @@ class Crew:
             self._outcomes.looked()
             time.sleep(_LOOK)
 
+    def _workers(self) -> Mapping[str, WorkerAt] | None:
+        """The workers that are there; None once nobody can be asked any more."""
+        try:
+            return self._link.workers()
+        except ExecutorError as error:
+            with self.changed:
+                self._lost = error
+                self.changed.notify_all()
+            self._outcomes.lost(error)
+            return None
+
     def _attend(self, at: WorkerAt) -> None:
         """One worker from its coming to its going."""
         seat = self._seated(at)
@@ -175,7 +182,9 @@ class Crew:
                 glanced = partial(self._outcomes.glanced, seat, share)
                 report = self._exchange.send(seat, share, glanced)
             except WorkerLost:
-                self._outcomes.died(seat, share, "it was lost")
+                # Where the scheduler is lost, all calls are: no worker is to blame.
+                if self._workers() is not None:
+                    self._outcomes.died(seat, share, "it was lost")
             except Exception as error:
                 self._outcomes.unsent(share, error)
             else:
