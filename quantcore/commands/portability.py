@@ -31,6 +31,7 @@ from quantcore.commands.options import (
     Size,
     Threads,
     Weights,
+    command_line,
     engine_options,
     load_model,
     opened_executor,
@@ -120,6 +121,7 @@ def portability(
         arithmetic=arithmetic,
         reference=reference,
         training=read_recipe(qat, recipe),
+        command=command_line(),
     )
     with opened_executor(executor, scheduler, executor_option) as runs:
         found = run(study, for_console(), terminal.say, runs)

@@ -22,6 +22,7 @@ from quantcore.commands.options import (
     Scheduler,
     Size,
     Weights,
+    command_line,
     load_model,
     opened_executor,
     read_policy,
@@ -37,6 +38,7 @@ from quantcore.runtime.progress import for_console
 from quantcore.studies import layers
 from quantcore.studies.calibrations import calibrated
 from quantcore.studies.layers import LayerStudy
+from quantcore.studies.manifest import Asked
 from quantcore.studies.mixed import SearchTarget
 from quantcore.studies.sensitivity import StudiedModel
 from quantcore.table.table import CalibrationTable
@@ -80,7 +82,14 @@ def sensitivity(
     loaded = load_model(model, weights, size, preset, model_option)
     chosen = CalibrationPolicy.load(policy) if policy else None
     studied = StudiedModel.of(loaded, CalibrationTable.load(table), chosen)
-    how = LayerStudy(data=data, split=split, method=method, images=images, workers=workers)
+    how = LayerStudy(
+        data=data,
+        split=split,
+        method=method,
+        images=images,
+        workers=workers,
+        asked=Asked(command=command_line(), weights=weights),
+    )
     with (
         opened_executor(executor, scheduler, executor_option) as runs,
         kept_in(out, for_console(), runs) as runtime,
@@ -148,6 +157,7 @@ def mixed(
         target=target,
         engine=engine,
         verify=verify,
+        asked=Asked(command=command_line(), weights=weights),
     )
     work = ensure_folder(out.parent / f"{out.stem}.mixed")
     loaded = load_model(model, weights, size, preset, model_option)

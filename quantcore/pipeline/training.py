@@ -260,11 +260,18 @@ class _Work:
         return gate.judge(before, after, self.recipe.neighbours)
 
 
-def save_trained(found: Trained, folder: Path) -> QdqModel:
+def save_trained(
+    found: Trained, folder: Path, manifest: Mapping[str, Any] | None = None
+) -> QdqModel:
     """Writes what is to be used as `float.onnx`, `table.json` and `qdq.onnx`, and the record.
 
     `calibrated.json` is the table that training started from. A trained network that is no better
     goes to `rejected/`; the calibrated one takes its place.
+
+    Args:
+        found: What training gave.
+        folder: Where to.
+        manifest: When, with what and on what it was made, for the record.
 
     Returns:
         The Q/DQ graph to use.
@@ -278,7 +285,7 @@ def save_trained(found: Trained, folder: Path) -> QdqModel:
     table.save(folder / "table.json")
     found.before.save(folder / "calibrated.json")
     save_qdq(qdq, folder / "qdq.onnx")
-    record = found.record.to_dict()
+    record = {**found.record.to_dict(), "manifest": dict(manifest or {})}
     write_whole(folder / "training.html", page(record).html())
     write_whole(folder / "training.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     return qdq

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -141,6 +141,7 @@ class Mixed:
         speed: The engine whose latency is the cost; None where MACs are.
         landmarks: Sets of most sensitive layers that were measured whatever the search did.
         top: How many most sensitive layers were asked for; None where a search decided.
+        manifest: When, with what and on what it was made.
     """
 
     model: str
@@ -158,6 +159,7 @@ class Mixed:
     speed: Speed | None = None
     landmarks: tuple[tuple[str, ...], ...] = ()
     top: int | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def metric(self) -> Metric:
@@ -240,6 +242,7 @@ class Mixed:
             "frontier": self.frontier,
             "points": self.points,
             "unseen": self.unseen.beside(self.shown) if self.unseen else None,
+            "manifest": self.manifest,
         }
         return plain(found)
 

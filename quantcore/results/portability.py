@@ -212,6 +212,7 @@ class Portability:
         unsupported: What a backend says that it cannot do.
         failures: What should have worked and did not.
         host: Processor, cores, operating system, Python.
+        manifest: When, with what and on what it was made.
     """
 
     model: str
@@ -231,6 +232,7 @@ class Portability:
     unsupported: tuple[Lost, ...] = ()
     failures: tuple[Lost, ...] = ()
     host: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -272,6 +274,7 @@ class Portability:
             "floor": self.floor,
             "unsupported": self.unsupported,
             "failures": self.failures,
+            "manifest": self.manifest,
         }
         return plain(found)
 

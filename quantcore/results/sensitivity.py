@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from quantcore.results.estimate import Estimate, Loss
@@ -69,6 +70,7 @@ class Sensitivity:
         metric: What the figures are called.
         float_figure: The float model's main figure on these images.
         layers: In the order of the ranking.
+        manifest: When, with what and on what it was made.
     """
 
     model: str
@@ -81,6 +83,7 @@ class Sensitivity:
     metric: Metric
     float_figure: Estimate
     layers: tuple[LayerCost, ...]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, `sensitivity.json`."""
@@ -96,5 +99,6 @@ class Sensitivity:
             "interval": "90 % paired bootstrap over images",
             f"float_{self.metric.name}": self.float_figure,
             "layers": [{"rank": n, **c.to_dict()} for n, c in enumerate(self.layers, 1)],
+            "manifest": self.manifest,
         }
         return plain(found)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,6 @@ import onnx
 import quantcore
 from quantcore.analysis.agreement import noise
 from quantcore.analysis.difference import thresholds
-from quantcore.analysis.scoring import labels_key
 from quantcore.contracts import registry
 from quantcore.data.opening import open_dataset
 from quantcore.errors import QuantcoreError
@@ -30,10 +28,8 @@ from quantcore.results.evidence import Deployed, Evidence
 from quantcore.runtime.executor import Executor, kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.jobs import Runtime
-from quantcore.runtime.keys import content_key, file_digest, file_digests
 from quantcore.runtime.plain import json_text
 from quantcore.runtime.progress import Progress
-from quantcore.runtime.threads import cores
 from quantcore.studies.compared import Comparison, check, needs_of, run_by, trains
 from quantcore.studies.evidence import (
     Looked,
@@ -45,6 +41,7 @@ from quantcore.studies.evidence import (
 )
 from quantcore.studies.keep import quantized_layers
 from quantcore.studies.macs import int8_share, macs_of
+from quantcore.studies.manifest import Asked, manifest
 from quantcore.studies.rewriting import rewritten
 from quantcore.studies.timing import timed
 from quantcore.studies.variants import Quantized, Variants
@@ -270,24 +267,22 @@ class _Comparing:
             layers=errors(*given, what.data, self._runtime),
         )
 
-    def _manifest(self) -> dict[str, Any]:
+    def _manifest(self, host: Mapping[str, object]) -> dict[str, Any]:
         """When, with what and on what."""
         what = self._what
         dataset = open_dataset(what.data.root, what.data.evaluation)
         images = dataset.select(what.engines[0].images)
-        digests = file_digests((image.path for image in images), self._runtime.progress)
-        weights = what.weights if what.weights and what.weights.is_file() else None
-        return {
-            "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-            "command": what.command,
-            "quantcore": quantcore.__version__,
-            "weights_sha256": file_digest(weights) if weights else None,
-            "data_sha256": content_key(list(digests.values()), labels_key(dataset, images)),
-            "threads": what.threads or cores(),
+        versions = {
+            name: version
+            for variant in (*self._floats, *self._variants)
+            for name, version in variant.versions.items()
         }
+        asked = Asked(command=what.command, weights=what.weights, threads=what.threads)
+        return manifest(asked, dataset, images, host, versions, self._runtime.progress)
 
     def record(self) -> RunRecord:
         """Everything that was found."""
+        host = self._runtime.host(run_by(self._what.engines[0]))
         return RunRecord(
             model=self._what.model.name,
             weights=self._what.weights.name if self._what.weights else self._what.model.name,
@@ -296,10 +291,10 @@ class _Comparing:
             variants=tuple(self._variants),
             failures=tuple(self._failures),
             thresholds=tuple(thresholds(self._tables)),
-            host=self._runtime.host(run_by(self._what.engines[0])),
+            host=host,
             rewrites=tuple(self._rewrites),
             evidence=self._evidence,
-            manifest=self._manifest(),
+            manifest=self._manifest(host),
         )
 
     def _evaluate(self, name: str, proto: onnx.ModelProto, how: Evaluation) -> Evaluated:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from quantcore.contracts.engine import EngineOptions
-from quantcore.contracts.registry import load_engine
+from quantcore.contracts.registry import ENGINES, load_engine, needed
 from quantcore.data.dataset import Dataset
 from quantcore.data.opening import open_dataset, split_in
+from quantcore.engines import REFERENCE_ENGINE
 from quantcore.report.pages import layers as pages
 from quantcore.results.mixed import Mixed
 from quantcore.results.sensitivity import Sensitivity
@@ -17,6 +19,7 @@ from quantcore.runtime.files import write_whole
 from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.plain import json_text
 from quantcore.studies import mixed, sensitivity
+from quantcore.studies.manifest import Asked, manifest
 from quantcore.studies.mixed import SearchTarget
 from quantcore.studies.sensitivity import StudiedModel
 from quantcore.studies.speed import fastest
@@ -35,6 +38,7 @@ class LayerStudy:
         target: What a search is asked for.
         engine: Engine whose latency is the cost; None where MACs are.
         verify: Split to measure on again what was found; None for none.
+        asked: What a person gave, for the record.
     """
 
     data: Path
@@ -45,6 +49,7 @@ class LayerStudy:
     target: SearchTarget = field(default_factory=SearchTarget)
     engine: str | None = None
     verify: str | None = None
+    asked: Asked = field(default_factory=Asked)
 
 
 def rank(
@@ -77,6 +82,7 @@ def rank(
         images=study.images,
         workers=study.workers,
     )
+    found = replace(found, manifest=_manifest(studied, study, dataset, runtime))
     write_whole(out / "sensitivity.json", json_text(found))
     write_whole(out / "sensitivity.html", pages.sensitivity(found.to_dict()).html())
     return found
@@ -122,6 +128,17 @@ def mix(
     if unseen is not None:
         again = split_in(study.data, str(study.verify))
         found = mixed.verify(studied, found, unseen, again, runtime, images=images, workers=workers)
+    found = replace(found, manifest=_manifest(studied, study, dataset, runtime))
     write_whole(out / "mixed.json", json_text(found))
     write_whole(out / "mixed.html", pages.mixed(found.to_dict()).html())
     return found
+
+
+def _manifest(
+    studied: StudiedModel, study: LayerStudy, dataset: Dataset, runtime: Runtime
+) -> dict[str, Any]:
+    engine = study.engine or REFERENCE_ENGINE
+    versions = {**studied.table.provenance.versions, **load_engine(engine).versions()}
+    host = runtime.host(needed(ENGINES, engine))
+    images = dataset.select(study.images)
+    return manifest(study.asked, dataset, images, host, versions, runtime.progress)

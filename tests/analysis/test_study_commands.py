@@ -1,5 +1,6 @@
 """The two commands: what they write, and their exit codes."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -39,13 +40,21 @@ def call(shared_squares: SimpleNamespace, table: Callable, tmp_path: Path) -> Ca
     return run
 
 
-def test_sensitivity_writes_report_and_picture(call: Callable, tmp_path: Path) -> None:
+def test_sensitivity_writes_report_and_picture(
+    call: Callable, shared_squares: SimpleNamespace, tmp_path: Path
+) -> None:
     out = tmp_path / "study"
     done = call("sensitivity", "--table", tmp_path / "table.json", "--out", out, "--eval-images", 4)
     assert done.exit_code == 0, done.output
     report = json.loads((out / "sensitivity.json").read_text())
     assert (report["images"], report["split"], report["method"]) == (4, "val2017", "detections")
-    assert "<svg" in (out / "sensitivity.html").read_text()
+    page = (out / "sensitivity.html").read_text()
+    assert "<svg" in page
+    weights = hashlib.sha256((shared_squares.weights).read_bytes()).hexdigest()
+    assert report["manifest"]["weights_sha256"] == weights
+    assert report["manifest"]["versions"]["onnxruntime"]
+    assert report["manifest"]["command"].startswith("quantcore ")
+    assert weights in page
 
 
 def test_mixed_writes_a_policy_and_verifies_it(call: Callable, tmp_path: Path) -> None:

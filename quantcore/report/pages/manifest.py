@@ -12,6 +12,7 @@ def manifest(report: Mapping[str, Any]) -> list[Facts]:
     """What a report says of its own making; nothing where it says nothing."""
     about: Mapping[str, Any] = report.get("manifest") or {}
     host = about.get("host") or report.get("host") or {}
+    versions = {n: v for n, v in (about.get("versions") or {}).items() if n != "quantcore"}
     shares = [
         v["latency_others_share_of_cores"]
         for v in (*report.get("floats", ()), *report.get("variants", ()))
@@ -21,6 +22,7 @@ def manifest(report: Mapping[str, Any]) -> list[Facts]:
         "date": about.get("date"),
         "command": about.get("command"),
         "quantcore": about.get("quantcore"),
+        "versions": ", ".join(f"{name} {found}" for name, found in versions.items()),
         "SHA-256 of the weights": about.get("weights_sha256"),
         "SHA-256 of the data": about.get("data_sha256"),
         "machine": ", ".join(

@@ -45,7 +45,6 @@ def page(data: Mapping[str, Any]) -> Page:
                     Facts(
                         {
                             "recipe": data["recipe"],
-                            "versions": ", ".join(f"{n} {v}" for n, v in data["versions"].items()),
                             "seconds": data["seconds"],
                             "peak memory, MB": data["peak_rss_mb"],
                             "parent": data["parent"],

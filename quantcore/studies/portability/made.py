@@ -36,6 +36,7 @@ class PortabilityStudy:
         reference: Name of the table that others are held against; None for the first.
         training: How networks are trained with the quantizers in place, by every backend that
             trains; None for not at all.
+        command: The command line, for the record.
     """
 
     model: FloatModel
@@ -51,6 +52,7 @@ class PortabilityStudy:
     arithmetic: str = "float64"
     reference: str | None = None
     training: TrainingRecipe | None = None
+    command: str = ""
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 from quantcore.contracts import registry
 from quantcore.contracts.backend import BackendPlugin
@@ -41,6 +42,7 @@ from quantcore.runtime.files import ensure_folder
 from quantcore.runtime.jobs import Runtime, whole
 from quantcore.runtime.keys import content_key, file_digests, graph_digest
 from quantcore.runtime.progress import Progress
+from quantcore.studies.manifest import Asked, manifest
 from quantcore.studies.portability.cells import DeploymentCells
 from quantcore.studies.portability.made import PortabilityStudy, made
 from quantcore.studies.portability.pairs import pair
@@ -127,6 +129,7 @@ class _Deploying:
         dataset = open_dataset(study.data.root, study.data.evaluation)
         self._images = dataset.select(study.how.images)
         dataset.labels_of(self._images)
+        self._dataset = dataset
         self._cells = DeploymentCells(study.model, dataset, self._images, study.how, runtime)
 
     def _possible(self) -> tuple[Recipe, ...]:
@@ -176,6 +179,7 @@ class _Deploying:
         finally:
             self._progress.stop(self._task)
         cells = self._progress.track(self._cells_run, f"comparing {metric.kept}")
+        host = self._runtime.host(registry.needed(registry.ENGINES, study.how.engine))
         return Portability(
             model=study.model.name,
             weights=study.weights.name,
@@ -196,8 +200,18 @@ class _Deploying:
             floor=floor,
             unsupported=tuple(self._unsupported),
             failures=tuple(self._failures),
-            host=self._runtime.host(registry.needed(registry.ENGINES, study.how.engine)),
+            host=host,
+            manifest=self._manifest(host),
         )
+
+    def _manifest(self, host: Mapping[str, object]) -> dict[str, Any]:
+        study = self._study
+        versions = dict(registry.load_engine(study.how.engine).versions())
+        for one in self._made.values():
+            versions |= one.table.provenance.versions
+        asked = Asked(command=study.command, weights=study.weights, threads=study.threads)
+        given = (asked, self._dataset, self._images, host, versions)
+        return manifest(*given, self._progress)
 
     def _pairs(self, reference: str | None) -> tuple[Pair, ...]:
         """Every two tables of the given network, the reference first where it is one of them."""
