@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 
 from quantcore.report.page import LONG, Cell, Page, Section, Table, Words
-from quantcore.report.pages import auto, comparison, evidence, layers, portability, training
+from quantcore.report.pages import (
+    auto,
+    comparison,
+    evidence,
+    graph,
+    layers,
+    portability,
+    training,
+)
 from quantcore.results.comparison import Failure, RunRecord
+from quantcore.results.contents import Coding, Layer
 from quantcore.results.estimate import Estimate
 from quantcore.runtime.plain import json_text
 
@@ -271,6 +280,21 @@ AUTO = {
     "artifacts": {"onnx": "qdq.onnx"},
 }
 
+CODING = Coding(
+    tensor=NASTY, codes="int8", scales=64, scale=(0.001, 0.1), span=(-12.8, 12.7), symmetric=True
+)
+LAYERS = [
+    Layer(
+        name=f"{NASTY}{n}",
+        op="Conv",
+        data=replace(CODING, scales=1) if n else None,
+        weight=CODING if n else None,
+        weighted=True,
+        error_db=20.0 + n,
+    )
+    for n in range(60)
+]
+
 PAGES: dict[str, Callable[[Path], Page]] = {
     "comparison": comparison_page,
     "sensitivity": lambda folder: layers.sensitivity(SENSITIVITY),
@@ -279,6 +303,10 @@ PAGES: dict[str, Callable[[Path], Page]] = {
     "training": lambda folder: training.page(TRAINING),
     "portability": lambda folder: portability.page(PORTABILITY),
     "auto": lambda folder: auto.page(AUTO),
+    "show": lambda folder: graph.page(NASTY, LAYERS, "float.onnx", "on noise"),
+    "show, alone": lambda folder: graph.page(
+        NASTY, [replace(layer, error_db=None) for layer in LAYERS], None, ""
+    ),
 }
 
 
