@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,16 +108,21 @@ def interrupted() -> Iterator[Array]:
     raise KeyboardInterrupt
 
 
-def growth_of(name: str, observer: str, progress: Progress) -> float:
+def growth_of(name: str, observers: Sequence[str], progress: Progress) -> dict[str, float]:
     """MB that sixteen times the images add to the peak memory; runs in a process of its own.
 
-    Both calibrations run in one process, so that what a framework takes to start is in neither.
+    All calibrations run in one process, the small ones first, so that what a framework takes to
+    start is in none.
     """
     backend, model = BackendUnderTest(name), small_detector()
-    sites = plan(model, backend.policy(observer))
-    peaks = []
+    plans = {observer: plan(model, backend.policy(observer)) for observer in observers}
+    grown = {}
     with backend.open(model) as session:
-        for count in (64, 1024):
-            calibrate(session, sites, Stream(count))
-            peaks.append(session.peak_rss_mb())
-    return peaks[1] - peaks[0]
+        for sites in plans.values():
+            calibrate(session, sites, Stream(64))
+        before = session.peak_rss_mb()
+        for observer, sites in plans.items():
+            calibrate(session, sites, Stream(1024))
+            peak = session.peak_rss_mb()
+            grown[observer], before = peak - before, peak
+    return grown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import logging
 import os
 import signal
@@ -17,6 +18,9 @@ from typing import Any
 #: (base/__init__.py:152-166 of 3.3.1) would slow every later child process down.
 _WRITTEN = ("OMP_NUM_THREADS", "CUSTOM_DEVICE_ROOT")
 
+#: What it says where OMP_NUM_THREADS is what its user wants; quantcore sets it to the cores.
+_ADVICE = ("WARNING: OMP_NUM_THREADS", "PLEASE USE OMP_NUM_THREADS WISELY")
+
 #: Paddle's loggers that tell each step of a search, on handlers of their own.
 _CHATTY = ("paddle.static.quantization.cal_kl_threshold",)
 
@@ -25,10 +29,11 @@ _CHATTY = ("paddle.static.quantization.cal_kl_threshold",)
 def contained_import() -> Iterator[None]:
     """Undoes what the first import of Paddle does to its process.
 
-    Paddle 3.3.1 gives the root logger a handler and level INFO, writes environment variables,
-    warns about a missing ccache (utils/cpp_extension/extension_utils.py:709-712) and takes over
-    the fatal signals, so that a terminated process ends in a page of C++ trace. None of that is
-    wanted by a program that merely has Paddle as a backend. A program that had imported Paddle
+    Paddle 3.3.1 gives the root logger a handler and level INFO, writes environment variables and
+    prints advice on them, warns about a missing ccache
+    (utils/cpp_extension/extension_utils.py:709-712) and takes over the fatal signals, so that a
+    terminated process ends in a page of C++ trace. None of that is wanted by a program that merely
+    has Paddle as a backend. A program that had imported Paddle
     before keeps what it has.
     """
     if "paddle" in sys.modules:
@@ -38,11 +43,15 @@ def contained_import() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     environment = {name: os.environ.get(name) for name in _WRITTEN}
     terminate = signal.getsignal(signal.SIGTERM)
+    said = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(said):
             warnings.simplefilter("ignore")
             yield
     finally:
+        for line in said.getvalue().splitlines(keepends=True):
+            if not line.startswith(_ADVICE):
+                sys.stderr.write(line)
         root.handlers[:] = handlers
         root.setLevel(level)
         for name, value in environment.items():
