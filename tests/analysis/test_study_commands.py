@@ -53,7 +53,7 @@ def test_sensitivity_writes_report_and_picture(
     weights = hashlib.sha256((shared_squares.weights).read_bytes()).hexdigest()
     assert report["manifest"]["weights_sha256"] == weights
     assert report["manifest"]["versions"]["onnxruntime"]
-    assert report["manifest"]["command"].startswith("quantcore ")
+    assert report["manifest"]["command"].startswith("quantcore")
     assert weights in page
 
 
