@@ -103,12 +103,12 @@ def best(
         rung = tried[meeting[0]].rung  # they are in the order of the rungs
         pool = [n for n in meeting if tried[n].rung == rung]
     else:
-        pool = [_least(fast, beliefs)] if fast else accurate or [*numbers]
+        pool = [least(fast, beliefs)] if fast else accurate or [*numbers]
     top = max((tried[n].speedup for n in pool), key=lambda speedup: speedup.value)
-    return _least([n for n in pool if tried[n].speedup.high >= top.low], beliefs)
+    return least([n for n in pool if tried[n].speedup.high >= top.low], beliefs)
 
 
-def _least(pool: Sequence[int], beliefs: Sequence[Belief]) -> int:
+def least(pool: Sequence[int], beliefs: Sequence[Belief]) -> int:
     """What loses least."""
     first = min((beliefs[n] for n in pool), key=lambda belief: belief.drop)
     alike = [n for n in pool if beliefs[n].drop <= first.drop + first.deviation]

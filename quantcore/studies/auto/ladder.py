@@ -37,6 +37,9 @@ from quantcore.training.recipe import Recipe
 #: Numbers of most sensitive layers that are left in float.
 LEFT = (1, 3, 8, 13)
 
+#: Images of those to calibrate on that layers are ranked by: detections lost are sharp.
+RANKING = 20
+
 #: What INT8 gains in each layer of an attempt; nothing where the engine does not tell.
 Gained = Callable[[Attempt], Mapping[str, Gain]]
 
@@ -88,7 +91,7 @@ class Ladder:
         Args:
             rung: Of `settings.RUNGS`.
             gained: Gives what INT8 gains in each layer, where the engine tells.
-            best: What the last three rungs start from.
+            best: What the last rungs start from; `equalize` takes its placement alone.
             fast: Whether the best is as fast as is asked.
         """
         placements = self._what.placements
@@ -97,6 +100,8 @@ class Ladder:
         if rung == "placement":
             return self._grid(rung, self._what.model, placements[1:])
         if rung == "equalize":
+            if best:  # the placement rung has shown which
+                placements = (best.policy.placement,)
             with self._spared(rung):
                 return self._grid(rung, self._equalized, placements, (EQUALIZED,))
             return []
@@ -238,7 +243,7 @@ class Ladder:
     def _mixed(self, best: Attempt, gained: Gained, fast: bool) -> list[Attempt]:
         """Layers left in float: those that INT8 slows, and those that hurt most for what they gain.
 
-        What hurts is measured on the calibration images, by what is found alone; a recipe that is
+        What hurts is measured on images to calibrate on, by what is found alone; a recipe that is
         too slow is not made faster by it.
         """
         found = []
@@ -258,7 +263,7 @@ class Ladder:
         """The layers by what is lost with them, and by that for each second that they gain."""
         ranking = measure(
             StudiedModel.of(best.model, best.table),
-            self._parts.dataset.only([image.id for image in self._parts.calibrating]),
+            self._parts.dataset.only([image.id for image in self._parts.calibrating[:RANKING]]),
             split_in(self._what.data.root, self._what.data.calibration),
             self._runtime,
             labels=False,
