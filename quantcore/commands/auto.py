@@ -27,6 +27,7 @@ from quantcore.commands.options import (
     Size,
     Threads,
     Weights,
+    command_line,
     engine_options,
     load_model,
     opened_executor,
@@ -157,6 +158,7 @@ def auto(
         refit=refit,
         device=device,
         threads=threads,
+        command=command_line(),
     )
     with opened_executor(executor, scheduler, executor_option) as runs:
         record = run(what, for_console(), terminal.say, runs)

@@ -38,7 +38,7 @@ from quantcore.runtime.progress import for_console
 from quantcore.studies import layers
 from quantcore.studies.calibrations import calibrated
 from quantcore.studies.layers import LayerStudy
-from quantcore.studies.manifest import Asked
+from quantcore.studies.manifest import Invocation
 from quantcore.studies.mixed import SearchTarget
 from quantcore.studies.sensitivity import StudiedModel
 from quantcore.table.table import CalibrationTable
@@ -88,7 +88,7 @@ def sensitivity(
         method=method,
         images=images,
         workers=workers,
-        asked=Asked(command=command_line(), weights=weights),
+        invocation=Invocation(command=command_line(), weights=weights),
     )
     with (
         opened_executor(executor, scheduler, executor_option) as runs,
@@ -157,7 +157,7 @@ def mixed(
         target=target,
         engine=engine,
         verify=verify,
-        asked=Asked(command=command_line(), weights=weights),
+        invocation=Invocation(command=command_line(), weights=weights),
     )
     work = ensure_folder(out.parent / f"{out.stem}.mixed")
     loaded = load_model(model, weights, size, preset, model_option)

@@ -37,7 +37,7 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.runtime.executor import kept_in
 from quantcore.runtime.files import ensure_folder
 from quantcore.runtime.progress import for_console
-from quantcore.studies.manifest import Asked, manifest
+from quantcore.studies.manifest import Invocation, manifest
 from quantcore.studies.trainings import trained
 from quantcore.table.table import CalibrationTable
 from quantcore.training.recipe import Recipe
@@ -94,12 +94,12 @@ def qat(
     ):
         how_and_where = (how, backend, given, options, checkpoint, runtime, ranges)
         found = trained("training", loaded, chosen, *how_and_where)
-        asked = Asked(command=command_line(), weights=weights, threads=threads)
+        invocation = Invocation(command=command_line(), weights=weights, threads=threads)
         dataset = given.calibration_set()
         seen = set(found.record.image_ids)
         used = [image for image in dataset.images if image.id in seen]
         host = runtime.host(needed(BACKENDS, backend, device))
-        about = manifest(asked, dataset, used, host, found.record.versions, runtime.progress)
+        about = manifest(invocation, dataset, used, host, found.record.versions, runtime.progress)
     pipeline.save_trained(found, out, about)
     _tell(found, out)
     if not found.record.better:

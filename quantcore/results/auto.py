@@ -8,6 +8,7 @@ from statistics import NormalDist
 from typing import Any
 
 from quantcore.results.estimate import Estimate
+from quantcore.results.evidence import Evidence
 from quantcore.results.metric import Metric
 from quantcore.runtime.plain import own, plain
 
@@ -195,6 +196,8 @@ class AutoRecord:
         warnings: What to know about the images.
         skipped: Rungs that were not climbed, and why.
         seconds: Wall time.
+        evidence: A closer look at the chosen network.
+        manifest: When, with what and on what it was made.
     """
 
     model: str
@@ -215,6 +218,8 @@ class AutoRecord:
     warnings: tuple[str, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    evidence: Evidence = field(default_factory=Evidence)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> Tried:
@@ -230,4 +235,6 @@ class AutoRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, `auto.json`; None stands for NaN."""
-        return dict(plain({"format": FORMAT, **own(self), "metric": self.metric.name}))
+        found = {"format": FORMAT, **own(self), "metric": self.metric.name, **own(self.evidence)}
+        del found["evidence"]
+        return dict(plain(found))

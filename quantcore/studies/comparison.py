@@ -41,7 +41,7 @@ from quantcore.studies.evidence import (
 )
 from quantcore.studies.keep import quantized_layers
 from quantcore.studies.macs import int8_share, macs_of
-from quantcore.studies.manifest import Asked, manifest
+from quantcore.studies.manifest import Invocation, manifest
 from quantcore.studies.rewriting import rewritten
 from quantcore.studies.timing import timed
 from quantcore.studies.variants import Quantized, Variants
@@ -255,12 +255,14 @@ class _Comparing:
     def _look_at_one(self, looked: Sequence[Looked]) -> None:
         """At the variant to deploy; where that is float, at the quantized one that loses least."""
         what, name = self._what, verdict.closest(self._floats, self._variants)
-        whole = next((one for one in looked if one.variant.backend is None), None)
-        other = next((one for one in looked if one.variant.name == name), None)
+        whole = next((one for one in looked if not one.quantized), None)
+        other = next((one for one in looked if one.name == name), None)
         if whole is None or other is None:
             return
-        made = self._quantized[other.variant.artifacts["onnx"]]
-        given = (made.calibrated.model, made.qdq.proto, made.policy, other.variant)
+        variant = next(v for v in self._variants if v.name == other.name)
+        made = self._quantized[variant.artifacts["onnx"]]
+        made_of = (made.calibrated.model, made.qdq.proto, made.policy)
+        given = (*made_of, other.name, variant.evaluated.int8)
         self._evidence = replace(
             self._evidence,
             photos=changed_images(what.model, whole, other, what.data, what.out),
@@ -277,8 +279,8 @@ class _Comparing:
             for variant in (*self._floats, *self._variants)
             for name, version in variant.versions.items()
         }
-        asked = Asked(command=what.command, weights=what.weights, threads=what.threads)
-        return manifest(asked, dataset, images, host, versions, self._runtime.progress)
+        invocation = Invocation(command=what.command, weights=what.weights, threads=what.threads)
+        return manifest(invocation, dataset, images, host, versions, self._runtime.progress)
 
     def record(self) -> RunRecord:
         """Everything that was found."""

@@ -54,14 +54,16 @@ _USUAL = THRESHOLDS.index(USUAL)
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """A variant with what it finds.
+    """What a graph finds.
 
     Attributes:
-        variant: The variant.
+        name: What the graph is called.
+        quantized: Whether it is; else it is the float model's.
         found: What it finds on each image.
     """
 
-    variant: Variant
+    name: str
+    quantized: bool
     found: Predictions
 
 
@@ -85,7 +87,8 @@ def look(
     """
     return [
         Looked(
-            variant=v,
+            name=v.name,
+            quantized=v.backend is not None,
             found=predictions(model, graphs[v.artifacts["onnx"]], data, how, runtime, v.name),
         )
         for v in variants
@@ -93,7 +96,7 @@ def look(
 
 
 def deployed(looked: Sequence[Looked], data: Data) -> list[Deployed]:
-    """Precision, recall, F1 and shifts of variants on one engine; nothing for classifiers.
+    """Precision, recall, F1 and shifts of graphs on one engine; nothing for classifiers.
 
     Args:
         looked: The float model's is among them where it runs there.
@@ -105,16 +108,15 @@ def deployed(looked: Sequence[Looked], data: Data) -> list[Deployed]:
     truth = truths(dataset, looked[0].found)
     if not any(len(one.objects) for one in truth.values()):
         return []
-    whole = next((entry for entry in looked if entry.variant.backend is None), None)
+    whole = next((entry for entry in looked if not entry.quantized), None)
     reference = count(whole.found, truth) if whole else None
     result = []
     for entry in looked:
-        quantized = entry.variant.backend is not None
         result.append(
             Deployed(
-                variant=entry.variant.name,
-                points=points(count(entry.found, truth), reference if quantized else None),
-                shift=shift(whole.found, entry.found) if quantized and whole else None,
+                variant=entry.name,
+                points=points(count(entry.found, truth), reference if entry.quantized else None),
+                shift=shift(whole.found, entry.found) if entry.quantized and whole else None,
             )
         )
     return result
@@ -163,7 +165,7 @@ def changed_images(
         size = image.size or image_size(image.path)
         picture = picture_of(model, boxes[0], boxes[1], USUAL, image.path.name, size)
         images.append(_drawn(model, image, picture, there, float(gains[place]), folder))
-    return ChangedImages(variant=other.variant.name, confidence=USUAL, images=tuple(images))
+    return ChangedImages(variant=other.name, confidence=USUAL, images=tuple(images))
 
 
 def _drawn(
@@ -225,7 +227,8 @@ def errors(
     model: FloatModel,
     quantized: onnx.ModelProto,
     policy: CalibrationPolicy,
-    variant: Variant,
+    name: str,
+    audit: Int8Audit | None,
     data: Data,
     runtime: Runtime,
 ) -> LayerErrors:
@@ -235,7 +238,8 @@ def errors(
         model: The float model that the graph was made from.
         quantized: The graph.
         policy: Says what is quantized.
-        variant: As an engine runs it.
+        name: What the graph is called.
+        audit: What an engine runs in INT8.
         data: The first images of the evaluation split serve.
         runtime: Where it is done and kept.
     """
@@ -262,7 +266,7 @@ def errors(
         for alone in (True, False)
     )
     ops = {layer.name: layer.op for layer in model.layers}
-    run = _precisions(variant.evaluated.int8)
+    run = _precisions(audit)
     layers = [
         LayerError(
             layer=name,
@@ -275,7 +279,7 @@ def errors(
         )
         for name in names
     ]
-    return LayerErrors(variant=variant.name, images=len(images), layers=tuple(layers))
+    return LayerErrors(variant=name, images=len(images), layers=tuple(layers))
 
 
 def _errors(

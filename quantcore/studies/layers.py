@@ -19,7 +19,7 @@ from quantcore.runtime.files import write_whole
 from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.plain import json_text
 from quantcore.studies import mixed, sensitivity
-from quantcore.studies.manifest import Asked, manifest
+from quantcore.studies.manifest import Invocation, manifest
 from quantcore.studies.mixed import SearchTarget
 from quantcore.studies.sensitivity import StudiedModel
 from quantcore.studies.speed import fastest
@@ -38,7 +38,7 @@ class LayerStudy:
         target: What a search is asked for.
         engine: Engine whose latency is the cost; None where MACs are.
         verify: Split to measure on again what was found; None for none.
-        asked: What a person gave, for the record.
+        invocation: How it was called, for the record.
     """
 
     data: Path
@@ -49,7 +49,7 @@ class LayerStudy:
     target: SearchTarget = field(default_factory=SearchTarget)
     engine: str | None = None
     verify: str | None = None
-    asked: Asked = field(default_factory=Asked)
+    invocation: Invocation = field(default_factory=Invocation)
 
 
 def rank(
@@ -141,4 +141,4 @@ def _manifest(
     versions = {**studied.table.provenance.versions, **load_engine(engine).versions()}
     host = runtime.host(needed(ENGINES, engine))
     images = dataset.select(study.images)
-    return manifest(study.asked, dataset, images, host, versions, runtime.progress)
+    return manifest(study.invocation, dataset, images, host, versions, runtime.progress)

@@ -17,8 +17,8 @@ from quantcore.runtime.threads import cores
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What a person gave, for the record.
+class Invocation:
+    """How a study was called, for the record.
 
     Attributes:
         command: The command line.
@@ -32,7 +32,7 @@ class Asked:
 
 
 def manifest(
-    asked: Asked,
+    invocation: Invocation,
     dataset: Dataset,
     images: Sequence[ImageFile],
     host: Mapping[str, object],
@@ -42,7 +42,7 @@ def manifest(
     """When, with what and on what a study was made; the `manifest` of its record.
 
     Args:
-        asked: What a person gave.
+        invocation: How it was called.
         dataset: What was judged on.
         images: Of it.
         host: The machine, see `Runtime.host`.
@@ -50,14 +50,14 @@ def manifest(
         progress: Where the reading of the images reports; files that were read before are known.
     """
     digests = file_digests((image.path for image in images), progress)
-    weights = asked.weights if asked.weights and asked.weights.is_file() else None
+    weights = invocation.weights if invocation.weights and invocation.weights.is_file() else None
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": asked.command,
+        "command": invocation.command,
         "quantcore": quantcore.__version__,
         "versions": dict(versions),
         "weights_sha256": file_digest(weights) if weights else None,
         "data_sha256": content_key(list(digests.values()), labels_key(dataset, images)),
-        "threads": asked.threads or cores(),
+        "threads": invocation.threads or cores(),
         "host": dict(host),
     }

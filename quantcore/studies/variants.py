@@ -17,7 +17,7 @@ from quantcore.runtime.jobs import Runtime
 from quantcore.studies.calibrations import calibrated
 from quantcore.studies.compared import Comparison
 from quantcore.studies.layers import LayerStudy, mix
-from quantcore.studies.manifest import Asked
+from quantcore.studies.manifest import Invocation
 from quantcore.studies.mixed import SearchTarget
 from quantcore.studies.rewriting import rewritten
 from quantcore.studies.sensitivity import StudiedModel
@@ -165,7 +165,7 @@ class Variants:
             split=what.data.calibration,
             images=what.policy.images,
             target=target,
-            asked=Asked(command=what.command, weights=what.weights, threads=what.threads),
+            invocation=Invocation(command=what.command, weights=what.weights, threads=what.threads),
         )
         studied = StudiedModel(self._model, table, what.policy)
         found = mix(studied, study, ensure_folder(what.out / label), self._runtime)

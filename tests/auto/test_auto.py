@@ -120,6 +120,12 @@ def test_every_rung_is_climbed_before_the_search_gives_up(
     assert all(tried.fast for tried in record.tried)
     least = min(record.tried, key=lambda tried: tried.belief.drop)
     assert record.best.belief.drop == least.belief.drop
+    assert record.evidence.scores is not None
+    assert record.evidence.layers is not None
+    found = json.loads((what.out / "auto.json").read_text())
+    assert found["scores"]["variants"][0]["variant"] == "float"
+    assert found["manifest"]["data_sha256"]
+    assert "Scores as they are deployed" in (what.out / "auto.html").read_text()
     if not record.met:
         assert record.verdict[0].startswith("NOT met: ")
         assert any("what could help: the rung qat (left out as asked)" in v for v in record.verdict)

@@ -302,7 +302,7 @@ PAGES: dict[str, Callable[[Path], Page]] = {
     "mixed, timed": lambda folder: layers.mixed(searched("openvino")),
     "training": lambda folder: training.page(TRAINING),
     "portability": lambda folder: portability.page(PORTABILITY),
-    "auto": lambda folder: auto.page(AUTO),
+    "auto": lambda folder: auto.page(AUTO, folder),
     "show": lambda folder: graph.page(NASTY, LAYERS, "float.onnx", "on noise"),
     "show, alone": lambda folder: graph.page(
         NASTY, [replace(layer, error_db=None) for layer in LAYERS], None, ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from quantcore.report import figures
@@ -19,6 +20,7 @@ from quantcore.report.page import (
     number,
     spanned,
 )
+from quantcore.report.pages import evidence
 from quantcore.report.pages.layers import change
 from quantcore.report.pages.manifest import manifest
 from quantcore.results.metric import METRICS, Metric
@@ -26,8 +28,13 @@ from quantcore.results.metric import METRICS, Metric
 _Json = Mapping[str, Any]
 
 
-def page(data: _Json) -> Page:
-    """What was tried, chosen, and found on images that nothing was chosen on."""
+def page(data: _Json, folder: Path) -> Page:
+    """What was tried, chosen, and found on images that nothing was chosen on.
+
+    Args:
+        data: As `auto.json` holds it.
+        folder: Where that lies, with the pictures.
+    """
     metric, unseen, images = METRICS[data["metric"]], data["unseen"], data["images"]
     why = [[layer, reason] for layer, reason in unseen["not_int8"].items()]
     asked = data["asked"]
@@ -40,6 +47,9 @@ def page(data: _Json) -> Page:
             Section("To know", [Words(data["warnings"])] if data["warnings"] else []),
             Section("On the images that nothing was chosen on", _unseen(unseen, metric)),
             Section("What was tried", _tried(data, metric)),
+            Section("Scores as they are deployed", evidence.scores(data.get("scores"))),
+            Section("Images that INT8 changes most", evidence.photos(data.get("photos"), folder)),
+            Section("Along the network", evidence.layers(data.get("layers"))),
             Section(
                 "Quantized layers that do not run in INT8",
                 [Table(title="Layers", columns=("layer", "why"), rows=why)] if why else [],

@@ -20,7 +20,7 @@ _Render = Callable[[Mapping[str, Any], Path], Page]
 #: By the name of its JSON file what a study writes, and its page.
 STUDIES: Mapping[str, tuple[str, _Render]] = {
     "report.json": ("quantcore.report/1", comparison.page),
-    "auto.json": ("quantcore.auto/1", lambda data, folder: auto.page(data)),
+    "auto.json": ("quantcore.auto/1", lambda data, folder: auto.page(data, folder)),
     "portability.json": ("quantcore.portability/1", lambda data, folder: portability.page(data)),
     "mixed.json": ("quantcore.mixed/1", lambda data, folder: layers.mixed(data)),
     "sensitivity.json": ("quantcore.sensitivity/1", lambda data, folder: layers.sensitivity(data)),

@@ -67,7 +67,7 @@ def auto(
         record = _Climb(what, runtime, say).run()
         say(runtime.summary())
     write_whole(what.out / "auto.json", json_text(record))
-    write_whole(what.out / "auto.html", page(record.to_dict()).html())
+    write_whole(what.out / "auto.html", page(record.to_dict(), what.out).html())
     return record
 
 

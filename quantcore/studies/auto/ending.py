@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import onnx
 import yaml
 
 from quantcore.contracts import registry
@@ -14,8 +16,10 @@ from quantcore.engines.audit import inspect
 from quantcore.evaluation.tasks import task_of
 from quantcore.ir.description import describe
 from quantcore.pipeline import Evaluation, save_qdq
+from quantcore.results.audit import Int8Audit
 from quantcore.results.auto import Asked, AutoRecord, Images, Tried, Unseen
 from quantcore.results.estimate import Estimate
+from quantcore.results.evidence import Evidence
 from quantcore.runtime.files import write_whole
 from quantcore.runtime.jobs import Runtime
 from quantcore.studies.auto import choice
@@ -25,6 +29,8 @@ from quantcore.studies.auto.parts import Parts
 from quantcore.studies.auto.rivals import Rivals
 from quantcore.studies.auto.settings import AutoStudy
 from quantcore.studies.auto.timing import LAST_TURNS, Runner, needs_of, timed
+from quantcore.studies.evidence import Looked, changed_images, deployed, errors, scores
+from quantcore.studies.manifest import Invocation, manifest
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,9 @@ def recorded(
         delivered: The chosen one as it is written and judged, with all images.
         runtime: Where the last look is done and kept.
     """
-    best, data = entries[number], what.data
+    best, data = replace(entries[number], attempt=delivered), what.data
+    host = runtime.host(needs_of(what.engines))
+    last = _LastLook.of(what, best, runtime)
     return AutoRecord(
         model=what.model.name,
         weights=what.weights.name if what.weights else what.model.name,
@@ -118,39 +126,85 @@ def recorded(
         rivals=tuple(sorted((rival for _, rival in rivals.all), key=lambda rival: rival.ms)),
         tried=tuple(entry.tried for entry in entries),
         chosen=number,
-        unseen=_unseen(what, rivals, replace(best, attempt=delivered), runtime),
-        host=runtime.host(needs_of(what.engines)),
+        unseen=last.unseen(rivals),
+        host=host,
         artifacts=_written(what, delivered),
+        evidence=last.evidence(),
+        manifest=last.manifest(host),
     )
 
 
-def _unseen(what: AutoStudy, rivals: Rivals, best: Entry, runtime: Runtime) -> Unseen:
-    """The chosen recipe on the evaluation split, its speed measured anew."""
-    how, split = best.how, what.data.evaluation
-    dataset = open_dataset(what.data.root, split)
-    images = dataset.select(how.images)
-    judge = Judge(what.model, dataset, images, how, runtime)
-    graphs = list(best.attempt.graphs(what.graphs))
-    each = judge.each(best.attempt.model, graphs, f"{split}: similar graphs", best.options)
-    judged = mean(each)
-    chosen = Runner(how.engine, best.options, graphs[0])
-    times = timed([*rivals.runners, chosen], what.model, runtime, LAST_TURNS)
-    names = rivals.names
-    audit = inspect(registry.load_engine(how.engine), graphs[0], best.options)
-    return Unseen(
-        split=split_in(what.data.root, split),
-        images=len(images),
-        graphs=judged.graphs,
-        float_figure=judge.float_figure,
-        lost=judged.lost_estimate,
-        drop=judged.drop_estimate,
-        graph_drop=float(each[0].drop[0]),
-        speedups={name: times.ratio(n, len(names)) for n, name in enumerate(names)},
-        ms={name: times.result(n).p50_ms for n, name in enumerate([*names, "INT8"])},
-        others=times.others,
-        int8=(audit.int8, len(audit.layers)),
-        not_int8={layer.node: layer.why for layer in audit.layers if layer.why},
-    )
+@dataclass(frozen=True)
+class _LastLook:
+    """The chosen recipe on the evaluation split."""
+
+    what: AutoStudy
+    best: Entry
+    runtime: Runtime
+    judge: Judge
+    graphs: Sequence[onnx.ModelProto]
+    audit: Int8Audit
+
+    @classmethod
+    def of(cls, what: AutoStudy, best: Entry, runtime: Runtime) -> _LastLook:
+        """Opens the split."""
+        how = best.how
+        dataset = open_dataset(what.data.root, what.data.evaluation)
+        judge = Judge(what.model, dataset, dataset.select(how.images), how, runtime)
+        graphs = list(best.attempt.graphs(what.graphs))
+        audit = inspect(registry.load_engine(how.engine), graphs[0], best.options)
+        return cls(what, best, runtime, judge, graphs, audit)
+
+    def unseen(self, rivals: Rivals) -> Unseen:
+        """What it loses, and its speed measured anew."""
+        what, best, judge, graphs = self.what, self.best, self.judge, self.graphs
+        split = what.data.evaluation
+        each = judge.each(best.attempt.model, graphs, f"{split}: similar graphs", best.options)
+        judged = mean(each)
+        chosen = Runner(best.how.engine, best.options, graphs[0])
+        times = timed([*rivals.runners, chosen], what.model, self.runtime, LAST_TURNS)
+        names = rivals.names
+        return Unseen(
+            split=split_in(what.data.root, split),
+            images=len(judge.images),
+            graphs=judged.graphs,
+            float_figure=judge.float_figure,
+            lost=judged.lost_estimate,
+            drop=judged.drop_estimate,
+            graph_drop=float(each[0].drop[0]),
+            speedups={name: times.ratio(n, len(names)) for n, name in enumerate(names)},
+            ms={name: times.result(n).p50_ms for n, name in enumerate([*names, "INT8"])},
+            others=times.others,
+            int8=(self.audit.int8, len(self.audit.layers)),
+            not_int8={layer.node: layer.why for layer in self.audit.layers if layer.why},
+        )
+
+    def evidence(self) -> Evidence:
+        """Scores as deployed, the images that it changes most, the errors along the network."""
+        what, attempt, judge = self.what, self.best.attempt, self.judge
+        graph, name = self.graphs[0], f"{attempt.name} on {self.best.how.engine}"
+        found = judge.found(attempt.model, self.graphs, name, self.best.options)[0][1]
+        whole = Looked(name="float", quantized=False, found=judge.float_predictions)
+        chosen = Looked(name=name, quantized=True, found=found)
+        layers = (attempt.model, graph, attempt.policy, name, self.audit)
+        return Evidence(
+            scores=scores(deployed([whole, chosen], what.data)) if judge.labelled else None,
+            photos=changed_images(what.model, whole, chosen, what.data, what.out)
+            if judge.labelled
+            else None,
+            layers=errors(*layers, what.data, self.runtime),
+        )
+
+    def manifest(self, host: Mapping[str, object]) -> dict[str, Any]:
+        """When, with what and on what."""
+        what = self.what
+        dataset = open_dataset(what.data.root, what.data.evaluation)
+        versions = dict(self.best.attempt.table.provenance.versions)
+        for how in what.engines:
+            versions |= registry.load_engine(how.engine).versions()
+        invocation = Invocation(command=what.command, weights=what.weights, threads=what.threads)
+        progress = self.runtime.progress
+        return manifest(invocation, dataset, self.judge.images, host, versions, progress)
 
 
 def _written(what: AutoStudy, attempt: Attempt) -> dict[str, str]:

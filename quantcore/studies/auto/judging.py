@@ -125,6 +125,11 @@ class Judge:
         """The float network's main figure."""
         return Estimate.of(self._float.figure[: 1 + DRAWS])
 
+    @property
+    def float_predictions(self) -> Predictions:
+        """What the float network finds."""
+        return self._reference[1]
+
     def _labels(self) -> tuple[int, ...] | None:
         ids = [image.id for image in self.images]
         if not self._dataset.labelled(ids):

@@ -59,6 +59,7 @@ class AutoStudy:
         device: Where frameworks compute.
         threads: CPU threads of the framework; None for all.
         weights: Where the model came from, for the record.
+        command: The command line, for the record.
     """
 
     model: FloatModel
@@ -83,6 +84,7 @@ class AutoStudy:
     device: str = "auto"
     threads: int | None = None
     weights: Path | None = None
+    command: str = ""
 
     def __post_init__(self) -> None:
         """Raises UsageError for what cannot be met, or a rung that there is not."""

@@ -42,7 +42,7 @@ from quantcore.runtime.files import ensure_folder
 from quantcore.runtime.jobs import Runtime, whole
 from quantcore.runtime.keys import content_key, file_digests, graph_digest
 from quantcore.runtime.progress import Progress
-from quantcore.studies.manifest import Asked, manifest
+from quantcore.studies.manifest import Invocation, manifest
 from quantcore.studies.portability.cells import DeploymentCells
 from quantcore.studies.portability.made import PortabilityStudy, made
 from quantcore.studies.portability.pairs import pair
@@ -209,8 +209,8 @@ class _Deploying:
         versions = dict(registry.load_engine(study.how.engine).versions())
         for one in self._made.values():
             versions |= one.table.provenance.versions
-        asked = Asked(command=study.command, weights=study.weights, threads=study.threads)
-        given = (asked, self._dataset, self._images, host, versions)
+        invocation = Invocation(command=study.command, weights=study.weights, threads=study.threads)
+        given = (invocation, self._dataset, self._images, host, versions)
         return manifest(*given, self._progress)
 
     def _pairs(self, reference: str | None) -> tuple[Pair, ...]:
