@@ -161,9 +161,10 @@ def rules_are_honoured(backend: BackendUnderTest) -> None:
 
 def refuses_before_reading(backend: BackendUnderTest) -> None:
     """What a backend has not is refused before any image is read."""
-    for policy in _beyond(backend):
-        model, stream = small_detector(), Stream(4)
-        with backend.open(model) as session:
+    model = small_detector()
+    with backend.open(model) as session:
+        for policy in _beyond(backend):
+            stream = Stream(4)
             try:
                 if policy.implementation == "native":
                     session.observe(plan(model, policy).sites, stream)
@@ -173,7 +174,7 @@ def refuses_before_reading(backend: BackendUnderTest) -> None:
                 hold(stream.read == 0, "images were read before the refusal")
                 hold(backend.name in str(error), f"the refusal does not name the backend: {error}")
                 continue
-        raise AssertionError(f"accepted a policy that it cannot honour: {policy.to_dict()}")
+            raise AssertionError(f"accepted a policy that it cannot honour: {policy.to_dict()}")
 
 
 def _beyond(backend: BackendUnderTest) -> Iterator[CalibrationPolicy]:

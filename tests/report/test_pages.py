@@ -317,19 +317,18 @@ def test_a_page_fits_a_phone_and_a_screen_by_day_and_by_night(
     path = tmp_path / "page.html"
     path.write_text(PAGES[name](tmp_path).html(), encoding="utf-8")
     assert len(path.read_text()) < 3e6
-    papers = set()
+    context = browser.new_context(offline=True)
+    page, told, papers = context.new_page(), [], set()
+    page.on("console", lambda message: told.append(message.text))
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on("dialog", lambda dialog: told.append("a script of a name ran"))
+    page.on("request", lambda r: r.url.startswith("http") and told.append(r.url))
+    page.goto(path.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     for width in (400, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
         for scheme in ("light", "dark"):
-            context = browser.new_context(
-                viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
-            )
-            page, told = context.new_page(), []
-            page.on("console", lambda message, told=told: told.append(message.text))
-            page.on("pageerror", lambda error, told=told: told.append(str(error)))
-            page.on("dialog", lambda dialog, told=told: told.append("a script of a name ran"))
-            page.on("request", lambda r, told=told: r.url.startswith("http") and told.append(r.url))
-            page.goto(path.as_uri())
-            page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            page.emulate_media(color_scheme=scheme)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             wide = page.evaluate(
                 "[...document.querySelectorAll('main > section, figure, svg, p, dl, h1, h2')]"
@@ -338,8 +337,8 @@ def test_a_page_fits_a_phone_and_a_screen_by_day_and_by_night(
             )
             assert not wide
             papers.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-            assert not told
-            context.close()
+    assert not told
+    context.close()
     assert len(papers) == 2, "a dark page and a light one"
 
 
