@@ -232,19 +232,22 @@ class DaskLink(Link):
         )
         return _Carried(given)
 
-    def keep(self, worker: WorkerAt, name: str, content: bytes) -> Future[bytes]:
+    def keep(self, worker: WorkerAt, parts: Mapping[str, bytes]) -> Future[bytes]:
         """See Link; workers get large parts from each other."""
         from quantcore.executors.cluster import post
 
         with self._lock:
-            held = self._scattered.get(name)
-            if held is None or held.status != "finished":
-                try:
-                    held = self._client.scatter({name: content}, hash=False)[name]
-                except Exception as error:  # Dask's own, where the worker that it chose is gone
-                    raise WorkerLost(one_line(f"{type(error).__name__}: {error}", 300)) from None
-                self._scattered[name] = held
-        return self._submit(worker, post.keep, name.encode(), held)
+            held = {name: self._scattered.get(name) for name in parts}
+            there = {
+                name for name, future in held.items() if future and future.status == "finished"
+            }
+            try:
+                new = {name: content for name, content in parts.items() if name not in there}
+                self._scattered.update(self._client.scatter(new, hash=False) if new else {})
+            except Exception as error:  # Dask's own, where the worker that it chose is gone
+                raise WorkerLost(one_line(f"{type(error).__name__}: {error}", 300)) from None
+            given = [each for name in parts for each in (name.encode(), self._scattered[name])]
+        return self._submit(worker, post.keep, *given)
 
     def describe(self) -> str:
         """See Link."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
@@ -73,14 +73,9 @@ class Exchange:
         parts = dict(task.parts)
         about = [task.job.pieces[number].about for number in share.numbers]
         wanted = packed(about, task.job.reads, parts)
-        along = {}
-        for name, content in parts.items():
-            if name in seat.kept:
-                continue
-            if len(content) <= _ALONG:
-                along[name] = content
-            else:
-                self._keep(seat, name, content, over)
+        new = {name: content for name, content in parts.items() if name not in seat.kept}
+        along = {name: content for name, content in new.items() if len(content) <= _ALONG}
+        self._keep(seat, {name: c for name, c in new.items() if name not in along}, over)
         order = Order(
             id=uuid.uuid4().hex,
             what=task.job.what,
@@ -97,16 +92,16 @@ class Exchange:
         seat.kept.update(along)
         return decoded(content, Report)
 
-    def _keep(self, seat: Seat, name: str, content: bytes, over: Callable[[], bool]) -> None:
-        """Has a worker keep a part; again where what was lost is another one that had it."""
-        for left in reversed(range(_TRIES)):
+    def _keep(self, seat: Seat, parts: Mapping[str, bytes], over: Callable[[], bool]) -> None:
+        """Has a worker keep parts; again where what was lost is another one that had them."""
+        for left in reversed(range(_TRIES if parts else 0)):
             try:
-                self._result(self._link.keep(seat.at, name, content), over)
+                self._result(self._link.keep(seat.at, parts), over)
             except WorkerLost:
                 if over() or not left:
                     raise
             else:
-                seat.kept.add(name)
+                seat.kept.update(parts)
                 return
 
     def _result(

@@ -58,15 +58,14 @@ class Link(ABC):
             lost it need not ever end.
         """
 
-    def keep(self, worker: WorkerAt, name: str, content: bytes) -> Future[bytes]:
-        """Has a part of jobs kept by a worker; a link may have a better way for large ones.
+    def keep(self, worker: WorkerAt, parts: Mapping[str, bytes]) -> Future[bytes]:
+        """Has parts of jobs kept by a worker; a link may have a better way for large ones.
 
         Args:
             worker: The worker.
-            name: Of the part.
-            content: Its bytes.
+            parts: By name.
         """
-        return self.call(worker, post.keep, name.encode(), content)
+        return self.call(worker, post.keep, *(x for n, c in parts.items() for x in (n.encode(), c)))
 
     def describe(self) -> str:
         """For people: where the workers are, and where they can be watched."""

@@ -54,25 +54,24 @@ def announce(post: Post) -> bytes:
     return encoded(announced(post.threads, post.memory))
 
 
-def keep(post: Post, name: bytes, content: bytes) -> bytes:
-    """Keeps a part of jobs.
+def keep(post: Post, *parts: bytes) -> bytes:
+    """Keeps parts of jobs, given as names and contents in turns.
 
     Raises:
-        ExecutorError: It is not what its name says.
+        ExecutorError: One is not what its name says.
     """
-    if name_of(content) != name.decode():
-        raise ExecutorError(f"part {name.decode()[:12]} came damaged")
-    path = post.folder / name.decode()
-    if not path.exists():
-        write_whole(path, content)
+    for name, content in zip(map(bytes.decode, parts[::2]), parts[1::2], strict=True):
+        if name_of(content) != name:
+            raise ExecutorError(f"part {name[:12]} came damaged")
+        if not (post.folder / name).exists():
+            write_whole(post.folder / name, content)
     return b""
 
 
 def work(post: Post, content: bytes) -> bytes:
     """Does an `Order`; a `Report`."""
     order = decoded(content, Order)
-    for name, part in order.parts.items():
-        keep(post, name.encode(), part)
+    keep(post, *(x for name, part in order.parts.items() for x in (name.encode(), part)))
     return encoded(_done(post, replace(order, parts={})))
 
 
