@@ -15,6 +15,7 @@ from quantcore.contracts.backend import (
 )
 from quantcore.contracts.registry import versions_of
 from quantcore.ir.model import FloatModel, LayerInfo
+from quantcore_pytorch_quantization.imports import light_import
 from quantcore_pytorch_quantization.supported import OPERATORS
 
 #: Neutral op -> the toolkit's class; all of them call their tensors alike.
@@ -57,6 +58,7 @@ class PytorchQuantizationBackend(BackendPlugin):
         return FrameworkLayer(name, ("input",), ("weight",), ("output",))
 
     def _open(self, model: FloatModel, options: SessionOptions) -> BackendSession:
-        from quantcore_pytorch_quantization.session import TorchSession
+        with light_import():
+            from quantcore_pytorch_quantization.session import TorchSession
 
         return TorchSession(self.name, model, self.capabilities, options)
