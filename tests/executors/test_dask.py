@@ -24,7 +24,7 @@ from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.notes import Note
 from quantcore.runtime.progress import Silent
 from quantcore.runtime.store import Store
-from quantcore.runtime.trials import trial
+from quantcore.runtime.trials import Trial, trial
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +91,10 @@ def test_who_never_answers_is_not_waited_for_forever() -> None:
 
 def test_what_is_finished_comes_while_the_job_runs(dask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "_GLANCE", 0.1)
-    kept: dict[int, object] = {}
+    kept: dict[int, Trial] = {}
     some = threading.Event()
 
-    def finish(number: int, value: object) -> None:
+    def finish(number: int, value: Trial) -> None:
         kept[number] = value
         if len(kept) > 3:
             some.set()
@@ -103,7 +103,8 @@ def test_what_is_finished_comes_while_the_job_runs(dask, monkeypatch: pytest.Mon
     assert some.wait(30)
     running.cancel()
     assert 3 < len(kept) < 200
-    assert list(kept) == list(range(len(kept)))
+    # Which of the shares is ahead, nobody knows.
+    assert all(number == found.number for number, found in kept.items())
 
 
 @pytest.mark.parametrize(
