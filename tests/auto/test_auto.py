@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from quantcore_onnx import OnnxOptions
 
 import quantcore
+from quantcore.data.opening import open_dataset
 from quantcore.errors import DataError, UsageError
 from quantcore.executors import local
 from quantcore.ir.edits import with_constants
@@ -18,7 +20,7 @@ from quantcore.runtime import executor
 from quantcore.studies.auto import climb, ending, judging
 from quantcore.studies.auto.attempt import Attempt
 from quantcore.studies.auto.ladder import Ladder
-from quantcore.studies.auto.parts import divided
+from quantcore.studies.auto.parts import divided, to_judge
 from quantcore.studies.auto.settings import AutoStudy
 from quantcore.studies.auto.timing import structure
 
@@ -220,6 +222,23 @@ def test_the_division_is_seeded(squares: SimpleNamespace) -> None:
     assert {*first.calibrating, *first.choosing} == set(first.dataset.images)
     with pytest.raises(DataError, match="cannot be divided"):
         divided(Data(squares.data), 0.9, 0)
+
+
+def test_no_image_judges_what_was_chosen_on_it(squares: SimpleNamespace, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none is left to judge a choice by"):
+        to_judge(Data(squares.data, "train2017", "train2017"))
+    apart = Data(squares.data)
+    whole = open_dataset(squares.data, "val2017").select()
+    assert to_judge(apart)[1] == whole
+    # The first images of the calibration split are judged on as well.
+    lists = {"train": squares.data / "train2017", "val": tmp_path / "val.txt"}
+    train = sorted(lists["train"].iterdir())
+    files = [*train[:2], *(image.path for image in whole)]
+    lists["val"].write_text("\n".join(map(str, files)))
+    about = {name: str(path) for name, path in lists.items()}
+    (tmp_path / "data.yaml").write_text(json.dumps({**about, "names": ["square"]}))
+    _, own = to_judge(Data(tmp_path / "data.yaml", "train", "val"))
+    assert [image.path for image in own] == [image.path for image in whole]
 
 
 def test_structures_are_equal_where_only_values_differ(net: FloatModel, table) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from quantcore.contracts import registry
 from quantcore.contracts.engine import EngineOptions
-from quantcore.data.opening import open_dataset
 from quantcore.errors import BackendError, QuantcoreError
 from quantcore.evaluation.tasks import task_of
 from quantcore.report.pages.auto import page
@@ -16,6 +15,7 @@ from quantcore.results.auto import AutoRecord, Belief
 from quantcore.runtime.executor import Executor, kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.jobs import Runtime
+from quantcore.runtime.notes import note
 from quantcore.runtime.plain import json_text
 from quantcore.runtime.progress import Progress
 from quantcore.studies.auto import choice, rivals, verdict
@@ -25,7 +25,7 @@ from quantcore.studies.auto.diagnosis import gaps, too_few
 from quantcore.studies.auto.ending import Entry, recorded
 from quantcore.studies.auto.judging import Judge, Judged
 from quantcore.studies.auto.ladder import Ladder, check_backends
-from quantcore.studies.auto.parts import divided
+from quantcore.studies.auto.parts import divided, to_judge
 from quantcore.studies.auto.settings import RUNGS, AutoStudy
 from quantcore.studies.auto.timing import Runner, needs_of, structure, timed
 
@@ -77,9 +77,15 @@ def _check(what: AutoStudy) -> None:
     for how in what.engines:
         registry.load_engine(how.engine).check(how.options)
     rivals.check_rivals(what)
-    dataset = open_dataset(what.data.root, what.data.evaluation)
+    dataset, own = to_judge(what.data, what.engines[0].images)
     task_of(what.model).check(dataset, what.model.class_names)
-    dataset.labels_of(dataset.select())
+    dataset.labels_of(own)
+    shared = len(dataset.select(what.engines[0].images)) - len(own)
+    if shared:
+        note(
+            f"{shared} of the {shared + len(own)} images to judge by at the end are in the "
+            f"calibration split too; they are left out there"
+        )
 
 
 class _Climb:

@@ -25,7 +25,7 @@ from quantcore.runtime.jobs import Runtime
 from quantcore.studies.auto import choice
 from quantcore.studies.auto.attempt import Attempt
 from quantcore.studies.auto.judging import Judge, Judged, mean
-from quantcore.studies.auto.parts import Parts
+from quantcore.studies.auto.parts import Parts, to_judge
 from quantcore.studies.auto.rivals import Rivals
 from quantcore.studies.auto.settings import AutoStudy
 from quantcore.studies.auto.timing import LAST_TURNS, Runner, needs_of, timed
@@ -149,8 +149,7 @@ class _LastLook:
     def of(cls, what: AutoStudy, best: Entry, runtime: Runtime) -> _LastLook:
         """Opens the split."""
         how = best.how
-        dataset = open_dataset(what.data.root, what.data.evaluation)
-        judge = Judge(what.model, dataset, dataset.select(how.images), how, runtime)
+        judge = Judge(what.model, *to_judge(what.data, how.images), how, runtime)
         graphs = list(best.attempt.graphs(what.graphs))
         audit = inspect(registry.load_engine(how.engine), graphs[0], best.options)
         return cls(what, best, runtime, judge, graphs, audit)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from quantcore.data.dataset import Dataset, ImageFile
+from quantcore.data.opening import open_dataset
 from quantcore.errors import DataError
 from quantcore.pipeline import Data
 
@@ -41,6 +42,27 @@ class Parts:
     def labelled(self) -> bool:
         """Whether the images to choose by have labels."""
         return self.dataset.labelled([image.id for image in self.choosing])
+
+
+def to_judge(data: Data, images: int | None = None) -> tuple[Dataset, tuple[ImageFile, ...]]:
+    """The evaluation split, and its images that are not in the calibration split as well.
+
+    Args:
+        data: Which splits of which folder.
+        images: How many to take of them at most; None for all.
+
+    Raises:
+        DataError: There are none: what was chosen cannot be judged by what it was chosen on.
+    """
+    dataset = open_dataset(data.root, data.evaluation)
+    known = {image.path.resolve() for image in data.calibration_set().images}
+    own = tuple(image for image in dataset.select(images) if image.path.resolve() not in known)
+    if not own:
+        raise DataError(
+            f"{dataset.source}: all its images are in the calibration split too, so none is left "
+            "to judge a choice by; give another --evaluation-split or --calibration-split"
+        )
+    return dataset, own
 
 
 def divided(data: Data, share: float, seed: int) -> Parts:
