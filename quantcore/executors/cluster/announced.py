@@ -55,7 +55,7 @@ class Announced:
             for group, name in needs.plugins
             if name not in self.plugins.get(group, {})
         ]
-        return [*missing, *(["a GPU"] if needs.cuda and "gpus" not in self.host else [])]
+        return [*missing, *(["GPU"] if needs.cuda and "gpus" not in self.host else [])]
 
     def differs(self, other: Announced) -> list[str]:
         """Versions that are not those of another, in words; of what both have."""

@@ -92,14 +92,15 @@ class ClusterExecutor(Executor, Outcomes):
                 raise self._unable(needs, root)
 
     def _unable(self, needs: Needs, root: str) -> ExecutorError:
-        told = []
+        reasons: dict[str, list[str]] = {}
         for seat in self._board.seats.values():
             lacks, why = seat.told.lacks(needs), seat.blind.get(root)
             if lacks:
-                told.append(f"{seat.at.name} has no {', no '.join(lacks)}")
+                reasons.setdefault(f"no {', no '.join(lacks)}", []).append(seat.at.name)
             elif why is not None:
-                told.append(f"{seat.at.name} cannot read {root}: {why}")
-        return ExecutorError(f"no worker can do this: {'; '.join(told) or 'none is left'}")
+                reasons.setdefault(f"no access to {root} ({why})", []).append(seat.at.name)
+        told = "; ".join(f"{', '.join(who)}: {why}" for why, who in reasons.items())
+        return ExecutorError(f"no worker can do this: {told or 'none is left'}")
 
     def submit(self, job: Job[Any], finish: Finish, progress: Progress) -> Running:
         """See Executor."""
