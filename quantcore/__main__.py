@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from quantcore.runtime.signals import ending
+from quantcore.runtime.signals import ending, held
 
 
 def main() -> None:
     """Runs the command line; its imports take a second, in which it can be stopped too."""
     with ending(last=True):
-        from quantcore.commands.cli import main as run
-
+        # An exception in the middle of a native module's first import can crash the process.
+        with held():
+            from quantcore.commands.cli import main as run
         run()
 
 
