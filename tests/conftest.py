@@ -28,10 +28,12 @@ from quantcore.contracts.nodes import GraphRunner, Node, Tap
 from quantcore.contracts.observing import swaps, symmetric_range
 from quantcore.contracts.registry import load_engine
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.executors import local
 from quantcore.ir.model import Array, FloatModel, Preprocessing
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, Site, plan
 from quantcore.qdq.scales import quantize, symmetric_scale
+from quantcore.runtime import executor
 from quantcore.runtime.progress import Progress
 from quantcore.table.table import CalibrationTable, Provenance, TensorRange
 
@@ -421,6 +423,13 @@ def shared_squares(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def _squares(weights: Path, data: Path) -> SimpleNamespace:
     model = ["onnx", "--weights", str(weights), "--preset", "yolox"]
     return SimpleNamespace(weights=weights, data=data, model=model, root=data.parent)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies run here: to start processes takes longer than what these tests let them do."""
+    for module in (executor, local):
+        monkeypatch.setattr(module, "LocalExecutor", lambda *_: executor.InProcess())
 
 
 @pytest.fixture

@@ -20,8 +20,6 @@ from quantcore.ir.model import FloatModel
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.insertion import insert
 from quantcore.qdq.placement import plan
-from quantcore.runtime.progress import Silent
-from quantcore.runtime.worker import run_apart
 from quantcore.table.table import CalibrationTable
 from quantcore.testing.exact import in_float64, on_codes
 
@@ -57,17 +55,14 @@ def frameworks() -> None:
         pytest.importorskip(name)
 
 
-def calibrate_each(model, data, policies, backend, progress):
-    """As `quantcore.pipeline.calibrate_each`, as a job."""
+def calibrate_each(model, data, policies, backend):
     return pipeline.calibrate_each(model, data, policies, backend, SessionOptions(device="cpu"))
 
 
 def table(
     model, backend: str, policy: CalibrationPolicy, data: pipeline.Data = DIGITS
 ) -> CalibrationTable:
-    """A calibration in a process of its own, as `compare` does it."""
-    job = (model, data, (policy,), backend)
-    (found,) = run_apart(calibrate_each, *job, progress=Silent(), what=backend).result
+    (found,) = calibrate_each(model, data, (policy,), backend)
     assert found.audit is not None
     assert found.audit.worst_db >= 50
     return found.table
@@ -96,8 +91,7 @@ def test_portable_tables_are_equal(detector, frameworks: None) -> None:
     )
     found = []
     for backend in BACKENDS:
-        job = (model, data, policy.each(), backend)
-        done = run_apart(calibrate_each, *job, progress=Silent(), what=backend).result
+        done = calibrate_each(model, data, policy.each(), backend)
         assert all(one.audit is not None and one.audit.worst_db >= 50 for one in done)
         found.append([one.table.tensors for one in done])
     for one, other in zip(*found, strict=True):
@@ -114,8 +108,7 @@ def test_float32_finds_nearly_the_same(frameworks: None) -> None:
     tables = []
     for arithmetic in ("float32", "float64"):
         policy = CalibrationPolicy.from_dict({**observers, "arithmetic": arithmetic, "images": 2})
-        job = (model, DIGITS, policy.each(), BACKENDS[0])
-        done = run_apart(calibrate_each, *job, progress=Silent(), what=BACKENDS[0]).result
+        done = calibrate_each(model, DIGITS, policy.each(), BACKENDS[0])
         assert all(one.table.provenance.policy["arithmetic"] == arithmetic for one in done)
         tables.append([one.table.tensors for one in done])
     for single, double in zip(*tables, strict=True):

@@ -11,6 +11,8 @@ from quantcore.pipeline import load_model
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.studies.keep import quantized_layers
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 BACKEND = "pytorch-quantization"
 
 

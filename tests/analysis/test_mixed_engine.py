@@ -13,6 +13,8 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import MINIMAL
 from quantcore.qdq.placement import plan
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture
 def mixed(

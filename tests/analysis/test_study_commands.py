@@ -18,6 +18,8 @@ from quantcore.policy.policy import CalibrationPolicy
 from quantcore.policy.profiles import MINIMAL
 from quantcore.qdq.placement import plan
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture
 def call(shared_squares: SimpleNamespace, table: Callable, tmp_path: Path) -> Callable:

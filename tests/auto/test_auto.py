@@ -12,7 +12,6 @@ from quantcore_onnx import OnnxOptions
 import quantcore
 from quantcore.data.opening import open_dataset
 from quantcore.errors import DataError, UsageError
-from quantcore.executors import local
 from quantcore.ir.edits import with_constants
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Data, load_model
@@ -28,11 +27,9 @@ BACKEND = "pytorch-quantization"
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs in this process: starting one for each takes longer than they do."""
+def few_turns(in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short last look."""
     pytest.importorskip("quantcore_pytorch_quantization")
-    for module in (executor, local):
-        monkeypatch.setattr(module, "LocalExecutor", lambda *_: executor.InProcess())
     monkeypatch.setattr(ending, "LAST_TURNS", 5)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from quantcore_onnx import OnnxOptions
 
 from quantcore.analysis.deployed import truths
@@ -25,6 +26,8 @@ from quantcore.studies.sensitivity import StudiedModel, measure
 from quantcore.table.table import CalibrationTable
 
 from .formats import write_voc, write_yolo
+
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def test_every_format_gives_the_same_figures(

@@ -16,6 +16,8 @@ from quantcore.engines.onnxruntime import OnnxRuntimeOptions
 from quantcore.engines.openvino import OpenVinoOptions
 from quantcore.errors import EngineError, UsageError
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 
 @pytest.fixture
 def call():

@@ -12,6 +12,8 @@ import pytest
 from quantcore import pipeline
 from quantcore.table.table import CalibrationTable
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 BACKEND = "pytorch-quantization"
 Cli = Callable[..., SimpleNamespace]
 

@@ -19,6 +19,8 @@ from quantcore.ir.description import KEY
 from quantcore.ir.model import FloatModel
 from quantcore.table.table import CalibrationTable
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 BACKEND = "pytorch-quantization"
 Cli = Callable[..., SimpleNamespace]
 

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import onnx
 import pytest
 
-from quantcore.executors import local
 from quantcore.policy.policy import CalibrationPolicy
-from quantcore.runtime.executor import InProcess
 
 Cli = Callable[..., SimpleNamespace]
+
+pytestmark = pytest.mark.usefixtures("in_process")
 
 #: The layers of the small network are too narrow for the default placement.
 EVERY_LAYER = ("--placement", "minimal")
@@ -84,9 +84,7 @@ def test_the_cheapest_recipe_of_a_classifier(
     digits: SimpleNamespace,
     backends: None,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(local, "LocalExecutor", lambda *_: InProcess())
     asked = ("--max-drop", 0.2, "--min-speedup", 0.01, "--graphs", 2, "--observer", "max")
     given = ("--data", digits.data, "--backend", "first", "--out", tmp_path, *asked)
     said = words(cli("auto", *digits.model, *given, *EVERY_LAYER))

@@ -88,6 +88,7 @@ def kill_while_simulating(call: list[str], out: Path, log: Path) -> None:
         process.communicate()
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_killed_study_goes_on_where_it_stopped(
     cli: Cli, study: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +181,7 @@ def changed_inputs_are_seen(
     assert len(kept(out)) - len(before) == 4 + 4 + 4 + 1
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_network_trained_with_one_is_deployed_as_the_others(
     cli: Cli, study: Callable[..., list[str]], install: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -208,6 +210,7 @@ def test_a_network_trained_with_one_is_deployed_as_the_others(
     assert origin_of(model)["backend"] == "studious"
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_failure_costs_its_own_cells(
     cli: Cli, study: Callable[..., list[str]], tmp_path: Path
 ) -> None:
@@ -235,6 +238,7 @@ def test_a_failure_costs_its_own_cells(
     assert "left out" in page
 
 
+@pytest.mark.usefixtures("in_process")
 def test_what_cannot_be_simulated_is_left_out(
     cli: Cli, study: Callable[..., list[str]], tmp_path: Path
 ) -> None:
@@ -252,6 +256,7 @@ def test_what_cannot_be_simulated_is_left_out(
     ]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_float64_is_asked_of_those_who_have_it(
     cli: Cli,
     study: Callable[..., list[str]],

@@ -12,6 +12,8 @@ import pytest
 from quantcore import pipeline
 from quantcore.table.table import CalibrationTable
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 Cli = Callable[..., SimpleNamespace]
 
 RECIPE = "{steps: 4, batch: 2, neighbours: 0, held_out: 0.5}\n"

@@ -14,12 +14,23 @@ from onnx import TensorProto, helper, numpy_helper
 from quantcore.contracts.engine import EngineOptions
 from quantcore.contracts.registry import load_backend, load_engine
 from quantcore.evaluation.decoding.boxes import DecodedBoxes
+from quantcore.executors import local
 from quantcore.ir.edits import exposed
 from quantcore.ir.model import Array, FloatModel, Preprocessing
 from quantcore.policy.policy import CalibrationPolicy
 from quantcore.qdq.placement import Plan, plan
+from quantcore.runtime.executor import InProcess
 
 pytest.importorskip("pytorch_quantization")
+
+
+@pytest.fixture(scope="module")
+def in_process() -> Iterator[None]:
+    """Trainings run here: to start a process takes longer than what these tests let it do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "LocalExecutor", lambda *_: InProcess())
+        yield
+
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 

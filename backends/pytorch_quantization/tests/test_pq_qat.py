@@ -39,7 +39,7 @@ def recipe(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory, recipe) -> tuple[Path, int, str]:
+def written(tmp_path_factory, recipe, in_process) -> tuple[Path, int, str]:
     out = tmp_path_factory.mktemp("qat")
     found = qat(out, "--recipe", str(recipe))
     return out, found.exit_code, found.output
