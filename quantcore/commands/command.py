@@ -20,7 +20,8 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         "timing_cache",
     ),
     "More graphs": (
-        "equalize", "rewrite", "correct", "qat", "recipe", "graphs", "mixed", "max_drop", "top",
+        "equalize", "rewrite", "correct", "qat", "recipe", "teacher", "graphs", "mixed", "max_drop",
+        "top",
     ),
     "Where it is done": ("executor", "scheduler", "executor_option", "workers"),
     "Output": ("out", "json", "format", "plot", "against"),

@@ -57,6 +57,13 @@ def qat(
     recipe: Annotated[
         Path | None, typer.Option(help="How to train (YAML); see docs/training.md.")
     ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            help="ONNX file of the float network to match, where it is not MODEL itself: of a "
+            "network that was rounded, the one before."
+        ),
+    ] = None,
     images: Annotated[
         int | None,
         typer.Option(help="Images to train on and to judge on; overrides the policy.", min=1),
@@ -85,6 +92,7 @@ def qat(
     ranges = CalibrationTable.load(table) if table else None
     ensure_folder(out)
     loaded = load_model(model, weights, size, preset, model_option)
+    matched = load_model("onnx", teacher, size, preset) if teacher else None
     checkpoint = out / "checkpoint.npz"
     chosen = _policy(policy, ranges, images, placement)
     options, given = SessionOptions(device=device, threads=threads), pipeline.Data(data, split)
@@ -92,7 +100,7 @@ def qat(
         opened_executor(executor, scheduler, executor_option) as runs,
         kept_in(out, for_console(), runs) as runtime,
     ):
-        how_and_where = (how, backend, given, options, checkpoint, runtime, ranges)
+        how_and_where = (how, backend, given, options, checkpoint, runtime, ranges, matched)
         found = trained("training", loaded, chosen, *how_and_where)
         invocation = Invocation(command=command_line(), weights=weights, threads=threads)
         dataset = given.calibration_set()

@@ -20,7 +20,7 @@ from quantcore.contracts.session import SessionOptions
 from quantcore.contracts.training import TrainingSpec
 from quantcore.data.dataset import Dataset, ImageFile
 from quantcore.engines import REFERENCE_ENGINE
-from quantcore.errors import DataError, TableError
+from quantcore.errors import DataError, TableError, UsageError
 from quantcore.evaluation.tasks import task_of
 from quantcore.ir.model import Array, FloatModel, QdqModel
 from quantcore.pipeline.calibrating import calibrate
@@ -42,7 +42,7 @@ from quantcore.training.result import trained_model, trained_table
 from quantcore.training.teacher import Teacher
 
 #: Of what a kept state means; a change of it makes those on disk obsolete.
-REVISION = 2
+REVISION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,7 @@ def train(
     policy: CalibrationPolicy | None = None,
     table: CalibrationTable | None = None,
     recipe: Recipe | None = None,
+    teacher: FloatModel | None = None,
     options: SessionOptions | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
@@ -94,8 +95,7 @@ def train(
     """Trains a model with the quantizers in place, and holds it against calibration alone.
 
     The teacher is the float network: no labels are needed, and only a recipe with `labels` reads
-    them. Everything that can be refused is
-    refused before an image is read.
+    them. Everything that can be refused is refused before an image is read.
 
     Args:
         model: The float model; stays as it is.
@@ -106,6 +106,8 @@ def train(
             own, or the default one.
         table: Where the ranges start; None to calibrate first.
         recipe: How to train; None for the default.
+        teacher: The float model that is to be matched, where it is not `model` itself: of a network
+            that was rounded, the one before.
         options: Device, arithmetic and threads.
         checkpoint: Where the state is kept while it trains, and found again; None for nowhere.
         progress: Where long work reports.
@@ -117,6 +119,7 @@ def train(
     options, data = options or SessionOptions(), Data.of(data)
     policy = policy or _policy_of(table)
     images = _checked(model, data, backend, policy, table, recipe)
+    teacher = _teaching(teacher, model)
     plugin = registry.load_backend(backend)
     engine = registry.load_engine(REFERENCE_ENGINE)
     sites = plan(model, policy)
@@ -125,8 +128,24 @@ def train(
     )
     table = table or _calibrated(model, images.trained, backend, policy, options, progress)
     versions = {**plugin.versions(), "quantcore": quantcore.__version__}
-    work = _Work(model, sites, table, plugin, engine, options, recipe, spec, versions, progress)
+    how = (recipe, spec, versions, progress)
+    work = _Work(model, teacher, sites, table, plugin, engine, options, *how)
     return work.run(images, checkpoint)
+
+
+def _teaching(teacher: FloatModel | None, model: FloatModel) -> FloatModel:
+    """The float model that is to be matched; refused where it is another network."""
+    if teacher is None:
+        return model
+    theirs, ours = (
+        [(node.op_type, list(node.output)) for node in m.proto.graph.node] for m in (teacher, model)
+    )
+    if theirs != ours or teacher.preprocessing != model.preprocessing:
+        raise UsageError(
+            f"{teacher.name} cannot teach {model.name}: it must be the same network with other "
+            "weights, such as the one before its weights were rounded"
+        )
+    return teacher
 
 
 def check_training(
@@ -168,6 +187,7 @@ class _Work:
     """A training whose inputs are all checked."""
 
     model: FloatModel
+    teacher: FloatModel
     sites: Plan
     table: CalibrationTable
     plugin: BackendPlugin
@@ -190,6 +210,8 @@ class _Work:
             "steps": len(ended.losses.heads),
             "loss": _ends(ended),
         }
+        if self.teacher is not self.model:
+            origin["teacher"] = self.teacher.fingerprint
         model = trained_model(self.model, weights, origin)
         made = (ranges, self.plugin.name, self.versions)
         table = trained_table(self.table, self.model, model, *made)
@@ -220,7 +242,7 @@ class _Work:
         """Weights, ranges, how it went, and the peak of the memory in MB."""
         with (
             self.plugin.open(self.model, self.options) as session,
-            Teacher(self.model, self.sites, self.recipe, self.engine, images.classes) as teacher,
+            Teacher(self.teacher, self.sites, self.recipe, self.engine, images.classes) as teacher,
         ):
             check_parity(session, self.engine)
             with session.training(self.sites, self.table.tensors, self.spec) as run:
@@ -238,6 +260,7 @@ class _Work:
         return content_key(
             REVISION,
             self.model.key,
+            self.teacher.key,
             self.sites,
             self.table.sha256,
             self.recipe.to_dict(),
@@ -254,7 +277,7 @@ class _Work:
     ) -> Verdict | None:
         if not images.judged:
             return None
-        gate = Gate(self.model, images.dataset, images.judged, self.engine, self.progress)
+        gate = Gate(self.teacher, images.dataset, images.judged, self.engine, self.progress)
         before = Side(self.model, self.sites, self.table)
         after = Side(model, self.sites, table)
         return gate.judge(before, after, self.recipe.neighbours)

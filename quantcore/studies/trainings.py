@@ -46,6 +46,7 @@ def trained(
     checkpoint: Path,
     runtime: Runtime,
     table: CalibrationTable | None = None,
+    teacher: FloatModel | None = None,
 ) -> Trained:
     """What `quantcore.pipeline.train` gives, unless the runtime has it already.
 
@@ -60,6 +61,7 @@ def trained(
         checkpoint: Where the state is kept while it trains.
         runtime: Where it is done and kept.
         table: Where the ranges start; None to calibrate first.
+        teacher: The float model that is to be matched; None for `model` itself.
 
     Raises:
         QuantcoreError: See the classes of `quantcore.errors`.
@@ -76,8 +78,10 @@ def trained(
         (backend, dict(registry.load_backend(backend).versions()), options),
         [(image.id, digests[image.path]) for image in images],
         *([table.sha256] if table else []),
+        *([teacher.key] if teacher else []),
     )
-    given = (tuple(digests), model, policy, table, recipe, backend, data, options, checkpoint)
+    how = (recipe, backend, data, options, checkpoint)
+    given = (tuple(digests), model, teacher, policy, table, *how)
     needs = registry.needed(registry.BACKENDS, backend, options.device)
     more: dict[str, Any] = {"threads": options.threads, "needs": needs, "reads": digests}
     kept = runtime.one(whole(what, key, _Kept, _train, *given, **more))
@@ -94,6 +98,7 @@ def trained(
 def _train(
     files: tuple[Path, ...],  # which whoever trains must be able to read
     model: FloatModel,
+    teacher: FloatModel | None,
     policy: CalibrationPolicy,
     table: CalibrationTable | None,
     recipe: Recipe,
@@ -110,6 +115,7 @@ def _train(
         policy=policy,
         table=table,
         recipe=recipe,
+        teacher=teacher,
         options=options,
         # A folder that only the study's own machine has cannot be written to elsewhere.
         checkpoint=checkpoint if checkpoint.parent.is_dir() else None,

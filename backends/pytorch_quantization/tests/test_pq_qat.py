@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -14,9 +15,17 @@ import quantcore
 from quantcore.commands.cli import app
 from quantcore.contracts.session import SessionOptions
 from quantcore.data.coco import CocoDataset
-from quantcore.errors import CapabilityError, DataError, PolicyError, TableError, TrainingError
+from quantcore.errors import (
+    CapabilityError,
+    DataError,
+    PolicyError,
+    TableError,
+    TrainingError,
+    UsageError,
+)
+from quantcore.ir.edits import with_constants
 from quantcore.policy.policy import CalibrationPolicy
-from quantcore.testing.models import small_detector
+from quantcore.testing.models import plain_network, small_detector
 from quantcore.training.recipe import Recipe
 from quantcore.training.result import origin_of
 
@@ -81,7 +90,7 @@ def test_the_same_training_gives_the_same_bits(written, recipe, tmp_path) -> Non
         assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
 
 
-def trained(**given):
+def trained(model=None, **given):
     policy = CalibrationPolicy.from_dict({"placement": "minimal", "images": 4})
     given = {
         "backend": "pytorch-quantization",
@@ -89,7 +98,7 @@ def trained(**given):
         "policy": policy,
         **given,
     }
-    return quantcore.train(small_detector(), quantcore.demo().data, **given)
+    return quantcore.train(model or small_detector(), quantcore.demo().data, **given)
 
 
 def test_rates_that_break_the_network_are_told_in_one_line() -> None:
@@ -97,6 +106,25 @@ def test_rates_that_break_the_network_are_told_in_one_line() -> None:
     with pytest.raises(TrainingError, match="before any weights were good; lower `rate`") as error:
         trained(recipe=recipe)
     assert "\n" not in str(error.value)
+
+
+def test_a_rounded_network_is_matched_to_the_one_before() -> None:
+    parent = small_detector()
+    coarse = {
+        name: np.round(values * 4) / 4
+        for name, values in parent.initializers.items()
+        if values.ndim == 4
+    }
+    rounded = replace(parent, proto=with_constants(parent.proto, coarse))
+    recipe = Recipe(steps=2, batch=1, held_out=0.0)
+    by_itself = trained(rounded, recipe=recipe)
+    by_parent = trained(rounded, recipe=recipe, teacher=parent)
+    first = [found.record.losses.heads[0] for found in (by_itself, by_parent)]
+    assert first[1] > 2 * first[0]
+    assert "teacher" not in origin_of(by_itself.model)
+    assert origin_of(by_parent.model)["teacher"] == parent.fingerprint
+    with pytest.raises(UsageError, match="must be the same network with other weights"):
+        trained(rounded, recipe=recipe, teacher=plain_network())
 
 
 def test_a_table_that_saw_everything_leaves_nothing_to_judge_on(written) -> None:
