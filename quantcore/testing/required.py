@@ -270,7 +270,7 @@ def memory_is_flat(backend: BackendUnderTest) -> None:
     for observer, grown in found.items():
         hold(
             grown <= GROWTH_LIMIT_MB,
-            f"{observer}: peak memory grows by {grown:.0f} MB from 64 images to 1024",
+            f"{observer}: peak memory grows by {grown:.0f} MB from 32 images to 512",
         )
 
 

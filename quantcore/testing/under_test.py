@@ -22,7 +22,7 @@ from quantcore.testing.models import Stream, small_detector
 
 Ranges = dict[str, TensorRange]
 
-#: Keeping the observed activations of 960 images of the small detector would take 50 MB.
+#: Keeping the observed activations of 480 images of the small detector would take 25 MB.
 GROWTH_LIMIT_MB = 16.0
 
 
@@ -119,10 +119,10 @@ def growth_of(name: str, observers: Sequence[str], progress: Progress) -> dict[s
     grown = {}
     with backend.open(model) as session:
         for sites in plans.values():
-            calibrate(session, sites, Stream(64))
+            calibrate(session, sites, Stream(32))
         before = session.peak_rss_mb()
         for observer, sites in plans.items():
-            calibrate(session, sites, Stream(1024))
+            calibrate(session, sites, Stream(512))
             peak = session.peak_rss_mb()
             grown[observer], before = peak - before, peak
     return grown
