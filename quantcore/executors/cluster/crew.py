@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
@@ -88,19 +87,19 @@ class Crew:
         self._refused: dict[str, str] = {}
         self._greeted: set[str] = set()
         self._missing: Counter[str] = Counter()
-        self._closed = False
+        self._closed = threading.Event()
         self._lost: ExecutorError | None = None
         self._watcher = threading.Thread(target=self._watch, name="quantcore-workers", daemon=True)
 
     def is_over(self) -> bool:
         """Whether nothing is done any more."""
-        return self._closed or self._lost is not None
+        return self._closed.is_set() or self._lost is not None
 
     def check(self) -> None:
         """Raises ExecutorError where nothing can be done any more."""
         if self._lost is not None:
             raise self._lost
-        if self._closed:
+        if self._closed.is_set():
             raise ExecutorError("the executor is closed")
 
     def begin(self) -> None:
@@ -129,7 +128,7 @@ class Crew:
     def close(self) -> None:
         """Sends everybody home; safe to call twice."""
         with self.changed:
-            self._closed = True
+            self._closed.set()
             self.changed.notify_all()
         if self._watcher.is_alive():
             self._watcher.join()
@@ -141,7 +140,7 @@ class Crew:
 
     def _watch(self) -> None:
         """Sees workers come and go."""
-        while not self._closed:
+        while not self._closed.is_set():
             found = self._workers()
             if found is None:
                 return
@@ -159,7 +158,7 @@ class Crew:
                         threading.Thread(target=self._attend, args=(at,), daemon=True).start()
                 self.changed.notify_all()
             self._outcomes.looked()
-            time.sleep(_LOOK)
+            self._closed.wait(_LOOK)
 
     def _workers(self) -> Mapping[str, WorkerAt] | None:
         """The workers that are there; None once nobody can be asked any more."""

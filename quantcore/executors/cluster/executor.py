@@ -191,18 +191,18 @@ class ClusterExecutor(Executor, Outcomes):
             seats = [seat for seat in self._board.seats.values() if seat.there]
             running = sum(seat.share is not None for seat in seats)
             told = (
-                f"all jobs: {self.done} parts done, {running} running, "
+                f"on {len(seats)} workers {self.done} parts done, {running} running, "
                 f"{len(self._board.waiting)} waiting, {self.failed} failed, {self.retried} again"
-                f"{self._left()}; {len(seats)} workers"
+                f"{self._left()}"
             )
             lines = dict.fromkeys(self._tasks, "")
             for seat in seats:
                 if seat.doing and seat.share is not None and seat.share.task in lines:
-                    lines[seat.share.task] = f"{seat.at.name}: {seat.doing}"
+                    lines[seat.share.task] = seat.doing
         for number, (task, doing) in enumerate(lines.items()):
-            both = [doing] if doing else []
+            words = filter(None, (doing, "" if number else told))
             with contextlib.suppress(KeyError):  # over meanwhile
-                task.progress.tell(task.bar, "; ".join(both if number else [told, *both]))
+                task.progress.tell(task.bar, "; ".join(words))
 
     def _left(self) -> str:
         """How long what waits and runs will take, in words; empty while a kind of it is new."""
