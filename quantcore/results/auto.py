@@ -194,6 +194,7 @@ class AutoRecord:
         met: Whether both targets are met on the images that nothing was chosen on.
         verdict: The end in words, a sentence an entry.
         warnings: What to know about the images.
+        notes: What else a person should know although nothing failed.
         skipped: Rungs that were not climbed, and why.
         seconds: Wall time.
         evidence: A closer look at the chosen network.
@@ -216,6 +217,7 @@ class AutoRecord:
     met: bool = False
     verdict: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     evidence: Evidence = field(default_factory=Evidence)

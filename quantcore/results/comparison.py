@@ -218,6 +218,7 @@ class RunRecord:
         rewrites: What was done to the float model before the backends got it, a line each.
         evidence: A closer look.
         manifest: When, with what and on what it was made.
+        notes: What a person should know although nothing failed.
     """
 
     model: str
@@ -231,6 +232,7 @@ class RunRecord:
     rewrites: tuple[str, ...] = ()
     evidence: Evidence = field(default_factory=Evidence)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -254,6 +256,7 @@ class RunRecord:
             "thresholds": self.thresholds,
             **own(self.evidence),
             "manifest": self.manifest,
+            "notes": self.notes,
             "failures": self.failures,
         }
         return dict(plain(found))

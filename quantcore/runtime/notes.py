@@ -15,9 +15,27 @@ class Note(UserWarning):
     """Something that probably is not as it was meant; a notebook shows it as a warning."""
 
 
+#: Lists of those who gather what is told.
+_GATHERING: list[list[str]] = []
+
+
 def note(text: str) -> None:
     """Tells something, once for each text."""
+    for found in _GATHERING:
+        if text not in found:
+            found.append(text)
     warnings.warn(text, Note, stacklevel=3)
+
+
+@contextlib.contextmanager
+def gathered() -> Iterator[list[str]]:
+    """Gathers what is told inside of it, for a report; it is told all the same."""
+    found: list[str] = []
+    _GATHERING.append(found)
+    try:
+        yield found
+    finally:
+        _GATHERING[:] = [other for other in _GATHERING if other is not found]
 
 
 @contextlib.contextmanager

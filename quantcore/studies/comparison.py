@@ -28,6 +28,7 @@ from quantcore.results.evidence import Deployed, Evidence
 from quantcore.runtime.executor import Executor, kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.jobs import Runtime
+from quantcore.runtime.notes import gathered
 from quantcore.runtime.plain import json_text
 from quantcore.runtime.progress import Progress
 from quantcore.studies.compared import Comparison, check, needs_of, run_by, trains
@@ -71,7 +72,20 @@ def compare(
             the first engine, without which there is nothing to compare with.
     """
     ensure_folder(what.out)
-    check(what)
+    with gathered() as notes:
+        check(what)
+        record = replace(_compared(what, progress, say, executor), notes=tuple(notes))
+    write_whole(what.out / "report.json", json_text(record))
+    write_whole(what.out / "report.html", pages.page(record.to_dict(), what.out).html())
+    return record
+
+
+def _compared(
+    what: Comparison,
+    progress: Progress | None,
+    say: Callable[[str], None],
+    executor: Executor | None,
+) -> RunRecord:
     with kept_in(what.out, progress, executor) as runtime:
         runtime.executor.check(needs_of(what))
         run = _Comparing(what, runtime, say)
@@ -84,8 +98,6 @@ def compare(
         run.look_closer()
         record = run.record()
         say(runtime.summary())
-    write_whole(what.out / "report.json", json_text(record))
-    write_whole(what.out / "report.html", pages.page(record.to_dict(), what.out).html())
     return record
 
 

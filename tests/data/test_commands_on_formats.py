@@ -70,7 +70,11 @@ def test_compare_calibrates_on_images_without_labels(
     assert "holds images without labels" in again.err
     data.write_text(data.read_text().replace(f"train: {plain}", "train: images/val"))
     done = cli("compare", *shared_squares.model, *given)
-    assert "note: 8 of the 8 images to evaluate on may be calibrated on, too" in done.err
+    told = "8 of the 8 images to evaluate on may be calibrated on, too"
+    assert f"note: {told}" in done.err
+    # Who gets the page is told as well.
+    assert any(told in line for line in json.loads((out / "report.json").read_text())["notes"])
+    assert told in (out / "report.html").read_text()
 
 
 def test_layers_are_ranked_without_labels(

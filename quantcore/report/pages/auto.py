@@ -38,13 +38,14 @@ def page(data: _Json, folder: Path) -> Page:
     metric, unseen, images = METRICS[data["metric"]], data["unseen"], data["images"]
     why = [[layer, reason] for layer, reason in unseen["not_int8"].items()]
     asked = data["asked"]
+    known = [*data["warnings"], *data.get("notes", ())]
     return Page(
         title=f"{data['model']}: the cheapest recipe",
         subtitle=f"{data['weights']} on {data['data']}; asked: a loss of at most "
         f"{asked['max_drop']:g} of {metric.title}, at least {asked['min_speedup']:g} times as fast",
         verdict=data["verdict"],
         sections=(
-            Section("To know", [Words(data["warnings"])] if data["warnings"] else []),
+            Section("To know", [Words(known)] if known else []),
             Section("On the images that nothing was chosen on", _unseen(unseen, metric)),
             Section("What was tried", _tried(data, metric)),
             Section("Scores as they are deployed", evidence.scores(data.get("scores"))),

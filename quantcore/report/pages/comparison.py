@@ -52,6 +52,7 @@ def page(report: Mapping[str, Any], folder: Path) -> Page:
         verdict=report["verdict"]["lines"],
         sections=(
             Section("What failed", [Words(failed, bad=True)] if failed else []),
+            Section("To know", [Words(report["notes"])] if report.get("notes") else []),
             Section("Accuracy and speed", _summary(columns, metric)),
             Section("What INT8 changes", _changes(report, columns, metric)),
             Section("Scores as they are deployed", evidence.scores(report.get("scores"))),

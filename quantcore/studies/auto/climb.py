@@ -15,7 +15,7 @@ from quantcore.results.auto import AutoRecord, Belief
 from quantcore.runtime.executor import Executor, kept_in
 from quantcore.runtime.files import ensure_folder, write_whole
 from quantcore.runtime.jobs import Runtime
-from quantcore.runtime.notes import note
+from quantcore.runtime.notes import gathered, note
 from quantcore.runtime.plain import json_text
 from quantcore.runtime.progress import Progress
 from quantcore.studies.auto import choice, rivals, verdict
@@ -60,14 +60,22 @@ def auto(
             on an engine, or nothing at all can be calibrated.
     """
     ensure_folder(what.out)
-    _check(what)
+    with gathered() as notes:
+        _check(what)
+        record = replace(_climbed(what, progress, say, executor), notes=tuple(notes))
+    write_whole(what.out / "auto.json", json_text(record))
+    write_whole(what.out / "auto.html", page(record.to_dict(), what.out).html())
+    return record
+
+
+def _climbed(
+    what: AutoStudy, progress: Progress | None, say: Say, executor: Executor | None
+) -> AutoRecord:
     with kept_in(what.out, progress, executor) as runtime:
         needs = [registry.needed(registry.BACKENDS, name, what.device) for name in what.backends]
         runtime.executor.check([*needs, needs_of(what.engines)])
         record = _Climb(what, runtime, say).run()
         say(runtime.summary())
-    write_whole(what.out / "auto.json", json_text(record))
-    write_whole(what.out / "auto.html", page(record.to_dict(), what.out).html())
     return record
 
 
