@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import quantcore
 from quantcore.commands.cli import app
 from quantcore.errors import ExecutorError
+from quantcore.executors import dask as dask_executor
 from quantcore.executors.cluster import exchange, shares
 from quantcore.executors.dask import DaskOptions, DaskPlugin
 from quantcore.pipeline import Evaluation, evaluate
@@ -81,7 +82,8 @@ def test_a_killed_worker_costs_what_it_was_doing(dask, cluster, tmp_path: Path) 
     assert [each.number for each in found] == [0, 1, 2]
 
 
-def test_who_never_answers_is_not_waited_for_forever() -> None:
+def test_who_never_answers_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_executor, "_GOODBYE", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         where = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
         options = DaskOptions(scheduler=where, wait=0.2)
