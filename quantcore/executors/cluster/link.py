@@ -48,6 +48,8 @@ class Link(ABC):
     def call(self, worker: WorkerAt, function: Called, *arguments: bytes) -> Future[bytes]:
         """Calls `function(post, *arguments)` on a worker, `post` being its `Post`.
 
+        A worker should answer while another call runs there, for it is asked how far that one is.
+
         Args:
             worker: The worker.
             function: Of a module.
