@@ -33,8 +33,7 @@ def contained_import() -> Iterator[None]:
     prints advice on them, warns about a missing ccache
     (utils/cpp_extension/extension_utils.py:709-712) and takes over the fatal signals, so that a
     terminated process ends in a page of C++ trace. None of that is wanted by a program that merely
-    has Paddle as a backend. A program that had imported Paddle
-    before keeps what it has.
+    has Paddle as a backend. A program that had imported Paddle before keeps what it has.
     """
     if "paddle" in sys.modules:
         yield
