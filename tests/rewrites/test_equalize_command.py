@@ -74,7 +74,7 @@ def test_all_stages_take_an_equalized_model(cli: Cli, demo: SimpleNamespace, tmp
 
     def score(*arguments: object) -> float:
         out = tmp_path / "score.json"
-        data = ["--data", demo.data, "--images", "32", "--out", out]
+        data = ["--data", demo.data, "--images", "16", "--out", out]
         assert cli("evaluate", *arguments, *data).code == 0
         return float(json.loads(out.read_text())["map"])
 

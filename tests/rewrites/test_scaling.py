@@ -150,7 +150,7 @@ def close(found: np.ndarray, wanted: np.ndarray) -> None:
     assert np.abs(found - wanted).max() <= 1e-4 * max(np.abs(wanted).max(), 1e-3)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(graphs())
 def test_random_graphs_compute_the_same(build, run, drawn: tuple[Random, list[str]]) -> None:
     made, outputs = drawn

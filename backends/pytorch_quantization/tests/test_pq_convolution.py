@@ -13,7 +13,7 @@ from torch.nn import functional as F
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     groups=st.integers(1, 3),
     inputs=st.integers(1, 2),
