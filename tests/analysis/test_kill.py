@@ -36,8 +36,8 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SI
 
 
 @pytest.fixture
-def start(shared_squares: SimpleNamespace, table: Callable, tmp_path: Path) -> Callable:
-    """Starts a study in a process of its own."""
+def words(shared_squares: SimpleNamespace, table: Callable, tmp_path: Path) -> Callable:
+    """The words of a command that studies a small detector."""
     model = load_model("onnx", shared_squares.weights, OnnxOptions(preset="yolox"))
     amax = {layer.inputs[0]: 9.0 for layer in model.layers if layer.weights}
     found = table(
@@ -47,11 +47,21 @@ def start(shared_squares: SimpleNamespace, table: Callable, tmp_path: Path) -> C
     )
     found.save(tmp_path / "table.json")
 
-    def run(program: list[str], command: str, *options: object) -> subprocess.Popen:
+    def make(command: str, *options: object) -> list[str]:
         given = ["--data", shared_squares.data, "--table", tmp_path / "table.json", *options]
-        words = [*program, command, *shared_squares.model, *map(str, given)]
+        return [command, *shared_squares.model, *map(str, given)]
+
+    return make
+
+
+@pytest.fixture
+def start(words: Callable) -> Callable:
+    """Starts a study in a process of its own."""
+
+    def run(program: list[str], command: str, *options: object) -> subprocess.Popen:
         quiet = subprocess.DEVNULL
-        return subprocess.Popen([sys.executable, *words], stdout=quiet, stderr=quiet)
+        call = [sys.executable, *program, *words(command, *options)]
+        return subprocess.Popen(call, stdout=quiet, stderr=quiet)
 
     return run
 
@@ -100,6 +110,9 @@ def found(record: Path) -> dict:
 )
 def test_a_killed_study_recomputes_nothing_and_ends_the_same(
     start: Callable,
+    words: Callable,
+    cli: Callable,
+    in_process: None,
     tmp_path: Path,
     command: str,
     store: str,
@@ -107,20 +120,21 @@ def test_a_killed_study_recomputes_nothing_and_ends_the_same(
     options: list[object],
     records: int | None,
 ) -> None:
-    def study(program: list[str], name: str) -> subprocess.Popen:
+    def asked(name: str) -> list[object]:
         out = tmp_path / name
         where = out / "p.yaml" if command == "mixed" else out
-        return start(program, command, "--out", where, "--workers", "2", *options)
+        return [command, "--out", where, "--workers", "2", *options]
 
-    assert study(["-m", "quantcore"], "whole").wait() in (0, 1)
+    assert cli(*words(*asked("whole"))).code in (0, 1)
     wanted = units(tmp_path / "whole" / store)
     middle = records or len(wanted) - 9
-    kill_midway(study(["-c", SLOWLY], "killed"), tmp_path / "killed" / store, middle)
+    process = start(["-c", SLOWLY], *asked("killed"))
+    kill_midway(process, tmp_path / "killed" / store, middle)
     before = units(tmp_path / "killed" / store)
     assert middle <= len(before) < len(wanted)
     assert not (tmp_path / "killed" / result).exists()
 
-    assert study(["-m", "quantcore"], "killed").wait() in (0, 1)
+    assert start(["-m", "quantcore"], *asked("killed")).wait() in (0, 1)
     after = units(tmp_path / "killed" / store)
     # What was finished has not been computed again: every record is as it was.
     assert {key: after[key] for key in before} == before
@@ -130,9 +144,11 @@ def test_a_killed_study_recomputes_nothing_and_ends_the_same(
     assert found(tmp_path / "killed" / result) == found(tmp_path / "whole" / result)
 
 
-def test_two_equal_commands_in_one_folder_end_alike(start: Callable, tmp_path: Path) -> None:
+def test_two_equal_commands_in_one_folder_end_alike(
+    start: Callable, words: Callable, cli: Callable, in_process: None, tmp_path: Path
+) -> None:
     program, options = ["-m", "quantcore"], ("sensitivity", "--workers", "1", "--out")
-    assert start(program, *options, tmp_path / "alone").wait() == 0
+    assert cli(*words(*options, tmp_path / "alone")).code == 0
     both = [start(program, *options, tmp_path / "shared") for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     name = "sensitivity.json"
