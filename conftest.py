@@ -19,8 +19,5 @@ os.environ.update(environment(share(int(os.environ.get("PYTEST_XDIST_WORKER_COUN
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """What `-n auto` means: each process holds the frameworks, a gigabyte or so.
-
-    One more than there are cores: tests wait for the processes that they start.
-    """
-    return min(cores() + 1, 4)
+    """What `-n auto` means: each process holds the frameworks, a gigabyte or so."""
+    return min(cores(), 4)
