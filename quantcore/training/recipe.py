@@ -13,6 +13,7 @@ import yaml
 from quantcore.contracts.training import ACTIVATIONS, WEIGHTS
 from quantcore.errors import PolicyError
 from quantcore.ir.model import FloatModel
+from quantcore.ir.projections import projections
 from quantcore.policy.reading import refuse_unknown, suggest
 
 
@@ -111,8 +112,13 @@ class Recipe:
         return {**asdict(self), "layers": list(self.layers)}
 
     def trained(self, model: FloatModel) -> frozenset[str]:
-        """Names of the layers with weights that are trained; raises PolicyError where none is."""
-        weighted = [layer.name for layer in model.layers if layer.weights]
+        """Names of the layers with weights that are trained; raises PolicyError where none is.
+
+        Weights that were written down, as those of DFL's mean, are not: the formula is known by
+        them, and with it what in front of it stays float.
+        """
+        formula = projections(model.proto.graph, model.initializers)
+        weighted = [x.name for x in model.layers if x.weights and x.name not in formula]
         for glob in self.layers:
             if not any(fnmatchcase(name, glob) for name in weighted):
                 raise PolicyError(

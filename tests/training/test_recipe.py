@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from quantcore.errors import PolicyError
+from quantcore.ir.model import FloatModel
 from quantcore.testing.models import small_detector
 from quantcore.training.recipe import Recipe
 from quantcore.training.schedule import rates
@@ -70,3 +71,9 @@ def test_rates_rise_and_fall() -> None:
 def test_ranges_follow_until_they_are_frozen() -> None:
     recipe = Recipe(activations="ema", momentum=0.8, freeze_after=0.25, steps=8)
     assert [rates(recipe, step).momentum for step in range(8)] == [0.8, 0.8, *[None] * 6]
+
+
+def test_weights_of_a_formula_are_not_trained(networks: dict[str, FloatModel]) -> None:
+    trained = Recipe().trained(networks["dfl"])
+    assert "dfl.conv" not in trained
+    assert "box.0.last" in trained
