@@ -50,7 +50,12 @@ def guarded(function: Callable[..., R], *arguments: Any, path: Path, size: int) 
             _WORKERS.append(Worker(str(path), threads=1, quiet=True))
         (worker,) = _WORKERS
         try:
-            found: list[R] = [*worker.run(_bounded, function, size, arguments, progress=Silent())]
+            seconds, memory = (
+                _SECONDS + size // _BYTES_PER_SECOND,
+                _MEMORY + _MEMORY_PER_BYTE * size,
+            )
+            given = (function, seconds, memory, arguments)
+            found: list[R] = [*worker.run(_bounded, *given, progress=Silent())]
             return found[0]
         except BackendError:
             _end()
@@ -66,12 +71,16 @@ def guarded(function: Callable[..., R], *arguments: Any, path: Path, size: int) 
 
 
 def _bounded(
-    function: Callable[..., R], size: int, arguments: tuple[Any, ...], progress: object
+    function: Callable[..., R],
+    seconds: int,
+    memory: int,
+    arguments: tuple[Any, ...],
+    progress: object,
 ) -> Iterator[R]:
-    """The call, in the process."""
+    """The call, in the process, beside what that has used already."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime) + _SECONDS + size // _BYTES_PER_SECOND
-    memory = _virtual() + _MEMORY + _MEMORY_PER_BYTE * size
+    seconds += int(used.ru_utime + used.ru_stime)
+    memory += _virtual()
     for kind, bound in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory)):
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (min(bound, hard) if hard > 0 else bound, hard))
