@@ -135,8 +135,8 @@ class Engine(ABC):
 
         Returns:
             Seconds by ONNX node with weights: its own, and those of what follows it up to the next
-            such nodes (activation, quantization, a new layout in memory); None where the engine
-            does not tell.
+            such nodes (activation, quantization, a new layout in memory); what stands before the
+            first ones is theirs, too. None where the engine does not tell.
 
         Raises:
             EngineError: The batch does not fit the graph, or the engine failed.

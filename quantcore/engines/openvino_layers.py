@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from quantcore.contracts.engine import EngineLayer
@@ -47,20 +46,20 @@ def layers_of(compiled: Any, ops: Mapping[str, str], names: Mapping[str, str]) -
     return found
 
 
-def by_layer(
-    compiled: Any, times: Mapping[str, float], ops: Mapping[str, str], names: Mapping[str, str]
-) -> dict[str, float]:
-    """Times by ONNX node with weights; see `Engine.layer_seconds`.
+def owners_of(compiled: Any, ops: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """Whose time each entry of a compiled model takes; see `Engine.layer_seconds`.
 
     Args:
         compiled: The compiled model.
-        times: Seconds by OpenVINO's name.
         ops: Operator of each ONNX node.
         names: Node by its own name and by the tensors that it writes.
+
+    Returns:
+        The ONNX node with weights, by OpenVINO's name of the entry.
     """
     owners: dict[str, str | None] = {}
-    found: defaultdict[str, float] = defaultdict(float)
-    for operation in compiled.get_runtime_model().get_ordered_ops():
+    operations = compiled.get_runtime_model().get_ordered_ops()
+    for operation in operations:
         facts = {key: _text(value) for key, value in dict(operation.get_rt_info()).items()}
         name, owner = operation.get_friendly_name(), None
         if facts.get("layerType", operation.get_type_name()) in _HEAVY_KINDS:
@@ -72,9 +71,20 @@ def by_layer(
             before = (value.get_node().get_friendly_name() for value in operation.input_values())
             owner = next((owners[name] for name in before if owners.get(name)), None)
         owners[name] = owner
-        if owner is not None:
-            found[owner] += times.get(name, 0.0)
-    return dict(found)
+    # What stands before the first layers is theirs: one graph rearranges the image in an entry of
+    # its own, another one within the convolution.
+    for operation in reversed(operations):
+        name = operation.get_friendly_name()
+        if owners[name] is None:
+            after = (reader.get_node().get_friendly_name() for reader in _readers(operation))
+            owners[name] = next((owners[name] for name in after if owners[name]), None)
+    return {name: owner for name, owner in owners.items() if owner is not None}
+
+
+def _readers(operation: Any) -> Iterator[Any]:
+    """The inputs that read an operation's outputs."""
+    for output in operation.outputs():
+        yield from output.get_target_inputs()
 
 
 def _text(value: Any) -> str:

@@ -98,8 +98,11 @@ def test_its_counters_tell_what_each_layer_takes(plugin, qdq, joined, pictures) 
         weighted = {node.name for node in proto.graph.node if node.op_type == "Conv"}
         with plugin.build(proto, EngineOptions(threads=1, counters=True)) as engine:
             times = engine.layer_seconds(pictures[:1])
+            entries = engine._request(1).get_profiling_info()
         assert times.keys() == weighted
         assert all(0 <= seconds < 1 for seconds in times.values())
+        everything = sum(entry.real_time.total_seconds() for entry in entries)
+        assert sum(times.values()) == pytest.approx(everything, rel=1e-6)
     with plugin.build(joined.proto, EngineOptions(threads=1)) as engine:
         assert not any((engine.layer_seconds(pictures[:1]) or {}).values())
 
