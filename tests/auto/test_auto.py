@@ -22,6 +22,7 @@ from quantcore.studies.auto.ladder import Ladder
 from quantcore.studies.auto.parts import divided, to_judge
 from quantcore.studies.auto.settings import AutoStudy
 from quantcore.studies.auto.timing import structure
+from quantcore.training import result
 
 BACKEND = "pytorch-quantization"
 
@@ -139,6 +140,7 @@ def test_a_recipe_is_made_again_with_all_images(
         out=squares.root / "auto",
         backends=(BACKEND,),
         observers=(quantcore.TensorPolicy("mse"),),
+        steps=1,
     )
     parts = divided(what.data, what.choosing, what.seed)
 
@@ -152,10 +154,15 @@ def test_a_recipe_is_made_again_with_all_images(
         some, whole = (Ladder(what, p, runtime, said.append) for p in (parts, parts.whole))
         chosen, expected = climbed(some), climbed(whole)
         made = [whole.anew(attempt) for attempt in chosen]
-        trained = replace(chosen[0], rung="qat")
+        (trained,) = some.attempts("qat", lambda _: {}, chosen[1], True)
         assert whole.anew(trained) is trained
     assert not any("left out" in line for line in said)
     assert [a.done[-1] for a in made] == ["bias-correction", "gptq"]
+    # Held to the rounded weights, a training would keep what rounding them has lost.
+    assert chosen[1].teacher is not None
+    (told,) = (e.value for e in trained.model.proto.metadata_props if e.key == result.KEY)
+    assert json.loads(told)["teacher"] == chosen[1].teacher.fingerprint
+    assert chosen[1].teacher.fingerprint != chosen[1].model.fingerprint
     for old, new, as_if in zip(chosen, made, expected, strict=True):
         assert (new.name, new.rung) == (old.name, old.rung) == (as_if.name, as_if.rung)
         assert len(old.table.provenance.image_ids) == 3

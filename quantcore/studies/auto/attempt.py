@@ -28,6 +28,8 @@ class Attempt:
         table: Its provenance has the policy.
         done: What was done to the model, in words, in order.
         rest: What layers that are not quantized are computed in.
+        teacher: The model before its rounding was corrected, which a training has to match; None
+            where that is `model` itself.
     """
 
     rung: str
@@ -36,6 +38,7 @@ class Attempt:
     table: CalibrationTable
     done: tuple[str, ...] = ()
     rest: str = "FP32"
+    teacher: FloatModel | None = None
 
     @property
     def policy(self) -> CalibrationPolicy:

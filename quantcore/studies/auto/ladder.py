@@ -34,7 +34,7 @@ from quantcore.studies.trainings import trained
 from quantcore.table.table import CalibrationTable
 from quantcore.training.recipe import Recipe
 
-#: Numbers of most sensitive layers that are left in float.
+#: Numbers of layers that are left in float, of the most sensitive or the slowest ones.
 LEFT = (1, 3, 8, 13)
 
 #: Images of those to calibrate on that layers are ranked by: detections lost are sharp.
@@ -250,8 +250,12 @@ class Ladder:
         with self._spared("layers in float"):
             gains = gained(best)
             names = quantized_layers(best.model, best.policy)
-            sets = [frozenset(name for name, gain in gains.items() if gain.slower)]
-            for order in self._orders(best, gains) if fast else ():
+            slower = sorted(
+                (name for name, gain in gains.items() if gain.slower),
+                key=lambda name: gains[name].seconds,
+            )
+            sets = [frozenset(slower)]
+            for order in self._orders(best, gains) if fast else [slower]:
                 sets += [frozenset(order[:count]) for count in LEFT]
             for layers in dict.fromkeys(sets):
                 kept = [name for name in names if name in layers]
@@ -283,7 +287,8 @@ class Ladder:
         for name in CORRECTIONS:
             with self._spared(name):
                 made = self._corrected(name, best.model, best.table)
-                found.append(_attempt("rounding", best.backend, *made, (*best.done, name)))
+                corrected = _attempt("rounding", best.backend, *made, (*best.done, name))
+                found.append(replace(corrected, teacher=best.model))
         return found
 
     def _corrected(
@@ -310,7 +315,7 @@ class Ladder:
         options = SessionOptions(device=what.device, threads=what.threads)
         checkpoint = ensure_folder(what.out / "training") / f"{backend}.npz"
         given = (recipe, backend, self._data, options, checkpoint, self._runtime)
-        found = trained(title, best.model, best.policy, *given, best.table)
+        found = trained(title, best.model, best.policy, *given, best.table, best.teacher)
         words = (*best.done, f"trained {what.steps} steps")
         return _attempt("qat", backend, found.model, found.table, words)
 
