@@ -117,7 +117,7 @@ class Tried:
         ms: Median milliseconds for one image.
         speedup: Times as fast as the fastest rival, paired turn by turn.
         accurate: Whether it is believed to lose no more than is asked.
-        fast: Whether it is as fast as is asked.
+        fast: Whether the low end of its speed is as fast as is asked.
     """
 
     rung: str
@@ -131,6 +131,11 @@ class Tried:
     speedup: Estimate
     accurate: bool
     fast: bool
+
+    @property
+    def faster(self) -> bool:
+        """Whether it is faster than the fastest rival, and not within what times scatter."""
+        return self.speedup.low > 1
 
     @property
     def meets(self) -> bool:

@@ -192,7 +192,7 @@ def test_a_target_of_speed_that_nothing_meets(
     assert "asked were 1000" in done.out
     assert "not in INT8: " in done.out
     report = json.loads((out / "auto.json").read_text())
-    assert "makes nothing faster" in report["skipped"]["rounding"]
+    assert "makes nothing faster" in report["skipped"]["qat"]
     assert report["images"]["delivered"] == report["images"]["calibrating"]
 
 

@@ -107,8 +107,9 @@ def tried(rung: str, speedup: float, drop: float, lost: float = 0.05) -> Tried:
         # None meets both: of the fast the most accurate, else of the accurate the fastest.
         ([tried("a", 1.5, 0.02), tried("b", 1.3, 0.01), tried("b", 1.0, 0.0)], 1),
         ([tried("a", 1.1, 0.001), tried("b", 0.9, 0.0), tried("b", 1.15, 0.2)], 0),
-        # None is fast, none accurate: a little speed is worth no accuracy.
-        ([tried("a", 1.10, 0.008), tried("b", 1.15, 0.2)], 0),
+        # None is fast, none accurate: a little speed is worth no accuracy, but some there must be.
+        ([tried("a", 1.10, 0.008), tried("b", 1.15, 0.2), tried("c", 0.97, 0.006)], 0),
+        ([tried("a", 0.90, 0.008), tried("b", 0.95, 0.2)], 0),
     ],
 )
 def test_which_recipe_is_taken(recipes: list[Tried], chosen: int) -> None:

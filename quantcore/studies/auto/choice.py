@@ -87,9 +87,9 @@ def best(
 
     Of the first rung that has any which meet both targets the fastest wins, for the rungs come
     cheapest first; where speeds cannot be told apart, what loses least. Where none meets both: of
-    the fast ones what loses least, else of the accurate ones the fastest, else what loses least.
-    Drops within a standard deviation of the least are no different: there what the float network
-    finds decides.
+    the fast ones what loses least, else of the accurate ones the fastest, else of those that are
+    faster than the float network what loses least. Drops within a standard deviation of the least
+    are no different: there what the float network finds decides.
 
     Args:
         tried: The recipes.
@@ -104,7 +104,8 @@ def best(
         rung = tried[meeting[0]].rung  # they are in the order of the rungs
         pool = [n for n in meeting if tried[n].rung == rung]
     else:
-        pool = [least(fast, beliefs)] if fast else accurate or [least(numbers, beliefs)]
+        faster = [n for n in numbers if tried[n].faster] or numbers
+        pool = [least(fast, beliefs)] if fast else accurate or [least(faster, beliefs)]
     top = max((tried[n].speedup for n in pool), key=lambda speedup: speedup.value)
     return least([n for n in pool if tried[n].speedup.high >= top.low], beliefs)
 

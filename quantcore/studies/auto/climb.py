@@ -147,8 +147,11 @@ class _Climb:
             return "left out as asked"
         if budget is not None and self._entries and time.monotonic() - self._began > budget:
             return f"the budget of {budget:.0f} s was used up"
-        if rung in ("rounding", "qat") and not any(e.tried.fast for e in self._entries):
+        fast = any(entry.tried.fast for entry in self._entries)
+        if rung == "qat" and not fast:
             return "nothing so far is fast enough, and this makes nothing faster"
+        if rung == "rounding" and not (fast or any(entry.tried.faster for entry in self._entries)):
+            return "nothing so far is faster than the float network, and this makes nothing faster"
         return None
 
     def _gained(self, attempt: Attempt) -> Mapping[str, Gain]:

@@ -75,7 +75,7 @@ class Entry:
             ms=ms,
             speedup=speedup,
             accurate=belief.at(what.confidence) <= what.max_drop,
-            fast=speedup.value >= what.min_speedup,
+            fast=speedup.low >= what.min_speedup,
         )
         return cls(attempt, how, options, judged, tried)
 
