@@ -213,13 +213,13 @@ def every_observer_works(backend: BackendUnderTest) -> None:
 def same_inputs_same_table(backend: BackendUnderTest) -> None:
     """Two calibrations agree bit for bit."""
     policy = backend.policy(backend.observers()[-1])
-    first, second = backend.ranges(policy)[2], backend.ranges(policy)[2]
+    first, second = backend.calibrated(policy)[2], backend.calibrated(policy)[2]
     hold(first == second, f"differ in {[t for t in first if first[t] != second[t]]}")
 
 
 def model_is_untouched(backend: BackendUnderTest) -> None:
     """The float model has the same bytes afterwards."""
-    model, _, _ = backend.ranges(backend.policy())
+    model, _, _ = backend.calibrated(backend.policy())
     before = small_detector().proto.SerializeToString(deterministic=True)
     hold(model.proto.SerializeToString(deterministic=True) == before, "the graph was written to")
     hold(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,6 +31,9 @@ class BackendUnderTest:
     """A backend under test."""
 
     name: str
+    _kept: dict[tuple[CalibrationPolicy, int, int], tuple[FloatModel, Plan, Ranges]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def plugin(self) -> BackendPlugin:
@@ -69,7 +72,16 @@ class BackendUnderTest:
     def ranges(
         self, policy: CalibrationPolicy, count: int = 16, batch_size: int = 4
     ) -> tuple[FloatModel, Plan, Ranges]:
-        """A calibration of the small detector, in a session of its own."""
+        """A calibration of the small detector: one that was asked for before, or a new one."""
+        key = (policy, count, batch_size)
+        if key not in self._kept:
+            self._kept[key] = self.calibrated(*key)
+        return self._kept[key]
+
+    def calibrated(
+        self, policy: CalibrationPolicy, count: int = 16, batch_size: int = 4
+    ) -> tuple[FloatModel, Plan, Ranges]:
+        """A new calibration of the small detector, in a session of its own."""
         model = small_detector()
         sites = plan(model, policy)
         with self.open(model, arithmetic=sites.arithmetic) as session:
