@@ -254,13 +254,13 @@ class Ladder:
                 (name for name, gain in gains.items() if gain.slower),
                 key=lambda name: gains[name].seconds,
             )
-            sets = [frozenset(slower)]
+            sets = [slower]
             for order in self._orders(best, gains) if fast else [slower]:
-                sets += [frozenset(order[:count]) for count in LEFT]
-            for layers in dict.fromkeys(sets):
-                kept = [name for name in names if name in layers]
-                if 0 < len(kept) < len(names):
-                    found.append(best.leaving("mixed", kept))
+                sets += [order[:count] for count in LEFT]
+            kept = (tuple(name for name in names if name in layers) for layers in sets)
+            for layers in dict.fromkeys(kept):
+                if 0 < len(layers) < len(names):
+                    found.append(best.leaving("mixed", layers))
         return found
 
     def _orders(self, best: Attempt, gains: Mapping[str, Gain]) -> list[list[str]]:
