@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -65,6 +67,39 @@ class PluginInfo:
         return {**asdict(self), "available": self.unavailable is None}
 
 
+@dataclass(frozen=True)
+class _Registered:
+    """An entry point, with what the metadata of its distribution says.
+
+    Attributes:
+        point: The entry point.
+        owner: Name of the distribution.
+        version: Its version.
+        requirements: What it needs.
+        extras: Names of what may be needed besides.
+    """
+
+    point: metadata.EntryPoint
+    owner: str
+    version: str
+    requirements: tuple[Requirement, ...]
+    extras: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What a person types."""
+        return self.point.name
+
+    @classmethod
+    def of(cls, point: metadata.EntryPoint) -> _Registered:
+        """Reads the metadata."""
+        if point.dist is None:
+            return cls(point, "an unknown distribution", "?", (), ())
+        requirements = tuple(map(Requirement, point.dist.requires or ()))
+        extras = tuple(point.dist.metadata.get_all("Provides-Extra") or ())
+        return cls(point, point.dist.name, point.dist.version, requirements, extras)
+
+
 def installed(group: str, progress: Progress | None = None) -> list[PluginInfo]:
     """The plugins of a group by name; imports none of them.
 
@@ -73,7 +108,7 @@ def installed(group: str, progress: Progress | None = None) -> list[PluginInfo]:
     Raises:
         ConfigError: The file that names other environments is not as it should be.
     """
-    found = [_info(group, point) for point in _entry_points(group)]
+    found = [_info(group, each) for each in _registered(group)]
     apart = remote.elsewhere(info.name for info in found) if group == BACKENDS else {}
     found = [info for info in found if info.name not in apart]
     if apart:
@@ -94,7 +129,7 @@ def find(group: str, name: str) -> PluginInfo:
         PluginError: Unknown, or registered twice.
         BackendUnavailable: What it drives is not installed; tells the command.
     """
-    info = _info(group, _point(group, name))
+    info = _info(group, _only(group, name))
     if info.unavailable:
         raise BackendUnavailable(f"{_kind(group)} {name!r} is not usable: {info.unavailable}")
     return info
@@ -127,16 +162,13 @@ def load_decoding(kind: str) -> type[Decoding]:
     Raises:
         PluginError: Unknown, registered twice, broken, or no decoding.
     """
-    point = _point(DECODINGS, kind)
-    owner, version = _owner(point)
+    decoding = _only(DECODINGS, kind)
     try:
-        found = point.load()
+        found = decoding.point.load()
     except Exception as error:  # a plugin's import may fail in any way
-        raise PluginError(
-            f"decoding {kind!r} of {owner} {version} fails to load: {type(error).__name__}: {error}"
-        ) from error
+        raise _broken(f"decoding {kind!r} of {decoding.owner} {decoding.version}", error) from error
     if not (isinstance(found, type) and issubclass(found, Decoding)):
-        raise PluginError(f"decoding {kind!r} of {owner} is no {Decoding.__name__}")
+        raise PluginError(f"decoding {kind!r} of {decoding.owner} is no {Decoding.__name__}")
     return found
 
 
@@ -198,47 +230,65 @@ def _kind(group: str) -> str:
     return group.rpartition(".")[2].rstrip("s")
 
 
-def _point(group: str, name: str) -> metadata.EntryPoint:
-    """The entry point of a plugin that is there once and has what it needs; see `find`."""
-    kind = _kind(group)
-    points = [point for point in _entry_points(group) if point.name == name]
-    if not points:
-        here = {point.name for point in _entry_points(group)}
+def _only(group: str, name: str) -> _Registered:
+    """The plugin of that name, which is there once; see `find`."""
+    kind, known = _kind(group), _registered(group)
+    found = [each for each in known if each.name == name]
+    if not found:
+        here = {each.name for each in known}
         names = sorted(here.union(remote.elsewhere(here) if group == BACKENDS else ()))
         close = difflib.get_close_matches(name, names, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise PluginError(f"unknown {kind} {name!r}{hint}; installed: {', '.join(names) or 'none'}")
-    if len(points) > 1:
-        owners = " and ".join(sorted(_owner(point)[0] for point in points))
+    if len(found) > 1:
+        owners = " and ".join(sorted(each.owner for each in found))
         raise PluginError(f"{kind} {name!r} is registered twice, by {owners}; uninstall one")
-    return points[0]
+    return found[0]
 
 
-def _entry_points(group: str) -> list[metadata.EntryPoint]:
-    """One entry point for each name and distribution.
+def _registered(group: str) -> tuple[_Registered, ...]:
+    """What is registered under a group."""
+    return _scanned(group, _path())
+
+
+@lru_cache(maxsize=32)
+def _scanned(group: str, path: object) -> tuple[_Registered, ...]:
+    """One for each name and distribution; reading all metadata anew takes 20 ms.
 
     A distribution can be found twice on the path (an editable install run from its own folder);
     that is not a second registration.
     """
-    found = {(p.name, _owner(p)[0]): p for p in metadata.entry_points(group=group)}
-    return list(found.values())
+    each = map(_Registered.of, metadata.entry_points(group=group))
+    return tuple({(one.name, one.owner): one for one in each}.values())
 
 
-def _owner(point: metadata.EntryPoint) -> tuple[str, str]:
-    distribution = point.dist
-    if distribution is None:
-        return "an unknown distribution", "?"
-    return distribution.name, distribution.version
+@lru_cache(maxsize=512)
+def _version(distribution: str, path: object) -> str | None:
+    """The installed version; None where there is none."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
-def _info(group: str, point: metadata.EntryPoint) -> PluginInfo:
-    name, version = _owner(point)
-    missing = _missing(point)
+def _path() -> tuple[tuple[str, int], ...]:
+    """Where distributions are looked for; a folder's time changes when one comes or goes."""
+    found = []
+    for entry in sys.path:
+        try:
+            found.append((entry, Path(entry).stat().st_mtime_ns))
+        except OSError:
+            found.append((entry, 0))
+    return tuple(found)
+
+
+def _info(group: str, registered: _Registered) -> PluginInfo:
+    missing = _missing(registered)
     reason = None
     if missing:
         commands = " ".join(f'"{m}"' for m in missing)
         reason = f"needs {', '.join(missing)}; run: pip install {commands}"
-    return PluginInfo(group, point.name, name, version, reason)
+    return PluginInfo(group, registered.name, registered.owner, registered.version, reason)
 
 
 def _info_elsewhere(name: str, python: Path) -> PluginInfo:
@@ -249,18 +299,15 @@ def _info_elsewhere(name: str, python: Path) -> PluginInfo:
     return PluginInfo(BACKENDS, name, told["distribution"], told["version"], None, str(python))
 
 
-def _missing(point: metadata.EntryPoint) -> list[str]:
+def _missing(registered: _Registered) -> list[str]:
     """Requirements of the plugin's distribution that are not met, as pip would be told them.
 
     An extra with the plugin's name (`quantcore-ptq[openvino]`) holds what that one plugin needs.
     Extras `NAME-VARIANT` are other ways; any one will do.
     """
-    if point.dist is None:
-        return []
-    requirements = list(map(Requirement, point.dist.requires or ()))
-    extras = point.dist.metadata.get_all("Provides-Extra") or []
-    ways = [point.name, *(extra for extra in extras if extra.startswith(f"{point.name}-"))]
-    found = [[_plain(r) for r in requirements if _applies(r, way) and not _met(r)] for way in ways]
+    name, needs = registered.name, registered.requirements
+    ways = [name, *(extra for extra in registered.extras if extra.startswith(f"{name}-"))]
+    found = [[_plain(r) for r in needs if _applies(r, way) and not _met(r)] for way in ways]
     return next((missing for missing in found if not missing), found[0])
 
 
@@ -270,11 +317,8 @@ def _applies(requirement: Requirement, extra: str) -> bool:
 
 
 def _met(requirement: Requirement) -> bool:
-    try:
-        version = metadata.version(requirement.name)
-    except metadata.PackageNotFoundError:
-        return False
-    return requirement.specifier.contains(version, prereleases=True)
+    version = _version(requirement.name, _path())
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 
 def _plain(requirement: Requirement) -> str:
@@ -294,4 +338,5 @@ def needed(group: str, name: str, device: str = "auto") -> Needs:
 
 def versions_of(distributions: Iterable[str]) -> dict[str, str]:
     """Installed version of each distribution; for provenance."""
-    return {name: metadata.version(name) for name in distributions}
+    path = _path()
+    return {name: _version(name, path) or metadata.version(name) for name in distributions}
