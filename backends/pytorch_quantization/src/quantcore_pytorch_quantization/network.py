@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from pytorch_quantization.nn import TensorQuantizer
+from pytorch_quantization.nn.modules import _utils
 from torch import Tensor
 
 from quantcore.contracts.nodes import GraphRunner, Node, Tap
 from quantcore.ir.model import Array, FloatModel
 from quantcore.qdq.placement import Site
+from quantcore_pytorch_quantization.imports import know_the_caller_quickly
 from quantcore_pytorch_quantization.operators import FUNCTIONS, WEIGHTED, Call
+
+know_the_caller_quickly(_utils)
 
 #: What stands at each site; a weight's is a TensorQuantizer.
 Quantizers = Sequence[tuple[Site, Any]]
