@@ -305,9 +305,9 @@ def _missing(registered: _Registered) -> list[str]:
     An extra with the plugin's name (`quantcore-ptq[openvino]`) holds what that one plugin needs.
     Extras `NAME-VARIANT` are other ways; any one will do.
     """
-    name, needs = registered.name, registered.requirements
+    name, needs, path = registered.name, registered.requirements, _path()
     ways = [name, *(extra for extra in registered.extras if extra.startswith(f"{name}-"))]
-    found = [[_plain(r) for r in needs if _applies(r, way) and not _met(r)] for way in ways]
+    found = [[_plain(r) for r in needs if _applies(r, way) and not _met(r, path)] for way in ways]
     return next((missing for missing in found if not missing), found[0])
 
 
@@ -316,8 +316,8 @@ def _applies(requirement: Requirement, extra: str) -> bool:
     return marker is None or any(marker.evaluate({"extra": e}) for e in ("", extra))
 
 
-def _met(requirement: Requirement) -> bool:
-    version = _version(requirement.name, _path())
+def _met(requirement: Requirement, path: object) -> bool:
+    version = _version(requirement.name, path)
     return version is not None and requirement.specifier.contains(version, prereleases=True)
 
 

@@ -76,7 +76,7 @@ def test_a_job_without_a_store_is_just_run(jobs: ModuleType) -> None:
 
 @pytest.mark.parametrize("apart", [True, False])
 def test_a_job_is_cancelled_midway(jobs: ModuleType, apart: bool) -> None:
-    pieces = tuple(Piece(key=str(n), kind=int, about=n) for n in range(10**6))
+    pieces = tuple(Piece(key=str(n), kind=int, about=n) for n in range(10**4))
     job = Job(what="slow", function=jobs.slowly, arguments=(), pieces=pieces, apart=apart)
     some, found = threading.Event(), []
     runtime = Runtime(InProcess())
