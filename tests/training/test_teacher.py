@@ -80,6 +80,16 @@ def test_without_objectness_the_best_class_says_what_matters(layout: str, boxes:
     assert not found[1:, :4].any()
 
 
+@pytest.mark.parametrize("decoding", [AnchorFreeDecoding("rows", "center"), DecodedBoxes()])
+def test_a_faint_false_alarm_counts_less_than_an_object_that_is_lost(decoding) -> None:
+    rows = np.full((1, 2, 7), 1e-5, np.float32)
+    rows[..., 2:4] = 10
+    rows[0, 0, 4:6] = 0.8
+    (weights,) = decoding.importance([rows], (32, 32))
+    lost, alarm = weights[0, 0, 4] * 0.6**2, weights[0, 1, 4] * 0.05**2
+    assert lost > 10 * alarm
+
+
 @pytest.mark.parametrize("form", ["rows", "columns", "maps"])
 @pytest.mark.parametrize("order", ["pairs", "boxes_first", "scores_first"])
 def test_a_distribution_counts_where_a_box_is_kept(form: str, order: str) -> None:

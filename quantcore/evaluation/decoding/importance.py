@@ -14,8 +14,10 @@ import numpy as np
 from quantcore.evaluation.decoding.rows import BEFORE_CLASSES
 from quantcore.ir.model import Array
 
-#: Least p (1 - p) that an error of a score is divided by.
-_LEAST = np.float32(1e-3)
+#: Least p (1 - p) that an error of a score is divided by. Where the network is sure there is
+#: nothing, a false alarm is an error of a logit far from the one that the quotient stands for, and
+#: would count a hundred times as much: almost all places are such, and drown the objects.
+_LEAST = np.float32(0.1)
 
 
 def of_logits(heads: Sequence[Array]) -> list[Array]:
