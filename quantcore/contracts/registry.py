@@ -82,7 +82,7 @@ class _Registered:
     point: metadata.EntryPoint
     owner: str
     version: str
-    requirements: tuple[Requirement, ...]
+    requirements: tuple[str, ...]
     extras: tuple[str, ...]
 
     @property
@@ -95,7 +95,7 @@ class _Registered:
         """Reads the metadata."""
         if point.dist is None:
             return cls(point, "an unknown distribution", "?", (), ())
-        requirements = tuple(map(Requirement, point.dist.requires or ()))
+        requirements = tuple(point.dist.requires or ())
         extras = tuple(point.dist.metadata.get_all("Provides-Extra") or ())
         return cls(point, point.dist.name, point.dist.version, requirements, extras)
 
@@ -305,10 +305,16 @@ def _missing(registered: _Registered) -> list[str]:
     An extra with the plugin's name (`quantcore-ptq[openvino]`) holds what that one plugin needs.
     Extras `NAME-VARIANT` are other ways; any one will do.
     """
-    name, needs, path = registered.name, registered.requirements, _path()
+    name, path = registered.name, _path()
+    needs = list(map(_parsed, registered.requirements))
     ways = [name, *(extra for extra in registered.extras if extra.startswith(f"{name}-"))]
     found = [[_plain(r) for r in needs if _applies(r, way) and not _met(r, path)] for way in ways]
     return next((missing for missing in found if not missing), found[0])
+
+
+@lru_cache(maxsize=512)
+def _parsed(requirement: str) -> Requirement:
+    return Requirement(requirement)
 
 
 def _applies(requirement: Requirement, extra: str) -> bool:

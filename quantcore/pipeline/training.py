@@ -42,7 +42,7 @@ from quantcore.training.result import trained_model, trained_table
 from quantcore.training.teacher import Teacher
 
 #: Of what a kept state means; a change of it makes those on disk obsolete.
-REVISION = 3
+REVISION = 4
 
 
 @dataclass(frozen=True, kw_only=True)

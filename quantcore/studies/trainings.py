@@ -22,7 +22,7 @@ from quantcore.table.table import CalibrationTable
 from quantcore.training.recipe import Recipe
 
 #: Of what a kept training means; a change of it makes all that is on disk obsolete.
-REVISION = 1
+REVISION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
