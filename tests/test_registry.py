@@ -99,6 +99,22 @@ def test_a_name_that_two_distributions_register_is_refused(install: Install) -> 
     assert sum(info.name == "acme" for info in registry.installed(BACKENDS)) == 2
 
 
+def test_damaged_metadata_harms_its_own_plugin_alone(install: Install) -> None:
+    install("broken-quant", "broken", requires=("what is this?",))
+    install("acme-quant", "acme")
+    assert registry.load_backend("acme").name == "acme"
+    assert "metadata of broken-quant is damaged" in (found("broken").unavailable or "")
+    with pytest.raises(BackendUnavailable, match="'broken' is not usable: the metadata of"):
+        registry.load_backend("broken")
+
+
+def test_a_plugin_that_comes_later_is_found(install: Install) -> None:
+    with pytest.raises(PluginError, match="unknown backend 'acme'"):
+        registry.load_backend("acme")
+    install("acme-quant", "acme")
+    assert registry.load_backend("acme").name == "acme"
+
+
 def test_one_distribution_found_twice_is_no_duplicate(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from stevedore import DriverManager
 
 import quantcore
@@ -25,6 +25,7 @@ from quantcore.errors import BackendUnavailable, PluginError, QuantcoreError
 from quantcore.ir.decoding import Decoding
 from quantcore.runtime.jobs import Needs
 from quantcore.runtime.progress import Progress, Silent
+from quantcore.showing import one_line
 
 MODELS = "quantcore.models"
 BACKENDS = "quantcore.backends"
@@ -283,11 +284,15 @@ def _path() -> tuple[tuple[str, int], ...]:
 
 
 def _info(group: str, registered: _Registered) -> PluginInfo:
-    missing = _missing(registered)
     reason = None
-    if missing:
-        commands = " ".join(f'"{m}"' for m in missing)
-        reason = f"needs {', '.join(missing)}; run: pip install {commands}"
+    try:
+        missing = _missing(registered)
+    except InvalidRequirement as error:
+        reason = f"the metadata of {registered.owner} is damaged ({one_line(str(error), 100)})"
+    else:
+        if missing:
+            commands = " ".join(f'"{m}"' for m in missing)
+            reason = f"needs {', '.join(missing)}; run: pip install {commands}"
     return PluginInfo(group, registered.name, registered.owner, registered.version, reason)
 
 
