@@ -21,12 +21,15 @@ import numpy as np
 from unseen import opened, pooled
 
 from quantcore.commands.options import load_model
+from quantcore.data.coco import CocoDataset
 from quantcore.evaluation.losses import shares
 from quantcore.evaluation.tasks import task_of
 from quantcore.pipeline import Data, Evaluation
 from quantcore.results.metric import COCO
 from quantcore.runtime.executor import kept_in
+from quantcore.runtime.jobs import Runtime
 from quantcore.runtime.progress import for_console
+from quantcore.studies.auto.attempt import Attempt
 from quantcore.studies.auto.choice import Known, believed, least
 from quantcore.studies.auto.judging import Judge
 from quantcore.studies.auto.ladder import Ladder
@@ -57,6 +60,31 @@ def subsets(images: int, sizes: list[int]) -> np.ndarray:
     return np.asarray(rows)
 
 
+def prepared(given: argparse.Namespace) -> tuple[AutoStudy, Parts, CocoDataset]:
+    """The study, and all images but those to calibrate on."""
+    root, _, split = given.data[0].rpartition(":")
+    first, *others = map(opened, given.data)
+    calibrating = first.select(given.calibrate)
+    aside = {image.id for image in calibrating}
+    everything = reduce(pooled, others, first)
+    dataset = everything.only([i.id for i in everything.images if i.id not in aside])
+    what = AutoStudy(
+        model=load_model(given.model, given.weights, preset=given.preset),
+        data=Data(Path(root), split),
+        out=given.out,
+        backends=(given.backend,),
+        placements=PLACEMENTS[:1],
+    )
+    return what, Parts(first, calibrating, dataset.images), dataset
+
+
+def recipes(what: AutoStudy, parts: Parts, runtime: Runtime) -> list[Attempt]:
+    """Four observers, plain and equalized, and the backend's own."""
+    ladder = Ladder(what, parts, runtime, print)
+    plain = ladder.attempts("observers", lambda _: {}, None, False)
+    return plain + ladder.attempts("equalize", lambda _: {}, None, False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
@@ -69,26 +97,11 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 40, 80, 120, 160, 200])
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    model = load_model(given.model, given.weights, preset=given.preset)
-    root, _, split = given.data[0].rpartition(":")
-    first, *others = map(opened, given.data)
-    calibrating = first.select(given.calibrate)
-    aside = {image.id for image in calibrating}
-    everything = reduce(pooled, others, first)
-    dataset = everything.only([i.id for i in everything.images if i.id not in aside])
-    what = AutoStudy(
-        model=model,
-        data=Data(Path(root), split),
-        out=given.out,
-        backends=(given.backend,),
-        placements=PLACEMENTS[:1],
-    )
+    what, parts, dataset = prepared(given)
+    model = what.model
     task = task_of(model)
     with kept_in(given.out, for_console()) as runtime:
-        parts = Parts(first, calibrating, dataset.images)
-        ladder = Ladder(what, parts, runtime, print)
-        tried = ladder.attempts("observers", lambda _: {}, None, False)
-        tried += ladder.attempts("equalize", lambda _: {}, None, False)
+        tried = recipes(what, parts, runtime)
         judge = Judge(model, dataset, dataset.images, Evaluation(given.engine), runtime)
         options = judge.how.options
         reference = judge.found(model, [model.proto], "float network", options)[0][1]

@@ -11,23 +11,18 @@ often it would if intervals were exactly right: the rest is a draw, too, so that
 from __future__ import annotations
 
 import argparse
-from functools import reduce
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
-from unseen import opened, pooled
+from choosing import prepared, recipes
 
-from quantcore.commands.options import load_model
 from quantcore.evaluation.tasks import task_of
-from quantcore.pipeline import Data, Evaluation
+from quantcore.pipeline import Evaluation
 from quantcore.results.estimate import Estimate
 from quantcore.runtime.executor import kept_in
 from quantcore.runtime.progress import for_console
 from quantcore.studies.auto.judging import Judge
-from quantcore.studies.auto.ladder import Ladder
-from quantcore.studies.auto.parts import Parts
-from quantcore.studies.auto.settings import PLACEMENTS, AutoStudy
 
 DRAWS = 100
 
@@ -49,37 +44,24 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--preset")
     parser.add_argument("--data", nargs="+", required=True, metavar="ROOT:SPLIT")
+    parser.add_argument("--backend", default="pytorch-quantization")
+    parser.add_argument("--engine", default="openvino")
     parser.add_argument("--calibrate", type=int, default=40)
     parser.add_argument("--judge", type=int, default=79)
     parser.add_argument("--parts", type=int, default=20)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    model = load_model(given.model, given.weights, preset=given.preset)
-    root, _, split = given.data[0].rpartition(":")
-    first, *others = map(opened, given.data)
-    calibrating = first.select(given.calibrate)
-    aside = {image.id for image in calibrating}
-    everything = reduce(pooled, others, first)
-    dataset = everything.only([i.id for i in everything.images if i.id not in aside])
-    what = AutoStudy(
-        model=model,
-        data=Data(Path(root), split),
-        out=given.out,
-        backends=("pytorch-quantization",),
-        placements=PLACEMENTS[:1],
-    )
+    what, parts, dataset = prepared(given)
+    model = what.model
     weights = rows(len(dataset.images), given.judge, given.parts)
     task = task_of(model)
     held = []
     with kept_in(given.out, for_console()) as runtime:
-        ladder = Ladder(what, Parts(first, calibrating, dataset.images), runtime, print)
-        tried = ladder.attempts("observers", lambda _: {}, None, False)
-        tried += ladder.attempts("equalize", lambda _: {}, None, False)
-        judge = Judge(model, dataset, dataset.images, Evaluation("openvino"), runtime)
+        judge = Judge(model, dataset, dataset.images, Evaluation(given.engine), runtime)
         options = judge.how.options
         reference = judge.found(model, [model.proto], "float network", options)[0][1]
         figure = task.resampled(dataset, reference, weights)
-        for recipe in tried:
+        for recipe in recipes(what, parts, runtime):
             graph = recipe.graph().proto
             ((_, found),) = judge.found(recipe.model, [graph], recipe.name, options)
             drops = (figure - task.resampled(dataset, found, weights)).reshape(given.parts, -1)
