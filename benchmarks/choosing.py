@@ -60,6 +60,20 @@ def subsets(images: int, sizes: list[int]) -> np.ndarray:
     return np.asarray(rows)
 
 
+def asking(about: str | None) -> argparse.ArgumentParser:
+    """What `prepared` reads."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("model")
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--preset")
+    parser.add_argument("--data", nargs="+", required=True, metavar="ROOT:SPLIT")
+    parser.add_argument("--backend", default="pytorch-quantization")
+    parser.add_argument("--engine", default="openvino")
+    parser.add_argument("--calibrate", type=int, default=40)
+    parser.add_argument("--out", type=Path, required=True)
+    return parser
+
+
 def prepared(given: argparse.Namespace) -> tuple[AutoStudy, Parts, CocoDataset]:
     """The study, and all images but those to calibrate on."""
     root, _, split = given.data[0].rpartition(":")
@@ -86,16 +100,8 @@ def recipes(what: AutoStudy, parts: Parts, runtime: Runtime) -> list[Attempt]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--preset")
-    parser.add_argument("--data", nargs="+", required=True, metavar="ROOT:SPLIT")
-    parser.add_argument("--backend", default="pytorch-quantization")
-    parser.add_argument("--engine", default="openvino")
-    parser.add_argument("--calibrate", type=int, default=40)
+    parser = asking(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 40, 80, 120, 160, 200])
-    parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     what, parts, dataset = prepared(given)
     model = what.model

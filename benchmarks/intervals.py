@@ -10,12 +10,10 @@ often it would if intervals were exactly right: the rest is a draw, too, so that
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
-from choosing import prepared, recipes
+from choosing import asking, prepared, recipes
 
 from quantcore.evaluation.tasks import task_of
 from quantcore.pipeline import Evaluation
@@ -39,17 +37,9 @@ def rows(images: int, judging: int, parts: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--preset")
-    parser.add_argument("--data", nargs="+", required=True, metavar="ROOT:SPLIT")
-    parser.add_argument("--backend", default="pytorch-quantization")
-    parser.add_argument("--engine", default="openvino")
-    parser.add_argument("--calibrate", type=int, default=40)
+    parser = asking(__doc__)
     parser.add_argument("--judge", type=int, default=79)
     parser.add_argument("--parts", type=int, default=20)
-    parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     what, parts, dataset = prepared(given)
     model = what.model
