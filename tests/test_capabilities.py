@@ -33,6 +33,15 @@ def test_weights_by_max_have_one_range_at_every_width(net, planned) -> None:
         check_capabilities("acme", NATIVE, other)
 
 
+def test_a_native_observer_that_is_missing_names_the_portable_one(net, planned) -> None:
+    plan = planned(net, activations={"observer": "entropy"})
+    with pytest.raises(CapabilityError, match=r"no observer 'entropy'.*layer '.+'\)$"):
+        check_capabilities("acme", NATIVE, plan)
+    both = replace(NATIVE, implementations=frozenset({"native", "portable"}))
+    with pytest.raises(CapabilityError, match="; `implementation: portable` takes quantcore's own"):
+        check_capabilities("acme", both, plan)
+
+
 def test_a_plan_in_float64_needs_a_backend_that_has_it(net, planned) -> None:
     wide = replace(NATIVE, implementations=frozenset({"portable"}))
     plan = planned(net, implementation="portable", arithmetic="float64")

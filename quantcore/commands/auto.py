@@ -15,6 +15,7 @@ from quantcore.commands.options import (
     DataRoot,
     Device,
     EngineOption,
+    EvalImages,
     EvaluationSplit,
     ExecutorName,
     ExecutorOption,
@@ -103,17 +104,22 @@ def auto(
         list[str] | None,
         typer.Option(help=f"Leave out a rung: {', '.join(settings.RUNGS[1:])}; repeatable."),
     ] = None,
+    images: Annotated[
+        int,
+        typer.Option(help="Images of the calibration split that take part at most.", min=1),
+    ] = settings.IMAGES,
     choosing: Annotated[
-        float, typer.Option(help="Share of the calibration split that recipes are chosen by.")
+        float, typer.Option(help="Share of these images that recipes are chosen by.")
     ] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of the division of the calibration split.")] = 0,
+    eval_images: EvalImages = None,
+    seed: Annotated[int, typer.Option(help="Of the draw of images and their division.")] = 0,
     graphs: Annotated[
         int, typer.Option(help="Graphs that stand for a recipe, which hardly differ.", min=1)
     ] = 6,
     steps: Annotated[int, typer.Option(help="Of a training.", min=1)] = 200,
     refit: Annotated[
         bool,
-        typer.Option(help="Make the chosen recipe again with all images of the calibration split."),
+        typer.Option(help="Make the chosen recipe again with all these images."),
     ] = True,
     size: Size = None,
     preset: Preset = None,
@@ -141,7 +147,7 @@ def auto(
         data=pipeline.Data(data, calibration_split, evaluation_split),
         out=out,
         backends=tuple(unique(backend or [_able()])),
-        engines=tuple(pipeline.Evaluation(name, options[name]) for name in engines),
+        engines=tuple(pipeline.Evaluation(n, options[n], eval_images) for n in engines),
         max_drop=max_drop,
         min_speedup=min_speedup,
         confidence=confidence,
@@ -151,6 +157,7 @@ def auto(
         placements=tuple(map(Profile.read, placement)) if placement else settings.PLACEMENTS,
         rivals=frozenset(name.upper() for name in rival) if rival else None,
         without=frozenset(without or ()),
+        images=images,
         choosing=choosing,
         seed=seed,
         graphs=graphs,

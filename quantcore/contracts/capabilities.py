@@ -98,12 +98,14 @@ def check_observers(backend: str, capabilities: Capabilities, sites: Iterable[Si
         CapabilityError: As `check_capabilities`.
     """
     _check_implementation(backend, capabilities, "native")
+    portable = "portable" in capabilities.implementations
+    way_out = "; `implementation: portable` takes quantcore's own observers" if portable else ""
     for site in sites:
         missing = capabilities.missing(site)
         if missing:
             raise CapabilityError(
                 f"backend {backend!r} has no {missing} "
-                f"({site.role} {site.tensor!r} of layer {site.consumers[0]!r})"
+                f"({site.role} {site.tensor!r} of layer {site.consumers[0]!r}){way_out}"
             )
 
 

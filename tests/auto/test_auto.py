@@ -16,6 +16,7 @@ from quantcore.ir.edits import with_constants
 from quantcore.ir.model import FloatModel
 from quantcore.pipeline import Data, load_model
 from quantcore.runtime import executor
+from quantcore.runtime.notes import Note, gathered
 from quantcore.studies.auto import climb, ending, judging
 from quantcore.studies.auto.attempt import Attempt
 from quantcore.studies.auto.ladder import Ladder
@@ -203,6 +204,7 @@ def test_a_target_of_speed_that_nothing_meets(
         (["--budget", "soon"], "--budget is a time such as"),
         (["--min-speedup", 0], "--min-speedup must be above 0"),
         (["--choosing", 0.01], "cannot be divided"),
+        (["--images", 3], "3 images cannot be divided"),
         (["--observer", "percentile=high"], "is no number"),
         (["--rival", "FP4"], "they do in FP32"),
         (["--backend", "onnxruntime"], "shows its activations"),
@@ -226,6 +228,19 @@ def test_the_division_is_seeded(squares: SimpleNamespace) -> None:
     assert {*first.calibrating, *first.choosing} == set(first.dataset.images)
     with pytest.raises(DataError, match="cannot be divided"):
         divided(Data(squares.data), 0.9, 0)
+
+
+def test_of_a_large_split_a_draw_takes_part(squares: SimpleNamespace) -> None:
+    with pytest.warns(Note, match="4 of the 6 images of train2017 take part; --images"):
+        parts, other = (divided(Data(squares.data), 0.5, seed, 4) for seed in (0, 1))
+    assert (len(parts.calibrating), len(parts.choosing)) == (2, 2)
+    drawn = {*parts.calibrating, *parts.choosing}
+    assert drawn != {*other.calibrating, *other.choosing}
+    # What is delivered is calibrated on these again, in the data set's order, and on no other.
+    assert parts.whole.calibrating == tuple(i for i in parts.dataset.images if i in drawn)
+    with gathered() as notes:
+        assert divided(Data(squares.data), 0.5, 0, 7) == divided(Data(squares.data), 0.5, 0)
+    assert not notes
 
 
 def test_no_image_judges_what_was_chosen_on_it(squares: SimpleNamespace, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ class _Climb:
     def __init__(self, what: AutoStudy, runtime: Runtime, say: Say) -> None:
         self._what, self._runtime, self._say = what, runtime, say
         self._began = time.monotonic()
-        self._parts = divided(what.data, what.choosing, what.seed)
+        self._parts = divided(what.data, what.choosing, what.seed, what.images)
         self._metric = task_of(what.model).metric
         self._ladder = Ladder(what, self._parts, runtime, say)
         self._entries: list[Entry] = []

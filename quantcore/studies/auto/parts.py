@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from quantcore.data.dataset import Dataset, ImageFile
-from quantcore.data.opening import open_dataset
+from quantcore.data.opening import open_dataset, split_in
 from quantcore.errors import DataError
 from quantcore.pipeline import Data
+from quantcore.runtime.notes import note
 
 #: Fewer images to calibrate on, or to choose by, are no basis for anything.
 LEAST = 2
@@ -35,8 +36,10 @@ class Parts:
 
     @property
     def whole(self) -> Parts:
-        """All images to calibrate on, once the choice is made."""
-        return replace(self, calibrating=self.dataset.select())
+        """Both parts to calibrate on, once the choice is made."""
+        both = {image.id for image in (*self.calibrating, *self.choosing)}
+        images = tuple(image for image in self.dataset.images if image.id in both)
+        return replace(self, calibrating=images)
 
     @property
     def labelled(self) -> bool:
@@ -65,19 +68,26 @@ def to_judge(data: Data, images: int | None = None) -> tuple[Dataset, tuple[Imag
     return dataset, own
 
 
-def divided(data: Data, share: float, seed: int) -> Parts:
+def divided(data: Data, share: float, seed: int, most: int | None = None) -> Parts:
     """Divides the calibration split at random.
 
     Args:
         data: Which split of which folder.
         share: Of its images that are set aside to choose by.
-        seed: The same seed divides alike.
+        seed: The same seed draws and divides alike.
+        most: How many of its images take part; None for all.
 
     Raises:
         DataError: The data set is unusable, or too small to be divided.
     """
     dataset = data.calibration_set()
-    images = dataset.select()
+    whole = len(dataset.images)
+    images = dataset.select(min(most or whole, whole), seed)
+    if len(images) < whole:
+        note(
+            f"{len(images)} of the {whole} images of {split_in(data.root, data.calibration)} take "
+            "part; --images takes more, or fewer"
+        )
     wanted = round(share * len(images))
     if not LEAST <= wanted <= len(images) - LEAST:
         raise DataError(

@@ -27,6 +27,11 @@ OBSERVERS = (
 PLACEMENTS = (BUILT_IN["tensorrt"], BUILT_IN["minimal"])
 
 
+#: Images of the calibration split that take part: a choice by half of them goes by the detections
+#: lost, and more of them bring it little (docs/auto.md), but time grows with them.
+IMAGES = 240
+
+
 @dataclass(frozen=True, kw_only=True)
 class AutoStudy:
     """What is asked for.
@@ -51,11 +56,13 @@ class AutoStudy:
         rivals: Precisions of the float networks that have to be beaten, as `FP32`; None for all
             that the engines compute in. For a network that is to run on other processors.
         without: Rungs of `RUNGS` that are left out.
-        choosing: Share of the calibration split that is set aside to choose by.
-        seed: Of the division.
+        images: Images of the calibration split that take part at most, drawn at random; None for
+            all.
+        choosing: Share of them that is set aside to choose by.
+        seed: Of the draw and the division.
         graphs: Graphs that stand for a recipe: its own, and others that hardly differ.
         steps: Steps of a training.
-        refit: Whether the chosen recipe is made again with all images of the calibration split.
+        refit: Whether the chosen recipe is made again with all of these images.
         device: Where frameworks compute.
         threads: CPU threads of the framework; None for all.
         weights: Where the model came from, for the record.
@@ -76,6 +83,7 @@ class AutoStudy:
     placements: tuple[Profile, ...] = PLACEMENTS
     rivals: frozenset[str] | None = None
     without: frozenset[str] = frozenset()
+    images: int | None = IMAGES
     choosing: float = 0.5
     seed: int = 0
     graphs: int = 6
@@ -105,6 +113,8 @@ class AutoStudy:
             raise UsageError(f"--confidence must lie in 0.5..1, below 1, not {self.confidence}")
         if not 0 < self.choosing < 1:
             raise UsageError(f"--choosing must lie between 0 and 1, not {self.choosing}")
+        if self.images is not None and self.images < 1:
+            raise UsageError(f"--images must be 1 or more, not {self.images}")
         if self.graphs < 1 or self.steps < 1:
             raise UsageError("--graphs and --steps must be 1 or more")
         if self.budget is not None and not self.budget > 0:
