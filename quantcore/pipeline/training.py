@@ -123,8 +123,10 @@ def train(
     plugin = registry.load_backend(backend)
     engine = registry.load_engine(REFERENCE_ENGINE)
     sites = plan(model, policy)
+    weights = recipe.of_weights(sites.sites)
+    recipe = replace(recipe, weights=weights)
     spec = TrainingSpec(
-        layers=recipe.trained(model), activations=recipe.activations, weights=recipe.weights
+        layers=recipe.trained(model), activations=recipe.activations, weights=weights
     )
     table = table or _calibrated(model, images.trained, backend, policy, options, progress)
     versions = {**plugin.versions(), "quantcore": quantcore.__version__}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,6 +15,7 @@ from quantcore.errors import PolicyError
 from quantcore.ir.model import FloatModel
 from quantcore.ir.projections import projections
 from quantcore.policy.reading import refuse_unknown, suggest
+from quantcore.qdq.placement import Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,8 @@ class Recipe:
         activations: `learned`, `frozen` or `ema`, see `TrainingSpec`.
         momentum: What a range that follows the batches keeps of itself.
         freeze_after: Share of the steps after which such ranges stand still.
-        weights: `max` or `frozen`, see `TrainingSpec`.
+        weights: `max` or `frozen`, see `TrainingSpec`; None for `frozen` where the policy clips
+            weights, so that training does not undo it, else `max`.
         steps: How many.
         batch: Crops in a step.
         crop: Side of a crop in pixels; None for half of the network's input where the graph runs at
@@ -48,7 +50,7 @@ class Recipe:
     activations: str = "learned"
     momentum: float = 0.9
     freeze_after: float = 0.5
-    weights: str = "max"
+    weights: str | None = None
     steps: int = 200
     batch: int = 4
     crop: int | None = None
@@ -68,11 +70,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises PolicyError for a value that makes no sense; names the key."""
-        for name, known in (("activations", ACTIVATIONS), ("weights", WEIGHTS)):
+        for name, known in (("activations", ACTIVATIONS), ("weights", (*WEIGHTS, None))):
             value = getattr(self, name)
             if value not in known:
-                hint = suggest(str(value), known)
-                raise PolicyError(f"{name}: must be one of {', '.join(known)}, not {value!r}{hint}")
+                words = [word for word in known if word]
+                hint = suggest(str(value), words)
+                raise PolicyError(f"{name}: must be one of {', '.join(words)}, not {value!r}{hint}")
         for name, (kind, low, high) in _LIMITS.items():
             _check(name, getattr(self, name), kind, low, high)
         if not self.layers or not all(isinstance(glob, str) for glob in self.layers):
@@ -110,6 +113,11 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """JSON form; `from_dict` reads it back."""
         return {**asdict(self), "layers": list(self.layers)}
+
+    def of_weights(self, sites: Iterable[Site]) -> str:
+        """How ranges of weights move, `max` or `frozen`, where these tensors are quantized."""
+        clipped = any(s.role == "weight" and s.policy.observer != "max" for s in sites)
+        return self.weights or ("frozen" if clipped else "max")
 
     def trained(self, model: FloatModel) -> frozenset[str]:
         """Names of the layers with weights that are trained; raises PolicyError where none is.

@@ -56,6 +56,17 @@ def test_layers_are_globs_and_misses_are_told() -> None:
         Recipe(layers=("haed",)).trained(model)
 
 
+def test_training_does_not_widen_what_the_policy_clips(planned) -> None:
+    model = small_detector()
+    whole, clipped = (
+        planned(model, weights={"bits": 4, "observer": observer}).sites
+        for observer in ("max", "mse")
+    )
+    assert (Recipe().of_weights(whole), Recipe().of_weights(clipped)) == ("max", "frozen")
+    assert Recipe(weights="frozen").of_weights(whole) == "frozen"
+    assert Recipe(weights="max").of_weights(clipped) == "max"
+
+
 def test_rates_rise_and_fall() -> None:
     recipe = Recipe(steps=100, warmup=10, rate=1.0, scale_rate=0.5)
     found = [rates(recipe, step) for step in range(100)]

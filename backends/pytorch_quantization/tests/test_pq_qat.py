@@ -127,6 +127,28 @@ def test_a_rounded_network_is_matched_to_the_one_before() -> None:
         trained(rounded, recipe=recipe, teacher=plain_network())
 
 
+def test_clipped_weights_stay_clipped_by_themselves() -> None:
+    policy = CalibrationPolicy.from_dict(
+        {
+            "placement": "minimal",
+            "images": 4,
+            "implementation": "portable",
+            "weights": {"bits": 4, "observer": "mse"},
+        }
+    )
+    found = trained(policy=policy, recipe=Recipe(steps=2, batch=1, held_out=0.0))
+    told = origin_of(found.model)
+    assert told["recipe"]["weights"] == found.record.recipe["weights"] == "frozen"
+    weights = {n: r for n, r in found.before.tensors.items() if r.role == "weight"}
+    assert weights
+    for name, start in weights.items():
+        assert found.table.tensors[name] == start
+    assert any(
+        np.max(r.amax_array) < np.abs(found.parent.initializers[n]).max()
+        for n, r in weights.items()
+    )
+
+
 def test_a_table_that_saw_everything_leaves_nothing_to_judge_on(written) -> None:
     table = quantcore.CalibrationTable.load(written[0] / "calibrated.json")
     dataset = CocoDataset.open(quantcore.demo().data, "train2017")
