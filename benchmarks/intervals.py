@@ -39,7 +39,7 @@ def rows(images: int, judging: int, parts: int) -> np.ndarray:
 def main() -> None:
     parser = asking(__doc__)
     parser.add_argument("--judge", type=int, default=79)
-    parser.add_argument("--parts", type=int, default=20)
+    parser.add_argument("--parts", type=int, default=60)
     given = parser.parse_args()
     what, parts, dataset = prepared(given)
     model = what.model
