@@ -104,21 +104,26 @@ def tried(rung: str, speedup: float, drop: float, lost: float = 0.05) -> Tried:
         ([tried("a", 1.6, 0.001), tried("a", 1.62, 0.004)], 0),
         # Drops that cannot be told apart go by detections lost.
         ([tried("a", 1.6, 0.0030, 0.09), tried("a", 1.6, 0.0035, 0.05)], 1),
-        # None meets both: of the fast the most accurate, else of the accurate the fastest.
+        # None meets both: of the fast the most accurate, else what falls short by the least.
         ([tried("a", 1.5, 0.02), tried("b", 1.3, 0.01), tried("b", 1.0, 0.0)], 1),
         ([tried("a", 1.1, 0.001), tried("b", 0.9, 0.0), tried("b", 1.15, 0.2)], 0),
         # None is fast, none accurate: a little speed is worth no accuracy, but some there must be.
         ([tried("a", 1.10, 0.008), tried("b", 1.15, 0.2), tried("c", 0.97, 0.006)], 0),
         ([tried("a", 0.90, 0.008), tried("b", 0.95, 0.2)], 0),
+        ([tried("a", 1.06, 0.1), tried("b", 1.0, 0.009)], 1),
+        # Speed that cannot be had without losing everything is none.
+        ([tried("a", 1.6, 0.33), tried("b", 1.15, 0.006)], 1),
+        ([tried("a", 1.6, 0.05), tried("b", 1.15, 0.006)], 0),
     ],
 )
 def test_which_recipe_is_taken(recipes: list[Tried], chosen: int) -> None:
-    assert best(recipes, [recipe.belief for recipe in recipes], 0.005) == chosen
+    assert best(recipes, [recipe.belief for recipe in recipes], 0.005, 1.2) == chosen
 
 
 def test_who_wants_to_be_surer_climbs_higher() -> None:
     recipes = [tried("a", 1.5, 0.0045), tried("b", 1.5, 0.001)]
     beliefs = [recipe.belief for recipe in recipes]
-    assert [best(recipes, beliefs, 0.005, confidence) for confidence in (0.5, 0.9)] == [0, 1]
+    found = [best(recipes, beliefs, 0.005, 1.2, confidence) for confidence in (0.5, 0.9)]
+    assert found == [0, 1]
     assert beliefs[0].at(0.5) == pytest.approx(0.0045)
     assert beliefs[0].at(0.9) == pytest.approx(0.0045 + 1.2816 * 0.001, abs=1e-6)

@@ -80,34 +80,50 @@ def _under(judged: Judged, row: int, metric: Metric) -> Belief:
     return believed(known, metric)
 
 
+#: Where a recipe falls short, so much of the float network's speed weighs as much as the drop that
+#: is asked.
+SPEED = 0.1
+
+#: Drops beyond so many times the asked one are out of reach of the rungs that lower them.
+REACH = 10.0
+
+
 def best(
-    tried: Sequence[Tried], beliefs: Sequence[Belief], max_drop: float, confidence: float = 0.5
+    tried: Sequence[Tried],
+    beliefs: Sequence[Belief],
+    max_drop: float,
+    min_speedup: float,
+    confidence: float = 0.5,
 ) -> int:
     """Of all recipes the one to take, if their drops were as believed.
 
     Of the first rung that has any which meet both targets the fastest wins, for the rungs come
     cheapest first; where speeds cannot be told apart, what loses least. Where none meets both: of
-    the fast ones what loses least, else of the accurate ones the fastest, else of those that are
-    faster than the float network what loses least. Drops within a standard deviation of the least
-    are no different: there what the float network finds decides.
+    the fast ones what loses least, for the rungs to come lower a drop and make nothing faster; if
+    that is out of their reach, or nothing is fast, what falls short of both by the least. Drops
+    within a standard deviation of the least are no different: there what the float network finds
+    decides.
 
     Args:
         tried: The recipes.
         beliefs: What is held against the drop; not what `tried` says of it.
         max_drop: The drop that is asked for.
-        confidence: How surely it must be met.
+        min_speedup: The speed that is asked for.
+        confidence: How surely the drop must be met.
     """
     numbers = range(len(tried))
-    accurate = [n for n in numbers if beliefs[n].at(confidence) <= max_drop]
+    unit = max(max_drop, 1e-3)
+    over = [max(0.0, belief.at(confidence) - max_drop) / unit for belief in beliefs]
+    short = [max(0.0, min_speedup / one.speedup.value - 1) / SPEED for one in tried]
     fast = [n for n in numbers if tried[n].fast]
-    if meeting := [n for n in accurate if n in fast]:
+    if meeting := [n for n in fast if not over[n]]:
         rung = tried[meeting[0]].rung  # they are in the order of the rungs
         pool = [n for n in meeting if tried[n].rung == rung]
-    else:
-        faster = [n for n in numbers if tried[n].faster] or numbers
-        pool = [least(fast, beliefs)] if fast else accurate or [least(faster, beliefs)]
-    top = max((tried[n].speedup for n in pool), key=lambda speedup: speedup.value)
-    return least([n for n in pool if tried[n].speedup.high >= top.low], beliefs)
+        top = max((tried[n].speedup for n in pool), key=lambda speedup: speedup.value)
+        return least([n for n in pool if tried[n].speedup.high >= top.low], beliefs)
+    if within := [n for n in fast if over[n] <= REACH]:
+        return least(within, beliefs)
+    return min(numbers, key=lambda n: over[n] + short[n])
 
 
 def least(pool: Sequence[int], beliefs: Sequence[Belief]) -> int:

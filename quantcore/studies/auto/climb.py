@@ -123,11 +123,11 @@ class _Climb:
         for _, rival in self._rivals.all:
             self._say(verdict.rival(rival, self._metric))
         for rung in self._runtime.progress.track(RUNGS, "auto: rungs"):
-            why = self._why_not(rung)
+            best = self._entries[self._best(self._beliefs)] if self._entries else None
+            why = self._why_not(rung, best)
             if why is not None:
                 self._skipped[rung] = why
                 continue
-            best = self._entries[self._best(self._beliefs)] if self._entries else None
             start, fast = (best.attempt, best.tried.fast) if best else (None, False)
             attempts = self._ladder.attempts(rung, self._gained, start, fast)
             for judge in judges:
@@ -140,18 +140,17 @@ class _Climb:
             raise BackendError("auto: nothing could be calibrated and run; see the lines above")
         return self._end()
 
-    def _why_not(self, rung: str) -> str | None:
+    def _why_not(self, rung: str, best: Entry | None) -> str | None:
         """Why a rung is not climbed; None where it is."""
         budget = self._what.budget
         if rung in self._what.without:
             return "left out as asked"
         if budget is not None and self._entries and time.monotonic() - self._began > budget:
             return f"the budget of {budget:.0f} s was used up"
-        fast = any(entry.tried.fast for entry in self._entries)
-        if rung == "qat" and not fast:
-            return "nothing so far is fast enough, and this makes nothing faster"
-        if rung == "rounding" and not (fast or any(entry.tried.faster for entry in self._entries)):
-            return "nothing so far is faster than the float network, and this makes nothing faster"
+        if best and rung == "qat" and not best.tried.fast:
+            return "the best so far is not fast enough, and this makes nothing faster"
+        if best and rung == "rounding" and not (best.tried.fast or best.tried.faster):
+            return "the best so far is no faster than the float network, and this changes no speed"
         return None
 
     def _gained(self, attempt: Attempt) -> Mapping[str, Gain]:
@@ -229,7 +228,8 @@ class _Climb:
 
     def _best(self, beliefs: Sequence[Belief]) -> int:
         tried = [entry.tried for entry in self._entries]
-        return choice.best(tried, beliefs, self._what.max_drop, self._what.confidence)
+        asked = (self._what.max_drop, self._what.min_speedup, self._what.confidence)
+        return choice.best(tried, beliefs, *asked)
 
     def _delivered(self, chosen: Attempt) -> Attempt:
         """The chosen recipe with all images: those that chose have done their work."""
