@@ -19,6 +19,7 @@ class Metric:
         drop_per_loss: Drop of the main figure for each share of what is found that is lost, in the
             mean over quantized networks; a measurement where it is tight, a guess where it is not.
         drop_spread: Its standard deviation between networks, of the drop itself.
+        counts_images: Whether the main figure is a share of the images.
     """
 
     figures: tuple[str, ...]
@@ -29,6 +30,7 @@ class Metric:
     kept: str
     drop_per_loss: float
     drop_spread: float
+    counts_images: bool = False
 
     @property
     def name(self) -> str:
@@ -81,6 +83,7 @@ TOP = Metric(
     # What is lost of the probabilities is at most what is lost of the best classes.
     drop_per_loss=0.5,
     drop_spread=1.0,
+    counts_images=True,
 )
 
 #: By the name of the main figure.

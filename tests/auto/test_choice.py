@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from quantcore.results.auto import Belief, Tried
 from quantcore.results.estimate import Estimate
-from quantcore.results.metric import COCO
-from quantcore.studies.auto.choice import Known, believed, best, optimism
-from quantcore.studies.auto.judging import DRAWS, HALVES, Judged, weights_of
+from quantcore.results.metric import COCO, TOP
+from quantcore.studies.auto.choice import Known, belief_of, believed, best, optimism
+from quantcore.studies.auto.judging import DRAWS, HALVES, Judged, mean, weights_of
 
 ROWS = 1 + DRAWS + 2 * HALVES
 
@@ -47,6 +47,16 @@ def test_a_belief_lies_between_both_and_is_surer_than_either(
 def test_without_labels_detections_stand_alone() -> None:
     found = believed(Known(0.1, float("nan"), float("nan")), COCO)
     assert found.drop == pytest.approx(COCO.drop_per_loss * 0.1)
+
+
+def test_a_share_of_few_images_is_no_surer_than_one_image() -> None:
+    """120 images, none of which changed its best class, say little of the next one."""
+    one = Judged(1, np.full(ROWS, 0.011), np.zeros(ROWS), 1 / 120)
+    found = belief_of(mean([one, one]), TOP)
+    assert mean([one, one]).deviation == pytest.approx(1 / 120)
+    assert found.drop > 0.002
+    assert found.deviation > 0.003
+    assert Judged(1, one.lost, one.drop).deviation == 0
 
 
 def test_choosing_among_equals_is_optimistic_and_choosing_nothing_is_not() -> None:

@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from quantcore.policy.policy import CalibrationPolicy
+from quantcore.results.metric import TOP
 
 Cli = Callable[..., SimpleNamespace]
 
@@ -93,6 +94,11 @@ def test_the_cheapest_recipe_of_a_classifier(
     assert found["metric"] == "top1"
     assert found["met"]
     assert found["unseen"]["images"] == 120
+    # What top-1 itself adds to the belief is no surer than one image of those that choose.
+    belief = found["tried"][0]["belief"]
+    by_classes = max(TOP.drop_per_loss * TOP.drop_spread * belief["lost"], 1e-6)
+    by_top = (belief["deviation"] ** -2 - by_classes**-2) ** -0.5
+    assert by_top >= 0.999 / len(found["images"]["choosing"])
 
 
 def test_a_described_file_needs_no_preset(

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from quantcore.contracts import registry
 from quantcore.contracts.engine import EngineOptions
+from quantcore.data.opening import split_in
 from quantcore.errors import BackendError, QuantcoreError
 from quantcore.evaluation.tasks import task_of
 from quantcore.report.pages.auto import page
@@ -112,10 +113,14 @@ class _Climb:
     def run(self) -> AutoRecord:
         """Climbs until both targets are met, or the rungs or the budget are at their end."""
         parts, what = self._parts, self._what
+        root = what.data.root
+        calibration, evaluation = (
+            split_in(root, split) for split in (what.data.calibration, what.data.evaluation)
+        )
         self._say(
-            f"{len(parts.calibrating)} images of {what.data.calibration} to calibrate on, "
-            f"{len(parts.choosing)} to choose by (seed {what.seed}); {what.data.evaluation} is "
-            "looked at once, at the end"
+            f"{len(parts.calibrating)} images of {calibration} to calibrate on, "
+            f"{len(parts.choosing)} to choose by (seed {what.seed}); {evaluation} is looked at "
+            "once, at the end"
         )
         given = (parts.dataset, parts.choosing)
         judges = [Judge(what.model, *given, how, self._runtime) for how in what.engines]

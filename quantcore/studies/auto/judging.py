@@ -61,11 +61,14 @@ class Judged:
         graphs: How many.
         lost: Share of the float network's detections (or classes), under the rows of `weights_of`.
         drop: The float network's main figure less the recipe's, likewise; NaN without labels.
+        step: What one image more or less is to a main figure that counts images, else 0. Where few
+            images change sides, or none, their draws scatter by less than the next image would.
     """
 
     graphs: int
     lost: Floats
     drop: Floats
+    step: float = 0.0
 
     @property
     def lost_estimate(self) -> Estimate:
@@ -80,13 +83,15 @@ class Judged:
     @property
     def deviation(self) -> float:
         """Standard deviation of the drop over the draws of the images."""
-        return float(np.nanstd(self.drop[1 : 1 + DRAWS])) if np.isfinite(self.drop[0]) else np.nan
+        if not np.isfinite(self.drop[0]):
+            return np.nan
+        return float(np.hypot(np.nanstd(self.drop[1 : 1 + DRAWS]), self.step))
 
 
 def mean(judged: Sequence[Judged]) -> Judged:
     """What some graphs that stand for one recipe lose."""
     lost, drop = (np.mean([getattr(j, name) for j in judged], axis=0) for name in ("lost", "drop"))
-    return Judged(sum(j.graphs for j in judged), lost, drop)
+    return Judged(sum(j.graphs for j in judged), lost, drop, judged[0].step)
 
 
 class Judge:
@@ -159,7 +164,8 @@ class Judge:
         """
         found = self.found(model, graphs, what, options or self.how.options)
         scored = (self._scored(one) for one in found)
-        return [Judged(1, one.lost, self._float.figure - one.figure) for one in scored]
+        step = 1 / len(self.images) if self._task.metric.counts_images else 0.0
+        return [Judged(1, one.lost, self._float.figure - one.figure, step) for one in scored]
 
     def mean(
         self,

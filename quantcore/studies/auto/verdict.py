@@ -100,8 +100,8 @@ def _images(record: AutoRecord) -> str:
     count, split = len(images.delivered), images.split
     if count > len(images.calibrating):
         return (
-            f"then calibrated anew on all {count} images of {split}, and judged; the table of "
-            f"recipes is of {len(images.calibrating)}"
+            f"then calibrated anew on all {count} images of both parts of {split}, and judged; "
+            f"the table of recipes is of {len(images.calibrating)}"
         )
     return f"calibrated on {count} images of {split}, as it was chosen"
 
