@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -89,6 +90,15 @@ class CocoDataset(ListedBoxes):
         Raises:
             DataError: See `open`.
         """
+        if not source.exists():
+            raise DataError(f"{source}: no such annotation file; download the annotations")
+        about = source.stat()
+        return cls._read(source, folder, (about.st_mtime_ns, about.st_size))
+
+    @classmethod
+    @lru_cache(maxsize=2)  # the two splits of a study: that of train2017 takes 10 s and 1 GB
+    def _read(cls, source: Path, folder: Path, version: tuple[int, int]) -> CocoDataset:
+        """The annotation file as it was in some version, which its time and size tell."""
         data = _read_json(source)
         images = tuple(_image(source, r, folder) for r in _records(source, data, "images"))
         categories = tuple(_category(source, r) for r in _records(source, data, "categories"))
@@ -113,8 +123,6 @@ def _read_json(source: Path) -> _Record:
         record.pop("segmentation", None)
         return record
 
-    if not source.exists():
-        raise DataError(f"{source}: no such annotation file; download the annotations")
     content = read_bytes(source, _MOST_BYTES, DataError)
     try:
         data = parse_json(content, slim, infinite=True)

@@ -18,6 +18,19 @@ def test_reads_in_file_order(write_coco):
     assert dataset.images[0].path.name == "100.jpg"
 
 
+def test_a_file_is_read_once_until_it_changes(write_coco):
+    root = write_coco()
+    first = CocoDataset.open(root, "val2017")
+    assert CocoDataset.open(root, "val2017") is first
+    source = root / "annotations" / "instances_val2017.json"
+    source.write_text(source.read_text().replace('"dog"', '"fox"'))
+    again = CocoDataset.open(root, "val2017")
+    assert [c.name for c in again.categories] == ["fox", "cat"]
+    source.unlink()
+    with pytest.raises(DataError, match="no such annotation file"):
+        CocoDataset.open(root, "val2017")
+
+
 def test_area_defaults_to_the_box(write_coco):
     root = write_coco(change=lambda d: [a.pop("area") for a in d["annotations"]])
     assert CocoDataset.open(root, "val2017").annotations[0].area == 84.0
