@@ -96,7 +96,7 @@ class CocoDataset(ListedBoxes):
         return cls._read(source, folder, (about.st_mtime_ns, about.st_size))
 
     @classmethod
-    @lru_cache(maxsize=2)  # the two splits of a study: that of train2017 takes 10 s and 1 GB
+    @lru_cache(maxsize=2)  # the two splits of a study: that of train2017 takes 16 s
     def _read(cls, source: Path, folder: Path, version: tuple[int, int]) -> CocoDataset:
         """The annotation file as it was in some version, which its time and size tell."""
         data = _read_json(source)
